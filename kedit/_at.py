@@ -1,0 +1,350 @@
+"""`at` and `sample`: the spelling of edits, as `at(x)[index].set(values)`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from kedit._data import freeze
+from kedit._edit import Edit
+from kedit._expression import Expression
+from kedit._index import Index
+from kedit._selection import Selection
+from kedit._types import Casting, Coordinates, Tensor
+from kedit.errors import DTypeError, OperandError
+
+_LATER: Any = object()
+"""Stands for the tensor of an edit that is applied later."""
+
+
+class At:
+    """`at[index]` for an edit that is applied later, `at(x)[index]` for one that is applied now.
+
+    `kedit.at` counts axes from the first axis of the array, as NumPy does;
+    `kedit.sample` counts them inside one sample, from the axis after the batch
+    axis on. `at(x)[i].op(v)` is `at[i].op(v)(x)`.
+
+    An index is what NumPy takes: integers, slices of any step, `...`, `None`,
+    lists and arrays of integers or booleans, mixed. It has to fit: what is out
+    of bounds raises. A boolean tensor may be an index if it has the shape of
+    the tensor.
+
+    Example:
+    >>> x = ops.zeros((2, 3))
+    >>> y = kedit.at(x)[0, 2].set(100.0)
+    >>> ops.convert_to_numpy(y).tolist()
+    [[0.0, 0.0, 100.0], [0.0, 0.0, 0.0]]
+    >>> y = kedit.sample[2].set(100.0)(x)
+    >>> ops.convert_to_numpy(y).tolist()
+    [[0.0, 0.0, 100.0], [0.0, 0.0, 100.0]]
+    """
+
+    __slots__ = ("_coordinates", "_x")
+
+    def __init__(self, coordinates: Coordinates, x: Any = _LATER) -> None:
+        self._coordinates = coordinates
+        self._x = x
+
+    def __call__(self, x: Any) -> "At":
+        """The same for one tensor, so that operations apply at once."""
+        return At(self._coordinates, x)
+
+    def __getitem__(self, index: Any) -> "Place":
+        return Place(Selection(self._coordinates, Index(index)), self._x)
+
+    def where(self, condition: Any) -> "Place":
+        """The elements, of all, that meet a condition; see `Place.where`."""
+        return self[...].where(condition)
+
+    def __repr__(self) -> str:
+        return self._coordinates if self._x is _LATER else f"{self._coordinates}({self._x!r})"
+
+
+class Place:
+    """Elements of a tensor, on which an operation is still to be named.
+
+    What `at[index]` and `at.where(condition)` give. Every operation takes
+
+    * `values`: a number, an array or a tensor that broadcasts to the shape of
+      what is selected, with no axis to spare; or an expression over `X`, which
+      stands for the selected elements. In `sample[...]`, an array or number is
+      the same for every sample; a tensor with one axis more has the batch axis.
+    * `casting`: values take the dtype of the tensor. "same_kind", the default,
+      refuses a float for integers, a complex number for floats, and a number
+      out of range; "unsafe" saturates: fractions are cut off towards zero,
+      integers stop at the ends of their range, NaN becomes 0.
+
+    and returns, of `at(x)`, a new tensor of the shape and dtype of `x`, else an
+    `Edit`. All raise `kedit.errors.PositionError` (an `IndexError`) if the index
+    does not fit, `kedit.errors.ShapeError` (a `ValueError`) if the values do
+    not, and `kedit.errors.DTypeError` (a `TypeError`) if the dtype does not.
+    """
+
+    __slots__ = ("_x", "selection")
+
+    def __init__(self, selection: Selection, x: Any = _LATER) -> None:
+        self.selection = selection
+        self._x = x
+
+    def __repr__(self) -> str:
+        return repr(self.selection)
+
+    def where(self, condition: Any) -> "Place":
+        """Narrow the selection to the elements that meet a condition.
+
+        Args:
+            condition: Expression over `X`, such as `X > 5.0`; boolean array or
+                tensor that broadcasts to the selection; or function that takes
+                the selected elements and returns booleans of the same shape.
+
+        Gradient:
+            None flows through the condition. Operations run on chosen elements
+            only, so that no NaN comes back from the others.
+
+        Example:
+        >>> x = np.array([1.0, np.nan, 9.0])
+        >>> kedit.at(x).where(kedit.X.isnan()).set(0.0).tolist()
+        [1.0, 0.0, 9.0]
+        >>> kedit.at(x)[1:].where(kedit.X > 5.0).multiply(2.0).tolist()
+        [1.0, nan, 18.0]
+        """
+        if self.selection.condition is not None:
+            raise OperandError(
+                "A selection should have one condition. Received: a second one, "
+                f"{condition!r}, after {self.selection.condition!r}. Join them: "
+                "`.where((X > 0) & (X < 1))`."
+            )
+        if isinstance(condition, Expression):
+            if not condition.is_condition and condition.name != "X":
+                raise DTypeError(
+                    "A condition should give booleans. Received: "
+                    f"`{condition!r}`. Compare, as in `.where({condition!r} > 0)`."
+                )
+        elif not callable(condition):
+            condition = freeze(condition)
+            if isinstance(condition, np.ndarray | bool | int | float | complex):
+                condition = _mask(condition)
+        index = self.selection.index
+        return Place(Selection(self.selection.coordinates, index, condition), self._x)
+
+    def get(self) -> Any:
+        """Return the selected elements, in NumPy's layout: `x[index]`.
+
+        Returns:
+            Tensor of the shape of `x[index]` and the dtype of `x`.
+
+        Gradient:
+            `x` receives the upstream gradient at the index, summed where the
+            index names an element more than once, and 0 elsewhere.
+
+        Example:
+        >>> y = kedit.at(ops.arange(6.0))[[4, 0, 4]].get()
+        >>> ops.convert_to_numpy(y).tolist()
+        [4.0, 0.0, 4.0]
+        """
+        if self.selection.condition is not None:
+            raise OperandError(
+                "`get` of a condition has no shape that is known beforehand. Received: "
+                f"`{self.selection!r}.get()`. Keep the shape instead: "
+                "`keras.ops.where(condition, x, 0.0)`."
+            )
+        return self._finish(Edit(self.selection, "get"))
+
+    def set(self, values: Any, *, casting: Casting = "same_kind") -> Any:
+        """Return a copy with `values` written at the index: `x[index] = values`.
+
+        If the index names an element more than once, the value that comes last
+        in C order wins.
+
+        Gradient:
+            With upstream gradient `g`: `x` receives `g`, with 0 at the index;
+            `values` receive `g[index]`, summed over the axes they were
+            broadcast on; of values for one element only the last receives any.
+
+        Example:
+        >>> y = kedit.at(ops.arange(4.0))[1:3].set(9.0)
+        >>> ops.convert_to_numpy(y).tolist()
+        [0.0, 9.0, 9.0, 3.0]
+        """
+        return self._edit("set", values, casting)
+
+    def add(self, values: Any, *, casting: Casting = "same_kind") -> Any:
+        """Return a copy with `values` added at the index: `x[index] += values`.
+
+        If the index names an element more than once, every value is added, as
+        by `numpy.add.at`.
+
+        Gradient:
+            With upstream gradient `g`: `x` receives `g`; `values` receive
+            `g[index]`, summed over the axes they were broadcast on.
+
+        Example:
+        >>> y = kedit.at(ops.zeros(3))[[0, 0, 2]].add([1.0, 2.0, 5.0])
+        >>> ops.convert_to_numpy(y).tolist()
+        [3.0, 0.0, 5.0]
+        """
+        return self._edit("add", values, casting)
+
+    def subtract(self, values: Any, *, casting: Casting = "same_kind") -> Any:
+        """Return a copy with `values` subtracted at the index: `x[index] -= values`.
+
+        If the index names an element more than once, every value is subtracted.
+
+        Gradient:
+            With upstream gradient `g`: `x` receives `g`; `values` receive
+            `-g[index]`, summed over the axes they were broadcast on.
+
+        Example:
+        >>> y = kedit.at(ops.zeros(3))[-1].subtract(2.0)
+        >>> ops.convert_to_numpy(y).tolist()
+        [0.0, 0.0, -2.0]
+        """
+        return self._edit("subtract", values, casting)
+
+    def multiply(self, values: Any, *, casting: Casting = "same_kind") -> Any:
+        """Return a copy with the index multiplied by `values`: `x[index] *= values`.
+
+        If the index names an element more than once, it is multiplied by every
+        value.
+
+        Gradient:
+            With upstream gradient `g`, where `p` is the product of the values
+            for an element: `x` receives `g * p` there; a value receives `g`
+            times `x` times the product of the other values, also where a factor
+            is 0.
+
+        Example:
+        >>> y = kedit.at(ops.ones(3))[::2].multiply([2.0, 3.0])
+        >>> ops.convert_to_numpy(y).tolist()
+        [2.0, 1.0, 3.0]
+        """
+        return self._edit("multiply", values, casting)
+
+    def divide(self, values: Any, *, casting: Casting = "same_kind") -> Any:
+        """Return a copy with the index divided by `values`: `x[index] /= values`.
+
+        If the index names an element more than once, it is divided by every
+        value. Integers are refused: their quotients are not integers.
+
+        Gradient:
+            With upstream gradient `g`, where `p` is the product of the values
+            for an element: `x` receives `g / p` there; a value `v` receives
+            `-g * x / (p * v)`.
+
+        Example:
+        >>> y = kedit.at(ops.ones(3))[1:].divide(4.0)
+        >>> ops.convert_to_numpy(y).tolist()
+        [1.0, 0.25, 0.25]
+        """
+        return self._edit("divide", values, casting)
+
+    def power(self, values: Any, *, casting: Casting = "same_kind") -> Any:
+        """Return a copy with the index raised to `values`: `x[index] **= values`.
+
+        If the index names an element more than once, it is raised once, to the
+        value that comes last in C order. Integers take exponents that are known
+        beforehand, whole and not negative.
+
+        Gradient:
+            With upstream gradient `g`, where `v` is the exponent of an element:
+            `x` receives `g * v * x ** (v - 1)`; `v` receives
+            `g * x ** v * log(x)`.
+
+        Example:
+        >>> y = kedit.at(ops.array([2.0, 3.0]))[1].power(2.0)
+        >>> ops.convert_to_numpy(y).tolist()
+        [2.0, 9.0]
+        """
+        return self._edit("power", values, casting)
+
+    def min(self, values: Any, *, casting: Casting = "same_kind") -> Any:
+        """Return a copy with the lesser of element and value at the index.
+
+        If the index names an element more than once, the least of it and all
+        its values. NaN wins, as in `numpy.minimum`.
+
+        Gradient:
+            With upstream gradient `g`: the least receives `g`, and 0 the others;
+            where several tie, the element included, each receives an even share.
+
+        Example:
+        >>> y = kedit.at(ops.arange(4.0))[1:].min(2.0)
+        >>> ops.convert_to_numpy(y).tolist()
+        [0.0, 1.0, 2.0, 2.0]
+        """
+        return self._edit("min", values, casting)
+
+    def max(self, values: Any, *, casting: Casting = "same_kind") -> Any:
+        """Return a copy with the greater of element and value at the index.
+
+        If the index names an element more than once, the greatest of it and all
+        its values. NaN wins, as in `numpy.maximum`.
+
+        Gradient:
+            With upstream gradient `g`: the greatest receives `g`, and 0 the
+            others; where several tie, the element included, each receives an
+            even share.
+
+        Example:
+        >>> y = kedit.at(ops.arange(4.0))[:2].max(0.5)
+        >>> ops.convert_to_numpy(y).tolist()
+        [0.5, 1.0, 2.0, 3.0]
+        """
+        return self._edit("max", values, casting)
+
+    def apply(
+        self, function: Callable[[Tensor], Tensor] | Expression, *, casting: Casting = "same_kind"
+    ) -> Any:
+        """Return a copy with `function` applied at the index: `x[index] = f(x[index])`.
+
+        Args:
+            function: Takes all selected elements as one tensor and returns one
+                of the same shape; it should work element by element. It is
+                applied once to each element, and only to selected ones. To save
+                an edit, register the function with
+                `keras.saving.register_keras_serializable`, or give an expression
+                over `X`.
+            casting: As for `set`.
+
+        Gradient:
+            With upstream gradient `g`: `x` receives `g * f'(x)` at the index and
+            `g` elsewhere; elements that are not selected send nothing through
+            `f`.
+
+        Example:
+        >>> y = kedit.at(ops.array([0.0, 4.0])).where(kedit.X > 0).apply(ops.sqrt)
+        >>> ops.convert_to_numpy(y).tolist()
+        [0.0, 2.0]
+        """
+        if not callable(function) and not isinstance(function, Expression):
+            raise OperandError(
+                "`apply` should be given a function or an expression over `X`. Received: "
+                f"{function!r}. To write values, use `.set({function!r})`."
+            )
+        return self._edit("apply", function, casting)
+
+    def _edit(self, op: str, values: Any, casting: Casting) -> Any:
+        if callable(values) and op != "apply":
+            raise OperandError(
+                f"`{op}` should be given a number, an array, a tensor or an expression over `X`. "
+                f"Received: {values!r}. To apply a function, use `.apply(function)`."
+            )
+        return self._finish(Edit(self.selection, op, values, casting))
+
+    def _finish(self, edit: Edit) -> Any:
+        return edit if self._x is _LATER else edit(self._x)
+
+
+def _mask(values: Any) -> Any:
+    array = np.asarray(values)
+    if array.dtype.kind != "b":
+        raise DTypeError(
+            "A condition should be boolean: an expression over `X`, a mask or a function that "
+            f"gives one. Received: an array of dtype {array.dtype.name!r}. Write "
+            "`.where(mask != 0)`."
+        )
+    return array
+
+
+at = At("at")
+sample = At("sample")

@@ -1,0 +1,135 @@
+"""The dtype rule: a tensor keeps its dtype, and values that would lose something are refused."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from kedit._data import is_tensor, to_code
+from kedit._types import Casting
+from kedit.errors import DTypeError
+
+FLOAT_MAX = {
+    "float16": 65504.0,
+    "bfloat16": 3.3895313892515355e38,
+    "float32": 3.4028234663852886e38,
+    "float64": 1.7976931348623157e308,
+}
+_KINDS = ("bool", "int", "float", "complex")
+_BOOL_OPS = frozenset({"get", "set", "apply", "min", "max"})
+
+
+def kind(dtype: str) -> int:
+    """Rank of a dtype's kind: 0 bool, 1 integer, 2 float, 3 complex."""
+    for rank, prefixes in enumerate((("bool",), ("int", "uint"), ("float", "bfloat"), ("complex",))):
+        if dtype.startswith(prefixes):
+            return rank
+    raise DTypeError(
+        "An edit should be given a tensor of booleans, integers, floats or complex numbers. "
+        f"Received: dtype {dtype!r}."
+    )
+
+
+def integer_range(dtype: str) -> tuple[int, int]:
+    info = np.iinfo(dtype)
+    return int(info.min), int(info.max)
+
+
+def check_operation(op: str, operand: Any, dtype: str) -> None:
+    """Refuse an operation that has no answer in `dtype`."""
+    rank = kind(dtype)
+    if rank == 0 and op not in _BOOL_OPS:
+        raise DTypeError(
+            f"`{op}` should be given numbers. Received: a tensor of dtype 'bool'. Write "
+            "`.set(...)`, `.max(...)` for a logical or, `.min(...)` for a logical and, or cast "
+            "the tensor: `keras.ops.cast(x, 'int32')`."
+        )
+    if rank == 3 and op in ("min", "max"):
+        raise DTypeError(
+            f"`{op}` should be given numbers that have an order. Received: a tensor of dtype "
+            f"{dtype!r}. Edit its real or imaginary part: `keras.ops.real(x)`."
+        )
+    if rank == 1 and op == "divide":
+        raise DTypeError(
+            f"`divide` should be given floats. Received: a tensor of dtype {dtype!r}. Cast it "
+            "first, as in `at(keras.ops.cast(x, 'float32'))[...].divide(...)`."
+        )
+    if rank == 1 and op == "power":
+        _check_integer_power(operand, dtype)
+
+
+def _check_integer_power(operand: Any, dtype: str) -> None:
+    known = not is_tensor(operand) and not callable(operand)
+    if not known or np.asarray(operand).dtype.kind not in "biu" or np.any(np.asarray(operand) < 0):
+        raise DTypeError(
+            f"`power` of a tensor of dtype {dtype!r} should be given an exponent that is known "
+            f"beforehand, whole and not negative. Received: {to_code(operand)}. Cast the tensor "
+            "first, as in `at(keras.ops.cast(x, 'float32'))[...].power(...)`."
+        )
+
+
+def check_values(values: Any, values_dtype: str, dtype: str, casting: Casting) -> None:
+    """Refuse values that `dtype` cannot hold, unless `casting` is "unsafe".
+
+    Of a tensor only the kind of its dtype decides, of a constant its numbers too;
+    `values` may be None where only the dtype is known.
+    """
+    if casting == "unsafe":
+        return
+    if kind(values_dtype) > kind(dtype):
+        raise DTypeError(
+            f"Values for a tensor of dtype {dtype!r} should be of kind {_KINDS[kind(dtype)]!r} or "
+            f"lower. Received: {_shown(values)}dtype {values_dtype!r}. Cast the values, as "
+            f"in `keras.ops.cast(values, {dtype!r})`, cast the tensor, or allow the loss: "
+            '`casting="unsafe"`.'
+        )
+    if values is None or is_tensor(values):
+        return
+    low, high = value_range(dtype)
+    array = np.asarray(values)
+    array = np.abs(array) if array.dtype.kind == "c" else array
+    finite = array[np.isfinite(array)] if array.dtype.kind in "fc" else array
+    if finite.size and not (low <= finite.min() and finite.max() <= high):
+        raise DTypeError(
+            f"Values for a tensor of dtype {dtype!r} should lie between {low} and {high}. "
+            f"Received: {to_code(values)}. Cast the tensor to a wider dtype, or allow "
+            'saturation: `casting="unsafe"`.'
+        )
+
+
+def value_range(dtype: str) -> tuple[float, float]:
+    """Least and greatest finite number that `dtype` holds."""
+    rank = kind(dtype)
+    if rank == 0:
+        return 0, 1
+    if rank == 1:
+        return integer_range(dtype)
+    part = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
+    return -FLOAT_MAX.get(part, math.inf), FLOAT_MAX.get(part, math.inf)
+
+
+def saturate(values: Any, dtype: str) -> Any:
+    """Bring an array into the range and kind of `dtype`, as `casting="unsafe"` defines it.
+
+    Complex numbers lose their imaginary part; fractions are cut off towards
+    zero; integers stop at the ends of their range; NaN becomes 0 in integers;
+    anything but 0 becomes True. Floats follow IEEE 754, to infinity.
+    """
+    array = np.asarray(values)
+    if kind(dtype) == 0:
+        return array != 0
+    if array.dtype.kind == "c" and kind(dtype) < 3:
+        array = array.real
+    if kind(dtype) != 1 or array.dtype.kind == "b":
+        return array
+    low, high = integer_range(dtype)
+    if array.dtype.kind != "f":
+        return np.clip(array, max(low, int(array.min(initial=0))), min(high, int(array.max(initial=0))))
+    with np.errstate(invalid="ignore"):
+        whole = np.nan_to_num(array, nan=0.0, posinf=np.inf, neginf=-np.inf)
+        inside = np.where((whole > low) & (whole < high), whole, 0.0).astype(dtype)
+    return np.select([whole >= high, whole <= low], [np.array(high, dtype), np.array(low, dtype)], inside)
+
+
+def _shown(values: Any) -> str:
+    return "" if values is None else f"{to_code(values)} of "

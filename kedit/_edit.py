@@ -1,0 +1,301 @@
+"""`Edit` and `EditSequence`: edits as values. What they do to a tensor is in `_lowering`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import keras
+
+from kedit import _lowering
+from kedit._batch import PARTS, Part, edit_batch, is_batch
+from kedit._data import from_json, to_json
+from kedit._expression import Expression
+from kedit._index import Index
+from kedit._selection import Selection, code_of, freeze_operand, key_of, map_tensors
+from kedit._types import Casting
+from kedit.errors import OperandError, SavingError
+
+OPERATIONS = (
+    "get",
+    "set",
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "power",
+    "min",
+    "max",
+    "apply",
+)
+CASTINGS = ("same_kind", "unsafe")
+
+
+@keras.saving.register_keras_serializable(package="kedit")
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
+class Edit:
+    """Which elements of a tensor change, and how: a value that is applied by calling it.
+
+    Made with `kedit.at[...]` or `kedit.sample[...]`. An edit is immutable; equal
+    edits are `==` and have the same hash; its `repr` is the code that makes it;
+    it pickles, and `get_config()` is plain data for JSON.
+
+    Args:
+        selection: Which elements.
+        op: Name of the operation: "set", "add", "subtract", "multiply",
+            "divide", "power", "min", "max", "apply", or "get", which reads
+            the elements and changes none.
+        operand: Number, array, tensor, expression over `X`, or function of the
+            selected elements.
+        casting: "same_kind" refuses values that lose something in the dtype of
+            the tensor, "unsafe" saturates them. Defaults to "same_kind".
+        path: In nested data, which array is edited. Defaults to None: the data
+            is one array.
+        part: Which part of `(x, y, sample_weight)` is edited. Defaults to "x".
+
+    Call arguments:
+        x: Tensor of the running backend, `KerasTensor`, Variable, NumPy array,
+            list of numbers, or a batch: a dict or list of these, or a tuple
+            `(x, y, sample_weight)`.
+        *rest: `y` and `sample_weight`, if the batch comes as separate arguments.
+
+    Returns:
+        A new tensor or array of the shape and dtype of `x`; of a batch, the
+        batch with the edited leaf in place of the old. `x` is left unchanged.
+
+    Raises:
+        kedit.errors.EditError: If the edit does not fit.
+
+    Gradient:
+        That of the operation, as its method of `kedit.at[...]` states it.
+
+    Example:
+    >>> edit = kedit.at[0, 2].set(100.0)
+    >>> edit
+    at[0, 2].set(100.0)
+    >>> edit(np.zeros((2, 3))).tolist()
+    [[0.0, 0.0, 100.0], [0.0, 0.0, 0.0]]
+    >>> edit == kedit.at[0, 2].set(100.0)
+    True
+    """
+
+    selection: Selection
+    op: str
+    operand: Any = None
+    casting: Casting = "same_kind"
+    path: str | None = None
+    part: Part = "x"
+
+    def __post_init__(self) -> None:
+        _check_one_of("op", self.op, OPERATIONS)
+        _check_one_of("casting", self.casting, CASTINGS)
+        _check_one_of("part", self.part, PARTS)
+        if self.op != "get":
+            object.__setattr__(self, "operand", freeze_operand(self.operand))
+
+    def __call__(self, x: Any, *rest: Any) -> Any:
+        if rest:
+            return self((x, *rest))
+        if self.path is None and self.part == "x" and not is_batch(x):
+            return _lowering.apply(self, x)
+        return edit_batch(lambda leaf: _lowering.apply(self, leaf), x, self.path, self.part)
+
+    def on(self, path: str | None = None, *, part: Part = "x") -> "Edit":
+        """The same edit, for one array of nested data.
+
+        Args:
+            path: Keys of the array in nested dicts and lists, joined by `/`, as
+                in `"image/rgb"` or `"0"`. Defaults to None: the part is one array.
+            part: "x", "y" or "sample_weight" of a tuple. Defaults to "x".
+
+        Example:
+        >>> edit = kedit.at[:, 0].set(0.0).on("age")
+        >>> edit({"age": np.ones((1, 2)), "name": np.ones((1, 1))})["age"].tolist()
+        [[0.0, 1.0]]
+        """
+        return replace(self, path=path, part=part)
+
+    @property
+    def edits(self) -> tuple["Edit", ...]:
+        """The edit itself, alone; with `EditSequence.edits`, one way to walk both."""
+        return (self,)
+
+    def __or__(self, other: Any) -> "EditSequence":
+        return EditSequence(self, other)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Edit) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> Any:
+        operand = key_of(self.operand)
+        return (self.selection.key(), self.op, operand, self.casting, self.path, self.part)
+
+    def __repr__(self) -> str:
+        arguments = [] if self.op == "get" else [code_of(self.operand)]
+        if self.casting != "same_kind":
+            arguments.append(f"casting={self.casting!r}")
+        code = f"{self.selection!r}.{self.op}({', '.join(arguments)})"
+        if self.path is None and self.part == "x":
+            return code
+        where = [repr(self.path)] if self.path is not None else []
+        where += [f"part={self.part!r}"] if self.part != "x" else []
+        return f"{code}.on({', '.join(where)})"
+
+    def __reduce__(self) -> Any:
+        return (Edit, tuple(getattr(self, field.name) for field in fields(self)))
+
+    def map(self, replace_tensor: Callable[[Any], Any]) -> "Edit":
+        """The same edit with `replace_tensor` applied to every tensor in it."""
+        selection = self.selection.map(replace_tensor)
+        return replace(
+            self, selection=selection, operand=map_tensors(self.operand, replace_tensor)
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The edit as data for JSON.
+
+        Raises:
+            kedit.errors.SavingError: If it holds a tensor, or a function that
+                is not registered with Keras.
+        """
+        return {
+            "coordinates": self.selection.coordinates,
+            "index": self.selection.index.to_json(),
+            "condition": _encode(self.selection.condition),
+            "op": self.op,
+            "operand": _encode(self.operand),
+            "casting": self.casting,
+            "path": self.path,
+            "part": self.part,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Edit":
+        """The edit that `get_config()` described; no code is run."""
+        index = Index.from_json(config["index"])
+        return cls(
+            Selection(config["coordinates"], index, _decode(config["condition"])),
+            config["op"],
+            _decode(config["operand"]),
+            config["casting"],
+            config["path"],
+            config["part"],
+        )
+
+
+@keras.saving.register_keras_serializable(package="kedit")
+class EditSequence:
+    """Edits that are applied one after the other, from left to right: `first | second`.
+
+    A value as `Edit` is: immutable, comparable, printable, picklable, saveable.
+
+    Args:
+        *edits: Edits and sequences, which are joined into one.
+
+    Call arguments:
+        x: As for `Edit`.
+        *rest: As for `Edit`.
+
+    Gradient:
+        Of the edits, by the chain rule.
+
+    Example:
+    >>> both = kedit.at[..., 0].set(0.0) | kedit.at[..., 1].add(1.0)
+    >>> both(np.ones(3)).tolist()
+    [0.0, 2.0, 1.0]
+    """
+
+    __slots__ = ("edits",)
+    edits: tuple[Edit, ...]
+
+    def __init__(self, *edits: "Edit | EditSequence") -> None:
+        for edit in edits:
+            if not isinstance(edit, Edit | EditSequence):
+                raise OperandError(
+                    "A sequence should be made of edits. Received: "
+                    f"{edit!r} of type {type(edit).__name__}. Finish it with an operation, as "
+                    "in `at[0].set(1.0) | at[1].set(2.0)`."
+                )
+        flat = tuple(edit for part in edits for edit in part.edits)
+        for edit in flat:
+            if edit.op == "get":
+                raise OperandError(
+                    "A sequence should be made of edits that give a whole tensor. Received: "
+                    f"`{edit!r}`. Apply the edits first: `at(edits(x))[...].get()`."
+                )
+        object.__setattr__(self, "edits", flat)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"An EditSequence is immutable; cannot set {name!r}.")
+
+    def __call__(self, x: Any, *rest: Any) -> Any:
+        batch = (x, *rest) if rest else x
+        for edit in self.edits:
+            batch = edit(batch)
+        return batch
+
+    def on(self, path: str | None = None, *, part: Part = "x") -> "EditSequence":
+        """The same edits, for one array of nested data; see `Edit.on`."""
+        return EditSequence(*(edit.on(path, part=part) for edit in self.edits))
+
+    def __or__(self, other: Any) -> "EditSequence":
+        return EditSequence(self, other)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EditSequence) and self.edits == other.edits
+
+    def __hash__(self) -> int:
+        return hash(self.edits)
+
+    def __repr__(self) -> str:
+        return " | ".join(map(repr, self.edits)) if len(self.edits) > 1 else self._call_code()
+
+    def _call_code(self) -> str:
+        return f"EditSequence({', '.join(map(repr, self.edits))})"
+
+    def __reduce__(self) -> Any:
+        return (EditSequence, self.edits)
+
+    def get_config(self) -> dict[str, Any]:
+        """The edits as data for JSON; see `Edit.get_config`."""
+        return {"edits": [edit.get_config() for edit in self.edits]}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "EditSequence":
+        return cls(*(Edit.from_config(edit) for edit in config["edits"]))
+
+
+def _check_one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise OperandError(f"`{name}` should be one of {allowed}. Received: {name}={value!r}.")
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Expression):
+        return value.to_json()
+    if not callable(value):
+        return to_json(value)
+    name = keras.saving.get_registered_name(value)
+    if keras.saving.get_registered_object(name) is not value:
+        raise SavingError(
+            "A function in an edit that is saved should be registered with Keras. Received: "
+            f"{code_of(value)}. Write `@keras.saving.register_keras_serializable()` above it, or "
+            "use an expression over `X`."
+        )
+    return {"function": name}
+
+
+def _decode(data: Any) -> Any:
+    if isinstance(data, dict) and "expression" in data:
+        return Expression.from_json(data)
+    if not isinstance(data, dict) or "function" not in data:
+        return from_json(data)
+    function = keras.saving.get_registered_object(data["function"])
+    if function is None:
+        raise SavingError(
+            "A function in a saved edit should be registered with Keras before the edit is "
+            f"loaded. Received: {data['function']!r}. Import the module that registers it."
+        )
+    return function

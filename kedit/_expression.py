@@ -1,0 +1,262 @@
+"""`X` and the expressions made of it: conditions and operands that are data. No Keras.
+
+An expression is a tree of named functions. The names are those that NumPy and
+`keras.ops` share, so one tree is evaluated by either.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from kedit._casting import check_operation, integer_range, kind
+from kedit._data import Slot, freeze, from_json, is_tensor, to_code, to_json, to_key
+from kedit.errors import DTypeError, OperandError, SavingError
+
+_COMPARISONS = {
+    "greater": ">",
+    "greater_equal": ">=",
+    "less": "<",
+    "less_equal": "<=",
+    "equal": "==",
+    "not_equal": "!=",
+}
+_ARITHMETIC = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "power": "**"}
+_LOGIC = {"logical_and": "&", "logical_or": "|"}
+_INFIX = _COMPARISONS | _ARITHMETIC | _LOGIC
+_PREFIX = {"negative": "-", "logical_not": "~"}
+_CALLS = {"abs": "abs({})", "isnan": "{}.isnan()", "isinf": "{}.isinf()"}
+_NAMES = frozenset({"X", *_INFIX, *_PREFIX, *_CALLS})
+
+
+class Expression:
+    """A function of the elements of a tensor, written with `X` for an element.
+
+    Comparisons (`>`, `>=`, `<`, `<=`, `==`, `!=`), arithmetic (`+`, `-`, `*`,
+    `/`, `**`), `abs(X)`, `X.isnan()`, `X.isinf()`, and `&`, `|`, `~` between
+    conditions. Constants are taken in the dtype of the tensor; an integer
+    tensor may be compared with a fraction. Being data, an expression prints,
+    pickles and saves.
+
+    Example:
+    >>> kedit.at.where((abs(X) > 2.0) & ~X.isinf()).set(0.0)
+    at.where((abs(X) > 2.0) & ~X.isinf()).set(0.0)
+    """
+
+    __slots__ = ("args", "name")
+    name: str
+    args: tuple[Any, ...]
+
+    def __init__(self, name: str, *args: Any) -> None:
+        if name not in _NAMES:
+            raise SavingError(
+                f"An expression should be made of {sorted(_NAMES)}. Received: {name!r}."
+            )
+        self.name = name
+        self.args = tuple(arg if isinstance(arg, Expression) else freeze(arg) for arg in args)
+
+    def __gt__(self, other: Any) -> "Expression":
+        return Expression("greater", self, other)
+
+    def __ge__(self, other: Any) -> "Expression":
+        return Expression("greater_equal", self, other)
+
+    def __lt__(self, other: Any) -> "Expression":
+        return Expression("less", self, other)
+
+    def __le__(self, other: Any) -> "Expression":
+        return Expression("less_equal", self, other)
+
+    def __eq__(self, other: object) -> "Expression":  # type: ignore[override]
+        return Expression("equal", self, other)
+
+    def __ne__(self, other: object) -> "Expression":  # type: ignore[override]
+        return Expression("not_equal", self, other)
+
+    __hash__ = object.__hash__
+    __array_ufunc__ = None  # numpy_array > X is left to Expression
+
+    def __add__(self, other: Any) -> "Expression":
+        return Expression("add", self, other)
+
+    def __radd__(self, other: Any) -> "Expression":
+        return Expression("add", other, self)
+
+    def __sub__(self, other: Any) -> "Expression":
+        return Expression("subtract", self, other)
+
+    def __rsub__(self, other: Any) -> "Expression":
+        return Expression("subtract", other, self)
+
+    def __mul__(self, other: Any) -> "Expression":
+        return Expression("multiply", self, other)
+
+    def __rmul__(self, other: Any) -> "Expression":
+        return Expression("multiply", other, self)
+
+    def __truediv__(self, other: Any) -> "Expression":
+        return Expression("divide", self, other)
+
+    def __rtruediv__(self, other: Any) -> "Expression":
+        return Expression("divide", other, self)
+
+    def __pow__(self, other: Any) -> "Expression":
+        return Expression("power", self, other)
+
+    def __rpow__(self, other: Any) -> "Expression":
+        return Expression("power", other, self)
+
+    def __neg__(self) -> "Expression":
+        return Expression("negative", self)
+
+    def __abs__(self) -> "Expression":
+        return Expression("abs", self)
+
+    def __and__(self, other: Any) -> "Expression":
+        return Expression("logical_and", self, other)
+
+    def __rand__(self, other: Any) -> "Expression":
+        return Expression("logical_and", other, self)
+
+    def __or__(self, other: Any) -> "Expression":
+        return Expression("logical_or", self, other)
+
+    def __ror__(self, other: Any) -> "Expression":
+        return Expression("logical_or", other, self)
+
+    def __invert__(self) -> "Expression":
+        return Expression("logical_not", self)
+
+    def isnan(self) -> "Expression":
+        """True where the element is not a number."""
+        return Expression("isnan", self)
+
+    def isinf(self) -> "Expression":
+        """True where the element is plus or minus infinity."""
+        return Expression("isinf", self)
+
+    def __bool__(self) -> bool:
+        raise OperandError(
+            "A condition over `X` has no truth value of its own: write `(X > 0) & (X < 1)` for "
+            f"`0 < X < 1`, and `|`, `~` for `or`, `not`. Received: {self!r}."
+        )
+
+    def __repr__(self) -> str:
+        parts = [_part_code(arg) for arg in self.args]
+        if self.name in _INFIX:
+            return f" {_INFIX[self.name]} ".join(parts)
+        if self.name in _PREFIX:
+            return _PREFIX[self.name] + parts[0]
+        if self.name in _CALLS:
+            bare = repr(self.args[0]) if self.name == "abs" else parts[0]
+            return _CALLS[self.name].format(bare)
+        return "X"
+
+    def __reduce__(self) -> Any:
+        return (Expression, (self.name, *self.args))
+
+    @property
+    def is_condition(self) -> bool:
+        """Whether the expression gives booleans."""
+        return self.name in {*_COMPARISONS, *_LOGIC, "logical_not", "isnan", "isinf"}
+
+    def constants(self) -> list[Any]:
+        """The constants and tensors in the expression, from left to right."""
+        return [
+            leaf
+            for arg in self.args
+            for leaf in (arg.constants() if isinstance(arg, Expression) else [arg])
+        ]
+
+    def key(self) -> Any:
+        """Hashable stand-in, equal for equal expressions (`==` makes a condition)."""
+        args = (arg.key() if isinstance(arg, Expression) else to_key(arg) for arg in self.args)
+        return ("expression", self.name, *args)
+
+    def map(self, replace: Callable[[Any], Any]) -> "Expression":
+        """The same expression with `replace` applied to every tensor and slot."""
+        return Expression(self.name, *(_map(arg, replace) for arg in self.args))
+
+    def to_json(self) -> dict[str, Any]:
+        args = [a.to_json() if isinstance(a, Expression) else to_json(a) for a in self.args]
+        return {"expression": self.name, "args": args}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Expression":
+        args = (
+            cls.from_json(arg) if isinstance(arg, dict) and "expression" in arg else from_json(arg)
+            for arg in data["args"]
+        )
+        return cls(data["expression"], *args)
+
+    def evaluate(
+        self, x: Any, dtype: str, library: Any, constant: Callable[[Any, str], Any]
+    ) -> Any:
+        """Value of the expression where `X` is `x`.
+
+        Args:
+            x: Array or tensor of dtype `dtype`.
+            library: `numpy` or `keras.ops`.
+            constant: Turns a constant into an array or tensor of a given dtype.
+        """
+        if self.name == "X":
+            return x
+        if self.name in _COMPARISONS and kind(dtype) == 1 and isinstance(self.args[1], int | float):
+            return self._compare_integers(x, dtype, library, constant)
+        self._check(dtype)
+        of = "bool" if self.name in _LOGIC or self.name == "logical_not" else dtype
+        args = [
+            arg.evaluate(x, dtype, library, constant)
+            if isinstance(arg, Expression)
+            else constant(arg, of)
+            for arg in self.args
+        ]
+        return getattr(library, self.name)(*args)
+
+    def _check(self, dtype: str) -> None:
+        if self.name in _ARITHMETIC:
+            check_operation(self.name, self.args[1], dtype)
+        elif kind(dtype) == 3 and self.name not in ("equal", "not_equal", "isnan", "isinf"):
+            raise DTypeError(
+                "A condition on complex numbers should use `==`, `!=`, `isnan` or `isinf`. "
+                f"Received: {self!r}. Write a mask: `at.where(keras.ops.abs(x) > 2.0)`."
+            )
+
+    def _compare_integers(
+        self, x: Any, dtype: str, library: Any, constant: Callable[[Any, str], Any]
+    ) -> Any:
+        """Compare integers with any number exactly, though the number may not fit the dtype."""
+        left = self.args[0].evaluate(x, dtype, library, constant)
+        verdict = _integer_comparison(self.name, self.args[1], *integer_range(dtype))
+        if isinstance(verdict, bool):
+            return (library.equal if verdict else library.not_equal)(left, left)
+        return getattr(library, self.name)(left, constant(verdict, dtype))
+
+
+X = Expression("X")
+
+
+def _map(arg: Any, replace: Callable[[Any], Any]) -> Any:
+    if isinstance(arg, Expression):
+        return arg.map(replace)
+    return replace(arg) if is_tensor(arg) or isinstance(arg, Slot) else arg
+
+
+def _part_code(arg: Any) -> str:
+    if not isinstance(arg, Expression):
+        return to_code(arg)
+    return f"({arg!r})" if arg.name in _INFIX or arg.name == "negative" else repr(arg)
+
+
+def _integer_comparison(name: str, number: float, low: int, high: int) -> int | bool:
+    """The whole number to compare with instead of `number`, or the answer for every integer."""
+    if math.isnan(number):
+        return name == "not_equal"
+    above, below = number > high, number < low
+    if name in ("equal", "not_equal"):
+        if above or below or number != math.floor(number):
+            return name == "not_equal"
+        return int(number)
+    upward = name in ("greater", "greater_equal")
+    if above or below:
+        return upward == below
+    return math.floor(number) if name in ("greater", "less_equal") else math.ceil(number)

@@ -1,0 +1,196 @@
+"""Index expressions: what stands inside the brackets, before any shape is known. No Keras."""
+
+import operator
+from collections.abc import Callable
+from types import EllipsisType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from kedit._data import Slot, from_json, is_tensor, to_code, to_json, to_key
+from kedit.errors import PositionError
+
+Item: TypeAlias = Any  # int | slice | EllipsisType | None | np.ndarray | tensor | Slot
+
+
+class Index:
+    """One index expression in canonical form: `Index(raw)` for what `x[raw]` receives.
+
+    Integers are Python ints, integer arrays are int64, masks are bool arrays;
+    all arrays are read-only copies. `Index(index.items)` equals `index`.
+
+    Args:
+        raw: Integer, slice, `...`, `None`, list or array of integers or
+            booleans, boolean tensor, or a tuple of these.
+
+    Raises:
+        kedit.errors.PositionError: If an item cannot be an index.
+    """
+
+    __slots__ = ("items",)
+    items: tuple[Item, ...]
+
+    def __init__(self, raw: Any) -> None:
+        items = tuple(_canonical(item) for item in (raw if isinstance(raw, tuple) else (raw,)))
+        if sum(item is ... for item in items) > 1:
+            raise PositionError(
+                f"An index should have at most one `...`. Received: [{_code(items)}]."
+            )
+        self.items = items
+
+    def __repr__(self) -> str:
+        return f"[{_code(self.items)}]"
+
+    def __reduce__(self) -> Any:
+        return (Index, (self.items,))
+
+    def key(self) -> Any:
+        """Hashable stand-in, equal for equal indices."""
+        return tuple(_key(item) for item in self.items)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the index is `...` alone, which selects everything at every rank."""
+        return self.items == (...,)
+
+    @property
+    def mask(self) -> Any:
+        """The mask of an index that is one mask and nothing else, or None."""
+        item = self.items[0] if len(self.items) == 1 else None
+        return item if is_mask(item) and len(item.shape) else None
+
+    def names_first_axis(self, rank: int | None) -> bool:
+        """Whether the index picks particular positions on axis 0 of a tensor of `rank` axes.
+
+        While the rank is not known, an index behind `...` is taken to lie on later axes.
+        """
+        if not self.items:
+            return False
+        item = self.items[0]
+        if item is ...:
+            named = sum(axes_of(later) for later in self.items[1:])
+            covers = rank is not None and named >= rank
+            return covers and Index(self.items[1:]).names_first_axis(rank)
+        if item is None or (is_mask(item) and not len(item.shape)):
+            return Index(self.items[1:]).names_first_axis(rank)
+        return not (isinstance(item, slice) and item in (slice(None), slice(None, None, 1)))
+
+    def map(self, replace: Callable[[Any], Any]) -> "Index":
+        """The same index with `replace` applied to every tensor and slot."""
+        items = (replace(i) if is_tensor(i) or isinstance(i, Slot) else i for i in self.items)
+        return Index(tuple(items))
+
+    def to_json(self) -> list[Any]:
+        return [_item_to_json(item) for item in self.items]
+
+    @classmethod
+    def from_json(cls, data: list[Any]) -> "Index":
+        return cls(tuple(_item_from_json(item) for item in data))
+
+
+def axes_of(item: Item) -> int:
+    """How many axes of the tensor an item takes up."""
+    if item is None or item is ...:
+        return 0
+    return len(item.shape) if is_mask(item) else 1
+
+
+def is_mask(item: Item) -> bool:
+    """Whether an item is a boolean array or tensor."""
+    return hasattr(item, "dtype") and "bool" in str(item.dtype)
+
+
+def _canonical(item: Any) -> Item:
+    if item is None or isinstance(item, EllipsisType | Slot):
+        return item
+    if isinstance(item, slice):
+        return slice(*(_bound(part, item) for part in (item.start, item.stop, item.step)))
+    if isinstance(item, bool):
+        return _frozen(np.array(item))
+    if isinstance(item, int):
+        return item
+    if is_tensor(item):
+        return _canonical_tensor(item)
+    return _canonical_array(item)
+
+
+def _bound(part: Any, item: slice) -> int | None:
+    try:
+        return None if part is None else operator.index(part)
+    except TypeError as error:
+        raise PositionError(
+            f"A slice should have integers or None as start, stop and step. Received: {item}."
+        ) from error
+
+
+def _canonical_tensor(item: Any) -> Any:
+    if is_mask(item):
+        return item
+    raise PositionError(
+        "An index should be known beforehand or be a boolean tensor; integer tensors are not "
+        f"supported as an index. Received: {to_code(item)} of dtype {item.dtype}. Write "
+        "`at(x)[keras.ops.convert_to_numpy(index)]`."
+    )
+
+
+def _canonical_array(item: Any) -> Any:
+    try:
+        array = np.asarray(item)
+    except ValueError:  # a ragged list
+        array = np.asarray(None)
+    if array.size == 0 and isinstance(item, list):
+        array = array.astype("int64")  # as in NumPy, an empty list selects nothing
+    if array.dtype.kind == "b":
+        return _frozen(array)
+    if array.dtype.kind not in "iu":
+        raise PositionError(
+            "An index should hold integers, slices, `...`, None, or arrays of integers or "
+            f"booleans. Received: {item!r} of type {type(item).__name__}. Cast it first, as in "
+            "`at(x)[numpy.asarray(index, int)]`."
+        )
+    if array.dtype == "uint64" and array.size and int(array.max()) > np.iinfo("int64").max:
+        raise PositionError(
+            f"An index should fit into 64 bits with a sign. Received: {array.max()}."
+        )
+    return int(array) if array.ndim == 0 else _frozen(array.astype("int64"))
+
+
+def _frozen(array: Any) -> Any:
+    array = np.array(array)
+    array.setflags(write=False)
+    return array
+
+
+def _code(items: tuple[Item, ...]) -> str:
+    if not items:
+        return "()"
+    return ", ".join(_item_code(item) for item in items)
+
+
+def _item_code(item: Item) -> str:
+    if item is ...:
+        return "..."
+    if isinstance(item, slice):
+        parts = ["" if p is None else str(p) for p in (item.start, item.stop, item.step)]
+        return ":".join(parts if parts[2] else parts[:2])
+    if isinstance(item, np.ndarray) and item.size:
+        return repr(item.tolist())
+    return to_code(item)
+
+
+def _key(item: Item) -> Any:
+    if isinstance(item, slice):
+        return ("slice", item.start, item.stop, item.step)
+    return ("...",) if item is ... else to_key(item)
+
+
+def _item_to_json(item: Item) -> Any:
+    if isinstance(item, slice):
+        return {"slice": [item.start, item.stop, item.step]}
+    return "..." if item is ... else to_json(item)
+
+
+def _item_from_json(data: Any) -> Item:
+    if isinstance(data, dict) and "slice" in data:
+        return slice(*data["slice"])
+    return ... if data == "..." else from_json(data)

@@ -1,0 +1,58 @@
+"""The only code that turns an edit into calls: of `keras.ops`, or of NumPy for NumPy's arrays."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kedit._data import is_array
+from kedit._lowering import _keras, _numpy
+from kedit._lowering._check import Edit, check
+from kedit._lowering._node import call_node, known_shape
+from kedit._types import Shape
+from kedit.errors import OperandError
+
+__all__ = ["Edit", "apply", "check", "known_shape"]
+
+
+def apply(edit: Any, x: Any, shape: Shape | None = None) -> Any:
+    """Apply an edit where `x` lives.
+
+    Args:
+        edit: The edit.
+        x: NumPy array, list or number: gives a NumPy array, unless the edit
+            holds a tensor. Tensor of the running backend or Variable: gives a
+            tensor. `KerasTensor`: adds one node to the graph.
+        shape: Shape that a layer was built with, with None for sizes that it
+            must not rely on.
+    """
+    tensors: list[Any] = []
+    edit.map(lambda tensor: tensors.append(tensor) or tensor)
+    if any(isinstance(tensor, keras.KerasTensor) for tensor in (x, *tensors)):
+        return call_node(edit, x if isinstance(x, keras.KerasTensor) else _tensor(x))
+    if _is_numpy(x) and not tensors and shape is None:
+        return _numpy.apply(edit, x)
+    x = _tensor(x)
+    return _keras.apply(
+        edit.map(_tensor) if tensors else edit,
+        x,
+        known_shape(x, tuple(x.shape) if shape is None else shape),
+    )
+
+
+def _is_numpy(x: Any) -> bool:
+    if isinstance(x, list | tuple):
+        return all(_is_numpy(entry) and not isinstance(entry, np.ndarray) for entry in x)
+    return is_array(x) or isinstance(x, bool | int | float | complex)
+
+
+def _tensor(x: Any) -> Any:
+    """A tensor of the running backend."""
+    if ops.is_tensor(x) or isinstance(x, keras.Variable) or _is_numpy(x):
+        return ops.convert_to_tensor(np.asarray(x) if isinstance(x, list | tuple) else x)
+    raise OperandError(
+        "An edit works on NumPy arrays, lists and tensors of the running backend, "
+        f"{keras.backend.backend()!r}. Received: {x!r} of type {type(x).__name__}. Convert it "
+        "first, as in `at(numpy.asarray(x))[...]`."
+    )

@@ -1,0 +1,216 @@
+"""Reading from and writing to the axes of a tensor in canonical form.
+
+An axis of unknown size is treated as if its positions were not known either:
+what lies outside is not written and reads as 0.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from kedit._layout import Layout, Pick
+from kedit._types import Tensor
+
+
+def sizes(x: Tensor) -> tuple[Any, ...]:
+    """Sizes of the axes: ints, or scalar tensors where a graph does not know them."""
+    return tuple(ops.shape(x))
+
+
+# --- Between a tensor and its canonical form ---------------------------------------------------
+
+
+def merge(layout: Layout, x: Tensor) -> Tensor:
+    """Bring a tensor into canonical form."""
+    if layout.order != tuple(range(len(layout.order))):
+        x = ops.transpose(x, layout.order)
+    if len(layout.picks) == len(layout.shape):
+        return x
+    start, stop = layout.start, layout.start + layout.merged
+    shape = sizes(x)
+    return ops.reshape(x, (*shape[:start], layout.picks[start].size, *shape[stop:]))
+
+
+def split(layout: Layout, x: Tensor, like: Tensor) -> Tensor:
+    """Undo `merge`; `like` is the tensor before it."""
+    ordered = [sizes(like)[axis] for axis in layout.order]
+    if len(layout.picks) != len(layout.shape):
+        x = ops.reshape(x, ordered)
+    if layout.order != tuple(range(len(layout.order))):
+        x = ops.transpose(x, np.argsort(layout.order).tolist())
+    return x
+
+
+# --- Between NumPy's layout of a selection and the canonical one -------------------------------
+
+
+def to_picks(layout: Layout, values: Tensor) -> Tensor:
+    """Bring values that broadcast to the selection into one dimension a pick."""
+    rank = len(layout.result)
+    shape = [1] * (rank - len(values.shape)) + list(sizes(values))
+    values = ops.reshape(values, shape) if len(values.shape) < rank else values
+    if layout.dims != tuple(range(rank)):
+        values = ops.transpose(values, layout.dims)
+    joint, grouped = [], []
+    for pick in layout.picks:
+        group = [shape[dim] for dim in pick.dims]
+        whole = [layout.result[dim] for dim in pick.dims]
+        spread = len(group) > 1 and any(size != 1 for size in group)
+        joint.extend(whole if spread else group)
+        grouped.append(pick.count if spread else math.prod(group) if len(group) != 1 else group[0])
+    ones = [1] * (rank - len(joint))
+    if joint != [shape[dim] for pick in layout.picks for dim in pick.dims]:
+        values = ops.broadcast_to(values, (*joint, *ones))
+    return values if len(grouped) == rank and not ones else ops.reshape(values, grouped)
+
+
+def from_picks(layout: Layout, picked: Tensor) -> Tensor:
+    """Bring what was picked into NumPy's layout of the selection."""
+    rank = len(layout.result)
+    along = sizes(picked)
+    shape: list[Any] = []
+    for pick, size in zip(layout.picks, along, strict=True):
+        shape.extend([size] if len(pick.dims) == 1 else [layout.result[dim] for dim in pick.dims])
+    if len(shape) != len(along) or len(shape) != rank:
+        picked = ops.reshape(picked, (*shape, *[1] * (rank - len(shape))))
+    if layout.dims != tuple(range(rank)):
+        picked = ops.transpose(picked, np.argsort(layout.dims).tolist())
+    return picked
+
+
+# --- Reading -----------------------------------------------------------------------------------
+
+
+def read(layout: Layout, x: Tensor, *, unique: bool = False) -> Tensor:
+    """What the picks pick from `x`, or with `unique` each position once, ascending."""
+    for axis, pick in enumerate(layout.picks):
+        if pick.size is None and _steps_back(pick):
+            x = ops.flip(x, axis=axis)
+    slices = tuple(_slice(pick) for pick in layout.picks)
+    if any(item != slice(None) for item in slices):
+        x = x[slices]
+    for axis, pick in enumerate(layout.picks):
+        if pick.size is not None and _steps_back(pick):
+            x = ops.flip(x, axis=axis)
+        elif isinstance(pick.positions, np.ndarray):
+            positions = pick.unique if unique and pick.has_duplicates else pick.positions
+            x = _take(x, positions, axis, known=pick.size is not None)
+    return x
+
+
+def _steps_back(pick: Pick) -> bool:
+    return not isinstance(pick.positions, np.ndarray) and (pick.positions.step or 1) < 0
+
+
+def _slice(pick: Pick) -> slice:
+    """The slice to read: forward on an axis that is turned around before or after."""
+    positions = pick.positions
+    if isinstance(positions, np.ndarray) or pick.is_whole:
+        return slice(None)
+    if isinstance(positions, range):
+        forward = positions[::-1] if positions.step < 0 else positions
+        return slice(forward.start, max(forward.stop, forward.start), forward.step)
+    if not _steps_back(pick):
+        return positions
+    # Counted from the other end, position p is -1 - p.
+    start, stop = (None if p is None else -1 - p for p in (positions.start, positions.stop))
+    return slice(start, stop, -positions.step)
+
+
+def _take(x: Tensor, positions: Any, axis: int, *, known: bool) -> Tensor:
+    if known:
+        return ops.take(x, positions, axis=axis)
+    size = sizes(x)[axis]
+    counted = ops.where(positions < 0, positions + size, positions)
+    inside = ops.logical_and(counted >= 0, counted < size)
+    taken = ops.take(x, ops.clip(counted, 0, size - 1), axis=axis)
+    return ops.where(along(inside, axis, len(x.shape)), taken, ops.zeros_like(taken))
+
+
+# --- Writing -----------------------------------------------------------------------------------
+
+
+def write(layout: Layout, x: Tensor, values_u: Tensor) -> Tensor:
+    """Write values that broadcast to the unique positions of the picks; the rest is `x`."""
+    if layout.is_whole:
+        return ops.broadcast_to(values_u, sizes(x))
+    partial = [axis for axis, pick in enumerate(layout.picks) if not pick.is_whole]
+    scattered = layout.picks[0]
+    if (
+        partial == [0]
+        and scattered.size is not None
+        and isinstance(scattered.positions, np.ndarray)
+        and values_u.shape[0] != 1
+    ):
+        # Few positions in a long axis: the cost is theirs, not that of the axis.
+        rows = scattered.unique[:, None]
+        values_u = ops.broadcast_to(values_u, (len(rows), *sizes(x)[1:]))
+        return ops.scatter_update(_unshared(x), rows, values_u)
+    mask = None
+    for axis in partial:
+        pick = layout.picks[axis]
+        number = _number(pick, sizes(x)[axis])
+        here = along(number >= 0, axis, len(x.shape))
+        mask = here if mask is None else ops.logical_and(mask, here)
+        if values_u.shape[axis] != 1:
+            values_u = _spread(values_u, pick, number, axis)
+    return ops.where(mask, values_u, x)
+
+
+def _unshared(x: Tensor) -> Tensor:
+    """A copy of a NumPy array, which `ops.scatter_update` would change on the NumPy backend."""
+    return x.copy() if isinstance(x, np.ndarray) else x
+
+
+def along(values: Any, axis: int, rank: int) -> Tensor:
+    shape = [1] * rank
+    shape[axis] = -1
+    return ops.reshape(values, shape)
+
+
+def _spread(values_u: Tensor, pick: Pick, number: Any, axis: int) -> Tensor:
+    """Move values to their positions on the whole axis; what lies between does not matter."""
+    positions = pick.positions
+    if isinstance(positions, range) and positions.step == 1 and pick.size is not None:
+        padding = [(0, 0)] * len(values_u.shape)
+        padding[axis] = (positions.start, pick.size - positions.stop)
+        return ops.pad(values_u, padding)
+    return ops.take(values_u, ops.maximum(number, 0), axis=axis)
+
+
+def _number(pick: Pick, size: Any) -> Any:
+    """For each position on the axis the number of the unique pick that names it, else -1."""
+    positions = pick.positions
+    if pick.size is not None:
+        unique = pick.unique if isinstance(positions, np.ndarray) else np.asarray(positions)
+        number = np.full(pick.size, -1, "int32")
+        number[unique] = np.arange(len(unique), dtype="int32")
+        return number
+    forward = ops.arange(size, dtype="int32")
+    if isinstance(positions, slice):
+        return _number_in_slice(positions, forward, size)
+    from_end = bool(positions[0] < 0)
+    place = size - 1 - forward if from_end else forward
+    unique = -1 - pick.unique if from_end else pick.unique
+    table = np.full(int(unique.max()) + 2, -1, "int32")
+    table[unique] = np.arange(len(unique), dtype="int32")
+    return ops.take(table, ops.minimum(place, len(table) - 1), axis=0)
+
+
+def _number_in_slice(item: slice, place: Tensor, size: Any) -> Tensor:
+    """Rank of each position within a slice, by Python's rules for slices, else -1."""
+    step = 1 if item.step is None else item.step
+    low, high = (0, size) if step > 0 else (-1, size - 1)
+
+    def bound(value: int | None, default: Any) -> Any:
+        if value is None:
+            return default
+        return ops.clip(value + size if value < 0 else value, low, high)
+
+    start, stop = bound(item.start, low if step > 0 else high), bound(item.stop, high if step > 0 else low)
+    ahead = (place - start) if step > 0 else (start - place)
+    before_stop = place < stop if step > 0 else place > stop
+    inside = ops.logical_and(ops.logical_and(ahead >= 0, before_stop), ahead % abs(step) == 0)
+    return ops.where(inside, ahead // abs(step), -1)

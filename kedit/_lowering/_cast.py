@@ -1,0 +1,49 @@
+"""Values on their way into the dtype of the tensor."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kedit._casting import integer_range, kind, saturate
+from kedit._data import is_tensor
+from kedit._types import Casting, Tensor
+
+
+def dtype_of(x: Tensor) -> str:
+    return str(keras.backend.standardize_dtype(x.dtype))
+
+
+def constant(value: Any, dtype: str) -> Tensor:
+    """A number or array as a tensor of dtype `dtype`; a tensor is cast."""
+    if is_tensor(value):
+        return ops.cast(value, dtype)
+    return ops.convert_to_tensor(np.asarray(value), dtype=dtype)
+
+
+def values(value: Any, dtype: str, casting: Casting) -> Tensor:
+    """An operand as a tensor of dtype `dtype`; "unsafe" is `kedit._casting.saturate`."""
+    if casting == "unsafe":
+        value = _saturate(value, dtype) if is_tensor(value) else saturate(value, dtype)
+    return constant(value, dtype)
+
+
+def _saturate(value: Tensor, dtype: str) -> Tensor:
+    given = dtype_of(value)
+    if kind(dtype) == 0:
+        return ops.not_equal(value, 0)
+    if kind(given) == 3 and kind(dtype) < 3:
+        value = ops.real(value)
+        given = dtype_of(value)
+    if kind(dtype) != 1 or kind(given) == 0:
+        return value
+    low, high = integer_range(dtype)
+    if kind(given) == 1:
+        given_low, given_high = integer_range(given)
+        return ops.clip(value, max(low, given_low), min(high, given_high))
+    # Cast only what fits: a float cast beyond the range differs between backends.
+    inside = ops.logical_and(value > low, value < high)
+    whole = ops.cast(ops.where(inside, value, ops.zeros_like(value)), dtype)
+    whole = ops.where(value >= high, constant(high, dtype), whole)
+    return ops.where(value <= low, constant(low, dtype), whole)

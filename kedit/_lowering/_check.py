@@ -1,0 +1,213 @@
+"""Whether an edit fits a tensor: all that can be said before a value is touched."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from kedit._casting import check_operation, check_values
+from kedit._data import is_tensor
+from kedit._expression import Expression
+from kedit._index import Index
+from kedit._layout import Layout
+from kedit._selection import Selection
+from kedit._types import Casting, Shape
+from kedit.errors import DTypeError, OperandError, ShapeError
+
+ACCUMULATING = frozenset({"add", "subtract", "multiply", "divide", "min", "max"})
+
+
+class Edit(Protocol):
+    """What the kernels need to know of an edit; `kedit.Edit` is one."""
+
+    @property
+    def selection(self) -> Selection: ...
+    @property
+    def op(self) -> str: ...
+    @property
+    def operand(self) -> Any: ...
+    @property
+    def casting(self) -> Casting: ...
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Bound:
+    """An edit's index bound to a tensor.
+
+    Attributes:
+        layout: Where the index lands.
+        selected: Shape of what is selected, to which values broadcast.
+        mask: The mask of an index that is one mask over the whole tensor and is
+            lowered as a condition; `layout` is then that of `...`.
+    """
+
+    layout: Layout
+    selected: Shape
+    mask: Any = None
+
+
+def check(edit: Edit, shape: Shape, dtype: str) -> Bound:
+    """Bind an edit to a tensor of the given shape and dtype, or say why it does not fit."""
+    selection = edit.selection
+    check_operation(edit.op, edit.operand, dtype)
+    mask = _whole_mask(edit, len(shape))
+    if mask is None:
+        _check_no_tensors(selection.index)
+        layout = selection.bind(shape)
+        bound = Bound(layout, layout.result)
+    else:
+        _check_mask_shape(selection, shape)
+        layout = Selection(selection.coordinates, Index(...)).bind(shape)
+        count = None if is_tensor(mask) else int(np.count_nonzero(mask))
+        selected = (count,) if selection.coordinates == "at" else (shape[0], count)
+        bound = Bound(layout, selected, mask)
+    _check_operand(edit, bound.selected, dtype)
+    _check_condition(selection, bound.selected)
+    _check_one_answer_per_place(edit, layout)
+    return bound
+
+
+def is_computed(operand: Any) -> bool:
+    """Whether an operand is computed from the selected elements."""
+    return isinstance(operand, Expression) or callable(operand)
+
+
+def _whole_mask(edit: Edit, rank: int) -> Any:
+    """The mask that is the whole index, if it is a tensor or meets at most one value."""
+    mask, operand = edit.selection.index.mask, edit.operand
+    per_sample = edit.selection.coordinates == "sample"
+    if mask is None or len(mask.shape) != rank - per_sample:
+        return None
+    one_value = is_computed(operand) or set(_shape(operand)) <= {1}
+    return mask if is_tensor(mask) or (edit.op != "get" and one_value) else None
+
+
+def _check_mask_shape(selection: Selection, shape: Shape) -> None:
+    mask = selection.index.mask
+    if is_tensor(mask):
+        wanted = shape[1:] if selection.coordinates == "sample" else shape
+        if not _agree(tuple(mask.shape), wanted):
+            raise ShapeError(
+                f"A mask should have the shape {wanted}. Received: a mask of shape "
+                f"{tuple(mask.shape)}. To broadcast it, write `.where(mask)`."
+            )
+    else:
+        selection.bind(shape)  # raises what NumPy would
+
+
+def _agree(left: Shape, right: Shape) -> bool:
+    return len(left) == len(right) and all(
+        a is None or b is None or a == b for a, b in zip(left, right, strict=True)
+    )
+
+
+def _check_no_tensors(index: Index) -> None:
+    if any(is_tensor(item) for item in index.items):
+        raise OperandError(
+            "A mask that is a tensor should stand alone in the brackets and have the shape of "
+            f"the whole tensor. Received: {index}. Write a condition: `at.where(mask)`, where "
+            "the mask may broadcast."
+        )
+
+
+def _check_operand(edit: Edit, selected: Shape, dtype: str) -> None:
+    operand = edit.operand
+    if edit.op == "get":
+        if selected.count(None) and is_tensor(edit.selection.index.mask):
+            raise OperandError(
+                "`get` with a mask that is a tensor has no shape that is known beforehand. "
+                f"Received: {edit.selection!r}. Keep the shape instead: "
+                "`keras.ops.where(mask, x, 0.0)`, or give the mask as a NumPy array."
+            )
+        return
+    if isinstance(operand, Expression):
+        for constant in operand.constants():
+            _check_broadcast(constant, selected, edit, "A constant of an expression")
+    elif not callable(operand):
+        _check_broadcast(operand, selected, edit, "Values")
+        check_values(operand, _dtype(operand), dtype, edit.casting)
+
+
+def _check_condition(selection: Selection, selected: Shape) -> None:
+    condition = selection.condition
+    if isinstance(condition, Expression):
+        for constant in condition.constants():
+            _check_broadcast(constant, selected, selection, "A constant of a condition")
+    elif condition is not None and not callable(condition):
+        if _dtype(condition) != "bool":
+            raise DTypeError(
+                "A condition should be boolean: an expression over `X`, a mask or a function "
+                f"that gives one. Received: an array of dtype {_dtype(condition)!r}. Write "
+                "`.where(mask != 0)`."
+            )
+        _check_broadcast(condition, selected, selection, "A mask")
+
+
+def _check_broadcast(values: Any, selected: Shape, owner: Any, what: str) -> None:
+    """Check that `values` broadcast to the selection, with no axis to spare."""
+    shape = _shape(values)
+    fits = len(shape) <= len(selected) and all(
+        size in (1, wanted) or size is None or wanted is None
+        for size, wanted in zip(reversed(shape), reversed(selected), strict=False)
+    )
+    selection = getattr(owner, "selection", owner)
+    if fits and selection.coordinates == "sample" and not is_tensor(values):
+        # The batch axis is not one of the sample's: constants must not reach it.
+        fits = len(shape) < len(selected)
+        selected = selected[1:]
+    if not fits:
+        wanted = tuple(selected)
+        raise ShapeError(
+            f"{what} should broadcast to the shape of the selection, {wanted}. Received: shape "
+            f"{shape} for `{selection!r}`. Reshape them, as in "
+            f"`numpy.broadcast_to(values, {wanted})`."
+        )
+
+
+def _check_one_answer_per_place(edit: Edit, layout: Layout) -> None:
+    """Refuse a condition that may differ between two picks of one element, where one must win."""
+    condition = edit.selection.condition
+    constants = condition.constants() if isinstance(condition, Expression) else [condition]
+    varies = any(_shape(constant) for constant in constants)
+    if layout.has_duplicates and varies and edit.op not in ACCUMULATING:
+        raise OperandError(
+            f"`{edit.op}` where an index names an element twice should be given a condition that "
+            "is the same for both. Received: a condition that differs along the index, in "
+            f"`{edit.selection!r}`. Name every element once, or edit twice: `first | second`."
+        )
+
+
+def check_computed(values: Any, shape: Shape, dtype: str, casting: Casting) -> None:
+    """Check what a function of the selected elements gave: one value for each, of their kind."""
+    check_values(None, _dtype(values), dtype, casting)
+    if not _agree(_shape(values), shape):
+        raise ShapeError(
+            f"A function of the selected elements should keep their shape, {shape}. Received: "
+            f"shape {_shape(values)}. It is called with all selected elements at once and should "
+            "work element by element."
+        )
+
+
+def check_computed_condition(chosen: Any, shape: Shape) -> None:
+    """Check what a condition gave: a boolean for each selected element."""
+    if _dtype(chosen) != "bool":
+        raise DTypeError(
+            "A condition should give booleans. Received: dtype "
+            f"{_dtype(chosen)!r}. Compare, as in `at.where(X > 0)`."
+        )
+    if not _agree(_shape(chosen), shape):
+        raise ShapeError(
+            f"A condition should keep the shape of the selected elements, {shape}. Received: "
+            f"shape {_shape(chosen)}."
+        )
+
+
+def _shape(values: Any) -> Shape:
+    return tuple(values.shape) if hasattr(values, "shape") else ()
+
+
+def _dtype(values: Any) -> str:
+    if hasattr(values, "dtype"):
+        return str(keras.backend.standardize_dtype(values.dtype))
+    return type(values).__name__

@@ -1,0 +1,203 @@
+"""The Keras kernel: an edit as calls of `keras.ops`, on tensors of the running backend.
+
+Read the elements, combine them with the values, write them: all on the
+canonical form of `kedit._layout`, where each axis is picked from on its own.
+Names end in `_u` for what lies along the unique positions of the picks.
+"""
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from kedit._casting import kind
+from kedit._data import is_tensor
+from kedit._expression import Expression
+from kedit._layout import Layout
+from kedit._lowering import _axes, _cast, _duplicates
+from kedit._lowering._check import (
+    ACCUMULATING,
+    Bound,
+    Edit,
+    check,
+    check_computed,
+    check_computed_condition,
+    is_computed,
+)
+from kedit._types import Shape, Tensor
+
+
+def apply(edit: Edit, x: Tensor, shape: Shape) -> Tensor:
+    """Apply an edit to a tensor: a new tensor of the same shape and dtype.
+
+    Args:
+        edit: The edit, with tensors of the running backend only.
+        x: Tensor of the running backend.
+        shape: Shape of `x` as it is known beforehand, with None where it is not.
+    """
+    bound = check(edit, shape, _cast.dtype_of(x))
+    layout = bound.layout
+    if edit.op == "get":
+        return _read(layout, x)
+    if layout.is_empty:
+        return ops.copy(x)
+    chosen = _chosen(edit, bound, x)
+    values = _axes.to_picks(layout, _values(edit, bound, x, chosen))
+    canonical = _axes.merge(layout, x)
+    if chosen is None and edit.op in ("set", "apply"):
+        new_u = _duplicates.winners(layout, values)
+    else:
+        chosen = None if chosen is None else _axes.to_picks(layout, chosen)
+        old_u = _axes.read(layout, canonical, unique=True)
+        new_u = _combine(edit, layout, old_u, values, chosen)
+    return _axes.split(layout, _axes.write(layout, canonical, new_u), x)
+
+
+def _read(layout: Layout, x: Tensor) -> Tensor:
+    """What the index selects, in NumPy's layout."""
+    return _axes.from_picks(layout, _axes.read(layout, _axes.merge(layout, x)))
+
+
+def _chosen(edit: Edit, bound: Bound, x: Tensor) -> Tensor | None:
+    """The selected elements that the condition and the mask choose; None for all."""
+    condition = edit.selection.condition
+    chosen = None
+    if is_computed(condition):
+        selected = _read(bound.layout, x)
+        if isinstance(condition, Expression):
+            chosen = condition.evaluate(selected, _cast.dtype_of(x), ops, _cast.constant)
+        else:
+            chosen = condition(selected)
+        check_computed_condition(chosen, tuple(selected.shape))
+    elif condition is not None:
+        chosen = ops.convert_to_tensor(condition)
+    if bound.mask is None:
+        return chosen
+    mask = ops.convert_to_tensor(bound.mask)
+    return mask if chosen is None else ops.logical_and(mask, chosen)
+
+
+def _values(edit: Edit, bound: Bound, x: Tensor, chosen: Tensor | None) -> Tensor:
+    """The operand as a tensor in the dtype of `x`, computed if it is a function."""
+    dtype, operand = _cast.dtype_of(x), edit.operand
+    if not is_computed(operand):
+        values = _cast.values(operand, dtype, edit.casting)
+        # Of the one value for a mask only the number counts, not its shape.
+        return values if bound.mask is None else ops.reshape(values, ())
+    selected = _read(bound.layout, x)
+    if chosen is not None:
+        selected = ops.where(chosen, selected, _safe_element(selected, chosen))
+    if isinstance(operand, Expression):
+        return operand.evaluate(selected, dtype, ops, _cast.constant)
+    values = operand(selected)
+    check_computed(values, tuple(selected.shape), dtype, edit.casting)
+    return _cast.values(values, dtype, edit.casting)
+
+
+def _safe_element(selected: Tensor, chosen: Tensor) -> Tensor:
+    """A chosen element, on which a function may run in place of those not chosen; or 1.
+
+    `where(c, f(x), x)` would send NaN gradients back through `f` at elements
+    that are not chosen, and into whatever else `f` depends on.
+    """
+    chosen = ops.broadcast_to(chosen, _axes.sizes(selected))
+    one = ops.ones((1,), dtype=_cast.dtype_of(selected))
+    elements = ops.concatenate([ops.reshape(selected, (-1,)), one])
+    candidates = ops.concatenate([ops.reshape(chosen, (-1,)), ops.ones((1,), dtype="bool")])
+    element = ops.take(elements, ops.argmax(ops.cast(candidates, "int32")), axis=0)
+    return ops.stop_gradient(element)
+
+
+def _combine(
+    edit: Edit, layout: Layout, old_u: Tensor, values: Tensor, chosen: Tensor | None
+) -> Tensor:
+    """What stands at the unique positions after the operation."""
+    if edit.op in ACCUMULATING and layout.has_duplicates:
+        return _accumulate(edit.op, layout, old_u, values, chosen)
+    values_u = _duplicates.winners(layout, values)
+    if chosen is None:
+        return _pair(edit.op, old_u, values_u)
+    chosen_u = _duplicates.winners(layout, chosen)
+    safe_u = old_u
+    if not _has_gradient_everywhere(edit):
+        one = _cast.constant(1, _cast.dtype_of(old_u))
+        safe_u = ops.where(chosen_u, old_u, one)
+        values_u = ops.where(chosen_u, values_u, one)
+    return ops.where(chosen_u, _pair(edit.op, safe_u, values_u), old_u)
+
+
+def _has_gradient_everywhere(edit: Edit) -> bool:
+    """Whether the operation has a finite gradient at elements that are not chosen, too.
+
+    If not, it must not meet them: 0 * inf and 0 * nan are nan, and reach the
+    operand's gradient although the element was not chosen.
+    """
+    if edit.op == "multiply":
+        return not is_tensor(edit.operand) and bool(np.all(np.isfinite(edit.operand)))
+    return edit.op not in ("divide", "power")
+
+
+def _pair(op: str, old: Tensor, values: Tensor) -> Tensor:
+    if op in ("set", "apply"):
+        return values
+    if op in ("min", "max"):
+        return _extreme(op, old, values)
+    return getattr(ops, op)(old, values)
+
+
+def _extreme(op: str, left: Tensor, right: Tensor) -> Tensor:
+    """Least or greatest of two, with NaN from either, and the gradient halved where they tie."""
+    dtype = _cast.dtype_of(left)
+    if kind(dtype) == 0:
+        return (ops.logical_or if op == "max" else ops.logical_and)(left, right)
+    beats = ops.greater if op == "max" else ops.less
+    if kind(dtype) == 1:
+        return ops.where(beats(left, right), left, right)
+    half = _cast.constant(0.5, dtype)
+    tie = ops.add(ops.multiply(half, left), ops.multiply(half, right))  # NaN if one is
+    return ops.where(beats(left, right), left, ops.where(beats(right, left), right, tie))
+
+
+def _accumulate(
+    op: str, layout: Layout, old_u: Tensor, values: Tensor, chosen: Tensor | None
+) -> Tensor:
+    """Combine each element with every value that was given to it."""
+    dtype = _cast.dtype_of(old_u)
+    if op in ("min", "max"):
+        return _accumulate_extreme(op, layout, old_u, values, chosen)
+    if chosen is not None:
+        neutral = -0.0 if op in ("add", "subtract") else 1
+        values = ops.where(chosen, values, _cast.constant(neutral, dtype))
+    reduce = _duplicates.total if op in ("add", "subtract") else _duplicates.product
+    return _pair(op, old_u, reduce(layout, values))
+
+
+def _accumulate_extreme(
+    op: str, layout: Layout, old_u: Tensor, values: Tensor, chosen: Tensor | None
+) -> Tensor:
+    """Least or greatest of an element and its values; all that tie share the gradient evenly."""
+    values = _duplicates.repeat(layout, values)
+    if chosen is not None:
+        values = ops.where(chosen, values, _duplicates.to_all(layout, old_u))
+    best_u = _duplicates.extreme(
+        layout, ops.stop_gradient(values), lambda left, right: _extreme(op, left, right)
+    )
+    best_u = _extreme(op, ops.stop_gradient(old_u), best_u)
+    dtype = _cast.dtype_of(old_u)
+    if kind(dtype) < 2:
+        return best_u
+    zero = _cast.constant(0, dtype)
+    ties = ops.equal(values, _duplicates.to_all(layout, best_u))
+    if chosen is not None:
+        ties = ops.logical_and(ties, chosen)
+    tie_u = ops.equal(old_u, best_u)
+    count_u = ops.add(
+        _duplicates.total(layout, ops.cast(ties, dtype)), ops.cast(tie_u, dtype)
+    )
+    tied_u = ops.add(
+        _duplicates.total(layout, ops.where(ties, values, zero)), ops.where(tie_u, old_u, zero)
+    )
+    # Equals `best_u` but for rounding; only its gradient is wanted, its value cancels.
+    share_u = ops.divide(tied_u, ops.maximum(count_u, 1))
+    share_u = ops.where(ops.isfinite(share_u), share_u, zero)
+    return ops.add(best_u, ops.subtract(share_u, ops.stop_gradient(share_u)))

@@ -1,0 +1,91 @@
+"""An edit in a functional model: one node of the graph, which saves and loads."""
+
+from typing import Any
+
+import keras
+
+from kedit._data import Slot
+from kedit._lowering import _cast, _keras
+from kedit._lowering._check import Edit, check
+from kedit._types import Shape, Tensor
+from kedit.errors import OperandError
+
+
+@keras.saving.register_keras_serializable(package="kedit")
+class EditOperation(keras.Operation):
+    """Applies an edit to a `KerasTensor`; named after the edit's operation.
+
+    Args:
+        edit: The edit, with a `Slot` in place of each tensor.
+        name: Name of the node. Defaults to the operation and a number.
+
+    Call arguments:
+        x: The tensor to edit.
+        *tensors: What the slots stand for.
+    """
+
+    def __init__(self, edit: Any, name: str | None = None) -> None:
+        super().__init__(name=name or _unique_name(f"edit_{edit.op}"))
+        self.edit = edit
+        self._shape: Shape = ()
+
+    def call(self, x: Tensor, *tensors: Tensor) -> Tensor:
+        return _keras.apply(fill(self.edit, tensors), x, known_shape(x, self._shape))
+
+    def compute_output_spec(self, x: Any, *tensors: Any) -> keras.KerasTensor:
+        self._shape = tuple(x.shape)
+        edit = fill(self.edit, tensors)
+        bound = check(edit, self._shape, _cast.dtype_of(x))
+        shape = bound.selected if edit.op == "get" else self._shape
+        return keras.KerasTensor(shape, dtype=x.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"edit": keras.saving.serialize_keras_object(self.edit), "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "EditOperation":
+        edit = keras.saving.deserialize_keras_object(config["edit"])
+        return cls(edit, name=config["name"])
+
+
+def call_node(edit: Any, x: Any) -> Any:
+    """Add a node to the graph that `x` or a tensor of the edit belongs to."""
+    tensors: list[Any] = []
+
+    def take_out(tensor: Any) -> Any:
+        if isinstance(tensor, keras.Variable):
+            raise OperandError(
+                "A model does not keep a Variable that it only meets in an edit. Received: "
+                f"{tensor.path!r}. Edit in a layer that owns the weight."
+            )
+        tensors.append(tensor)
+        return Slot(len(tensors) - 1)
+
+    operation = EditOperation(edit.map(take_out))
+    return operation(x, *tensors)
+
+
+def fill(edit: Any, tensors: Any) -> Edit:
+    """Put tensors back where the slots stand."""
+    filled: Edit = edit.map(lambda slot: tensors[slot.number] if isinstance(slot, Slot) else slot)
+    return filled
+
+
+def known_shape(x: Tensor, built: Shape) -> Shape:
+    """Shape of `x` with None wherever the model was built without a size.
+
+    Such an axis means the same on every backend, also on those that know its
+    size when the model runs.
+    """
+    sizes = [size if isinstance(size, int) else None for size in x.shape]
+    return tuple(
+        None if built_size is None else size
+        for size, built_size in zip(sizes, built, strict=True)
+    )
+
+
+def _unique_name(prefix: str) -> str:
+    number = keras.backend.get_uid(prefix)
+    return prefix if number == 1 else f"{prefix}_{number - 1}"
+
+

@@ -1,0 +1,136 @@
+"""The NumPy kernel: NumPy's own indexing on a copy. No backend tensor is made or met."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from kedit._casting import saturate
+from kedit._data import is_array
+from kedit._expression import Expression
+from kedit._lowering._check import (
+    ACCUMULATING,
+    Bound,
+    Edit,
+    check,
+    check_computed,
+    check_computed_condition,
+    is_computed,
+)
+
+_UFUNCS: dict[str, np.ufunc] = {
+    "add": np.add,
+    "subtract": np.subtract,
+    "multiply": np.multiply,
+    "divide": np.divide,
+    "power": np.power,
+    "min": np.minimum,
+    "max": np.maximum,
+}
+
+
+def apply(edit: Edit, x: Any) -> Any:
+    """Apply an edit to a NumPy array: a new array of the same shape and dtype."""
+    x = np.asarray(x)
+    bound = check(edit, x.shape, x.dtype.name)
+    # In sample coordinates the batch axis stands last, where the index does not reach it.
+    per_sample = edit.selection.coordinates == "sample"
+    result = np.array(x)
+    target = np.moveaxis(result, 0, -1) if per_sample else result
+    index = _numpy_index(edit, per_sample)
+
+    def read() -> Any:
+        selected = target[index]
+        return np.array(np.moveaxis(selected, -1, 0) if per_sample else selected)
+
+    if edit.op == "get":
+        return read()
+    with np.errstate(all="ignore"):
+        values, chosen = _values(edit, read, x.dtype)
+        if per_sample:
+            values = _batch_last(values, len(bound.selected))
+            chosen = None if chosen is None else _batch_last(chosen, len(bound.selected))
+        _write(edit.op, target, index, values, chosen, bound)
+    return result
+
+
+def _numpy_index(edit: Edit, per_sample: bool) -> tuple[Any, ...]:
+    items = edit.selection.index.items
+    return (*items, slice(None)) if per_sample and any(i is ... for i in items) else items
+
+
+def _batch_last(values: Any, rank: int) -> Any:
+    """Move the batch axis of values in sample coordinates, if they have one, to the end."""
+    return np.moveaxis(values, 0, -1) if values.ndim == rank else values[..., None]
+
+
+def _values(edit: Edit, read: Callable[[], Any], dtype: Any) -> tuple[Any, Any]:
+    """The operand in the dtype of the tensor, and the condition, if there is one."""
+    condition, operand = edit.selection.condition, edit.operand
+    chosen = None
+    if condition is not None:
+        chosen = _condition(condition, read, dtype.name)
+    if not is_computed(operand):
+        return _constant(operand, dtype.name, edit.casting), chosen
+    selected = read()
+    if chosen is not None:
+        selected = np.where(chosen, selected, _safe_element(selected, chosen))
+    if isinstance(operand, Expression):
+        values = operand.evaluate(selected, dtype.name, np, _constant)
+        values = np.broadcast_to(values, selected.shape)
+    else:
+        values = _array(operand(selected))
+        check_computed(values, selected.shape, dtype.name, edit.casting)
+    return _constant(values, dtype.name, edit.casting), chosen
+
+
+def _condition(condition: Any, read: Callable[[], Any], dtype: str) -> Any:
+    if not is_computed(condition):
+        return np.asarray(condition)
+    selected = read()
+    if isinstance(condition, Expression):
+        chosen = condition.evaluate(selected, dtype, np, _constant)
+    else:
+        chosen = _array(condition(selected))
+    check_computed_condition(chosen, selected.shape)
+    return chosen
+
+
+def _safe_element(selected: Any, chosen: Any) -> Any:
+    """A chosen element, on which a function may run in place of those not chosen; or 1."""
+    among = selected[np.broadcast_to(chosen, selected.shape)]
+    return among[0] if among.size else np.ones((), selected.dtype)
+
+
+def _constant(value: Any, dtype: str, casting: str = "same_kind") -> Any:
+    return np.asarray(saturate(value, dtype) if casting == "unsafe" else value).astype(dtype)
+
+
+def _array(values: Any) -> Any:
+    return values if is_array(values) else keras.ops.convert_to_numpy(values)
+
+
+def _write(
+    op: str, target: Any, index: tuple[Any, ...], values: Any, chosen: Any, bound: Bound
+) -> None:
+    """Write into `target`, which is ours."""
+    if op in ACCUMULATING and bound.layout.has_duplicates:
+        if chosen is not None:
+            values = np.where(chosen, values, _neutral(op, target[index], values))
+        _UFUNCS[op].at(target, index, values)
+        return
+    if op in _UFUNCS:
+        old = target[index]
+        if chosen is not None:
+            one = np.ones((), target.dtype)
+            values = np.where(chosen, values, one)
+        values = _UFUNCS[op](old, values).astype(target.dtype)
+    target[index] = values if chosen is None else np.where(chosen, values, target[index])
+
+
+def _neutral(op: str, old: Any, values: Any) -> Any:
+    """What leaves an element as it is: itself in an extreme, else -0 or 1."""
+    if op in ("min", "max"):
+        return old
+    return np.asarray(1 if op in ("multiply", "divide") else -0.0).astype(values.dtype)

@@ -1,0 +1,15 @@
+"""Names for types that Keras leaves open, and for the words of the API."""
+
+from typing import Any, Literal, TypeAlias
+
+Tensor: TypeAlias = Any
+"""A tensor of the running backend, a `KerasTensor` or a NumPy array."""
+
+Shape: TypeAlias = tuple[int | None, ...]
+"""Sizes of the axes; `None` where a size is not known."""
+
+Coordinates: TypeAlias = Literal["at", "sample"]
+"""Whether axes are counted in the whole array or inside one sample."""
+
+Casting: TypeAlias = Literal["same_kind", "unsafe"]
+"""What may happen to values on their way into the dtype of the tensor."""

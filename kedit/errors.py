@@ -1,0 +1,29 @@
+"""Errors that kedit raises; each is also the built-in a user would catch."""
+
+
+class EditError(Exception):
+    """Base of every error that kedit raises."""
+
+
+class PositionError(EditError, IndexError):
+    """An index does not fit: out of bounds, too many axes, not integers."""
+
+
+class ShapeError(EditError, ValueError):
+    """Values, a mask or a condition do not broadcast to what is selected."""
+
+
+class DTypeError(EditError, TypeError):
+    """A value or an operation would lose information in the tensor's dtype."""
+
+
+class CoordinateError(EditError, ValueError):
+    """An edit names rows of the batch where rows are arbitrary."""
+
+
+class OperandError(EditError, TypeError):
+    """An edit was given something that it cannot work with."""
+
+
+class SavingError(EditError, TypeError):
+    """An edit holds something that cannot be written as data."""
