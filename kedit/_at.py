@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from kedit._data import freeze
+from kedit._data import Array, freeze, is_scalar, to_code
 from kedit._edit import Edit
 from kedit._expression import Expression
 from kedit._index import Index
@@ -122,8 +120,11 @@ class Place:
                 )
         elif not callable(condition):
             condition = freeze(condition)
-            if isinstance(condition, np.ndarray | bool | int | float | complex):
-                condition = _mask(condition)
+            if is_scalar(condition) or (isinstance(condition, Array) and condition.dtype != "bool"):
+                raise DTypeError(
+                    "A condition should be an expression over `X`, a boolean mask or a function "
+                    f"that gives one. Received: {to_code(condition)}. Write `.where(mask != 0)`."
+                )
         index = self.selection.index
         return Place(Selection(self.selection.coordinates, index, condition), self._x)
 
@@ -333,17 +334,6 @@ class Place:
 
     def _finish(self, edit: Edit) -> Any:
         return edit if self._x is _LATER else edit(self._x)
-
-
-def _mask(values: Any) -> Any:
-    array = np.asarray(values)
-    if array.dtype.kind != "b":
-        raise DTypeError(
-            "A condition should be boolean: an expression over `X`, a mask or a function that "
-            f"gives one. Received: an array of dtype {array.dtype.name!r}. Write "
-            "`.where(mask != 0)`."
-        )
-    return array
 
 
 at = At("at")

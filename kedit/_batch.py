@@ -14,7 +14,7 @@ def is_batch(value: Any) -> bool:
     """Whether a value is a structure of arrays; a list of numbers is one array."""
     if isinstance(value, dict):
         return True
-    return isinstance(value, list | tuple) and any(
+    return isinstance(value, (list, tuple)) and any(
         is_array(entry) or is_tensor(entry) or entry is None or is_batch(entry) for entry in value
     )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kedit._data import is_tensor, to_code
+from kedit._data import Array, is_tensor, to_code
 from kedit._types import Casting
 from kedit.errors import DTypeError
 
@@ -59,8 +59,11 @@ def check_operation(op: str, operand: Any, dtype: str) -> None:
 
 
 def _check_integer_power(operand: Any, dtype: str) -> None:
-    known = not is_tensor(operand) and not callable(operand)
-    if not known or np.asarray(operand).dtype.kind not in "biu" or np.any(np.asarray(operand) < 0):
+    if isinstance(operand, Array):
+        natural = kind(operand.dtype) < 2 and operand.low >= 0
+    else:
+        natural = isinstance(operand, int) and operand >= 0
+    if not natural:
         raise DTypeError(
             f"`power` of a tensor of dtype {dtype!r} should be given an exponent that is known "
             f"beforehand, whole and not negative. Received: {to_code(operand)}. Cast the tensor "
@@ -86,10 +89,11 @@ def check_values(values: Any, values_dtype: str, dtype: str, casting: Casting) -
     if values is None or is_tensor(values):
         return
     low, high = value_range(dtype)
-    array = np.asarray(values)
-    array = np.abs(array) if array.dtype.kind == "c" else array
-    finite = array[np.isfinite(array)] if array.dtype.kind in "fc" else array
-    if finite.size and not (low <= finite.min() and finite.max() <= high):
+    least, greatest = (values.low, values.high) if isinstance(values, Array) else (values, values)
+    if isinstance(values, complex):
+        least, greatest = 0, abs(values)
+    # Infinity and NaN are in every range of floats; integers have passed the check of kinds.
+    if any([math.isfinite(number) and not low <= number <= high for number in (least, greatest)]):
         raise DTypeError(
             f"Values for a tensor of dtype {dtype!r} should lie between {low} and {high}. "
             f"Received: {to_code(values)}. Cast the tensor to a wider dtype, or allow "
@@ -115,7 +119,7 @@ def saturate(values: Any, dtype: str) -> Any:
     zero; integers stop at the ends of their range; NaN becomes 0 in integers;
     anything but 0 becomes True. Floats follow IEEE 754, to infinity.
     """
-    array = np.asarray(values)
+    array = values.array if isinstance(values, Array) else np.asarray(values)
     if kind(dtype) == 0:
         return array != 0
     if array.dtype.kind == "c" and kind(dtype) < 3:

@@ -1,88 +1,149 @@
 """Constants of an edit: how they are frozen, compared, printed and written as JSON.
 
-A constant is a Python scalar or a NumPy array. A tensor is not a constant: it
-is kept as it is, equals only itself and cannot be saved. A `Slot` stands where
-a tensor was taken out, so that the rest of the edit can be written down.
+A constant is a Python scalar or an `Array`. A tensor is not a constant: it is
+kept as it is, equals only itself and cannot be saved. A `Slot` stands where a
+tensor was taken out, so that the rest of the edit can be written down.
+
+What decides anything about an edit (shapes, ranges, positions) is plain Python:
+a compiler that reads Python's bytecode takes NumPy's arrays for tensors, whose
+contents it cannot know.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from kedit._types import Shape
 from kedit.errors import OperandError, SavingError
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Array:
+    """A constant array: a read-only copy, equal to another by dtype, shape and contents.
+
+    Attributes:
+        array: The NumPy array.
+        dtype: Name of its dtype.
+        shape: Its shape.
+        low: Its least finite number (for complex numbers, 0), or 0 if there is none.
+        high: Its greatest finite number (of complex numbers, the greatest
+            absolute value), or 0 if there is none.
+    """
+
+    __slots__ = ("array", "dtype", "high", "low", "shape")
+
+    def __init__(self, array: Any, dtype: str, shape: Shape, low: float, high: float) -> None:
+        self.array, self.dtype, self.shape = array, dtype, shape
+        self.low, self.high = low, high
+
+    @classmethod
+    def of(cls, array: Any) -> "Array":
+        array = np.array(array)
+        array.setflags(write=False)
+        finite = np.abs(array) if array.dtype.kind == "c" else array
+        finite = finite[np.isfinite(finite)] if array.dtype.kind in "fc" else finite
+        low, high = (finite.min().item(), finite.max().item()) if finite.size else (0, 0)
+        return cls(array, array.dtype.name, array.shape, low, high)
+
+    def key(self) -> Any:
+        return ("array", self.dtype, self.shape, self.array.tobytes())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Array) and self.key() == other.key()
+
+    def __hash__(self) -> int:
+        return hash(self.key())
+
+    def __reduce__(self) -> Any:
+        return (Array.of, (self.array,))
+
+
+class Slot(NamedTuple):
     """Place of the tensor number `number` of an edit."""
 
     number: int
 
 
+_NO_TENSORS = (bool, int, float, complex, str, slice, list, tuple, np.ndarray, np.generic, Array)
+
+
 def is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray | np.generic)
+    return isinstance(value, (np.ndarray, np.generic))
 
 
 def is_tensor(value: Any) -> bool:
     """Whether `value` looks like a tensor: it has a shape and a dtype, and is no NumPy array."""
-    return hasattr(value, "shape") and hasattr(value, "dtype") and not is_array(value)
+    if value is None or isinstance(value, _NO_TENSORS):
+        return False
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def is_scalar(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, complex))
+
+
+def shape_of(value: Any) -> Shape:
+    return () if is_scalar(value) else tuple(value.shape)
 
 
 def freeze(value: Any) -> Any:
     """Turn what a user gave into a constant; tensors and slots pass unchanged.
 
-    NumPy scalars become Python scalars, lists and arrays become read-only
-    copies, so that nothing the user does later changes the edit.
+    NumPy scalars become Python scalars, lists and arrays become an `Array`, so
+    that nothing the user does later changes the edit.
     """
-    if isinstance(value, bool | int | float | complex | Slot) or is_tensor(value):
+    if is_scalar(value) or isinstance(value, (Array, Slot)) or is_tensor(value):
         return value
-    array = None if _holds_tensor(value) else _as_array(value)
+    if isinstance(value, (list, tuple)) and _holds_tensor(value):
+        raise OperandError(
+            "Values should be a number, an array of numbers or a tensor. Received: "
+            f"a {type(value).__name__} that holds tensors. Write `keras.ops.stack([...])`."
+        )
+    return _freeze_array(value)
+
+
+def _freeze_array(value: Any) -> Any:
+    try:
+        array = np.asarray(value)
+    except ValueError:  # a ragged list
+        array = np.asarray(None)
     # bfloat16 and its like are of kind "V": NumPy alone cannot name them, float32 holds them.
-    if array is not None and array.dtype.kind == "V" and array.dtype.names is None:
+    if array.dtype.kind == "V" and array.dtype.names is None:
         array = array.astype("float32")
-    if array is None or array.dtype.kind not in "biufc":
+    if array.dtype.kind not in "biufc":
         raise OperandError(
             "Values should be a number, an array of numbers or a tensor. "
-            f"Received: {value!r} of type {type(value).__name__}. To combine tensors, write "
-            "`keras.ops.stack([...])`; to compute from the selected elements, write "
-            "`.apply(function)`."
+            f"Received: {value!r} of type {type(value).__name__}. To compute from the selected "
+            "elements, write `.apply(function)`."
         )
-    if isinstance(value, np.generic):
-        return array.item()
-    array.setflags(write=False)
-    return array
-
-
-def _as_array(value: Any) -> Any:
-    try:
-        return np.array(value)
-    except ValueError:  # a ragged list
-        return None
+    return array.item() if isinstance(value, np.generic) else Array.of(array)
 
 
 def _holds_tensor(value: Any) -> bool:
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return any(_holds_tensor(entry) for entry in value)
     return is_tensor(value)
 
 
 def to_key(value: Any) -> Any:
     """Hashable stand-in: equal keys mean the same constant of the same type."""
-    if isinstance(value, np.ndarray):
-        return ("array", value.dtype.name, value.shape, value.tobytes())
-    if isinstance(value, bool | int | float | complex | str | type(None)):
+    if isinstance(value, slice):
+        return ("slice", value.start, value.stop, value.step)
+    if isinstance(value, Array):
+        return value.key()
+    if isinstance(value, Slot) or value is ...:
+        return value
+    if is_scalar(value) or isinstance(value, (str, type(None))):
         return (type(value).__name__, repr(value))
-    return value if isinstance(value, Slot) else ("object", id(value))
+    return ("object", id(value))
 
 
 def to_code(value: Any) -> str:
     """Python source that makes the constant, given `import numpy as np`."""
-    if isinstance(value, np.ndarray):
-        entries = to_code(value.tolist() if value.size else [])
-        reshape = "" if value.size else f".reshape({value.shape})"
-        return f"np.array({entries}, {value.dtype.name!r}){reshape}"
+    if isinstance(value, Array):
+        entries = to_code(value.array.tolist() if value.array.size else [])
+        reshape = "" if value.array.size else f".reshape({value.shape})"
+        return f"np.array({entries}, {value.dtype!r}){reshape}"
     if isinstance(value, list):
         return "[" + ", ".join(to_code(entry) for entry in value) + "]"
     if isinstance(value, float) and not math.isfinite(value):
@@ -94,16 +155,20 @@ def to_code(value: Any) -> str:
 
 def to_json(value: Any) -> Any:
     """Data for JSON, which knows neither arrays nor infinity; `from_json` reads it."""
-    if isinstance(value, np.ndarray):
-        entries = [to_json(entry) for entry in value.ravel().tolist()]
-        return {"array": entries, "shape": list(value.shape), "dtype": value.dtype.name}
+    if isinstance(value, Array):
+        entries = [to_json(entry) for entry in value.array.ravel().tolist()]
+        return {"array": entries, "shape": list(value.shape), "dtype": value.dtype}
+    if isinstance(value, Slot):
+        return {"slot": value.number}
+    if isinstance(value, slice):
+        return {"slice": [value.start, value.stop, value.step]}
+    if value is ...:
+        return "..."
     if isinstance(value, complex):
         return {"complex": [to_json(value.real), to_json(value.imag)]}
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
-    if isinstance(value, Slot):
-        return {"slot": value.number}
-    if isinstance(value, bool | int | float | str | type(None)):
+    if is_scalar(value) or value is None:
         return value
     raise SavingError(
         "An edit that is saved should hold only numbers, arrays and expressions over `X`. "
@@ -113,13 +178,15 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(data: Any) -> Any:
+    if data == "...":
+        return ...
     if not isinstance(data, dict):
         return data
     if "array" in data:
         entries = [from_json(entry) for entry in data["array"]]
-        array = np.array(entries, dtype=data["dtype"]).reshape(data["shape"])
-        array.setflags(write=False)
-        return array
+        return Array.of(np.array(entries, data["dtype"]).reshape(data["shape"]))
     if "complex" in data:
         return complex(*(from_json(part) for part in data["complex"]))
+    if "slice" in data:
+        return slice(*data["slice"])
     return Slot(data["slot"]) if "slot" in data else float(data["float"])

@@ -11,7 +11,7 @@ from kedit._batch import PARTS, Part, edit_batch, is_batch
 from kedit._data import from_json, to_json
 from kedit._expression import Expression
 from kedit._index import Index
-from kedit._selection import Selection, code_of, freeze_operand, key_of, map_tensors
+from kedit._selection import Selection, code_of, freeze_operand, key_of, map_tensors, tensors_in
 from kedit._types import Casting
 from kedit.errors import OperandError, SavingError
 
@@ -146,12 +146,15 @@ class Edit:
     def __reduce__(self) -> Any:
         return (Edit, tuple(getattr(self, field.name) for field in fields(self)))
 
+    def tensors(self) -> list[Any]:
+        """The tensors in the edit, which are no constants; those that `map` replaces."""
+        return self.selection.tensors() + tensors_in(self.operand)
+
     def map(self, replace_tensor: Callable[[Any], Any]) -> "Edit":
         """The same edit with `replace_tensor` applied to every tensor in it."""
+        operand = map_tensors(self.operand, replace_tensor)
         selection = self.selection.map(replace_tensor)
-        return replace(
-            self, selection=selection, operand=map_tensors(self.operand, replace_tensor)
-        )
+        return Edit(selection, self.op, operand, self.casting, self.path, self.part)
 
     def get_config(self) -> dict[str, Any]:
         """The edit as data for JSON.
@@ -212,7 +215,7 @@ class EditSequence:
 
     def __init__(self, *edits: "Edit | EditSequence") -> None:
         for edit in edits:
-            if not isinstance(edit, Edit | EditSequence):
+            if not isinstance(edit, (Edit, EditSequence)):
                 raise OperandError(
                     "A sequence should be made of edits. Received: "
                     f"{edit!r} of type {type(edit).__name__}. Finish it with an operation, as "

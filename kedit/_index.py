@@ -3,21 +3,32 @@
 import operator
 from collections.abc import Callable
 from types import EllipsisType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from kedit._data import Slot, from_json, is_tensor, to_code, to_json, to_key
+from kedit._data import Array, Slot, from_json, is_array, is_tensor, to_code, to_json, to_key
 from kedit.errors import PositionError
 
-Item: TypeAlias = Any  # int | slice | EllipsisType | None | np.ndarray | tensor | Slot
+Item: TypeAlias = Any
+"""int, slice, `...`, None, `Positions`, a boolean `Array` or tensor, or a `Slot`."""
+
+
+class Positions(NamedTuple):
+    """An array of integers: its shape, and its numbers in C order."""
+
+    shape: tuple[int, ...]
+    numbers: tuple[int, ...]
+
+    def nested(self) -> Any:
+        """The numbers as nested lists."""
+        return np.array(self.numbers, "int64").reshape(self.shape).tolist()
 
 
 class Index:
-    """One index expression in canonical form: `Index(raw)` for what `x[raw]` receives.
+    """One index expression in canonical form; `Index(index.items)` equals `index`.
 
-    Integers are Python ints, integer arrays are int64, masks are bool arrays;
-    all arrays are read-only copies. `Index(index.items)` equals `index`.
+    Integers are Python ints, arrays of them `Positions`, masks boolean `Array`s.
 
     Args:
         raw: Integer, slice, `...`, `None`, list or array of integers or
@@ -31,8 +42,9 @@ class Index:
     items: tuple[Item, ...]
 
     def __init__(self, raw: Any) -> None:
-        items = tuple(_canonical(item) for item in (raw if isinstance(raw, tuple) else (raw,)))
-        if sum(item is ... for item in items) > 1:
+        several = isinstance(raw, tuple) and not isinstance(raw, (Positions, Slot))
+        items = tuple([_canonical(item) for item in (raw if several else (raw,))])
+        if [item is ... for item in items].count(True) > 1:
             raise PositionError(
                 f"An index should have at most one `...`. Received: [{_code(items)}]."
             )
@@ -46,12 +58,12 @@ class Index:
 
     def key(self) -> Any:
         """Hashable stand-in, equal for equal indices."""
-        return tuple(_key(item) for item in self.items)
+        return tuple([i if isinstance(i, Positions) else to_key(i) for i in self.items])
 
     @property
     def is_whole(self) -> bool:
         """Whether the index is `...` alone, which selects everything at every rank."""
-        return self.items == (...,)
+        return len(self.items) == 1 and self.items[0] is ...
 
     @property
     def mask(self) -> Any:
@@ -77,7 +89,7 @@ class Index:
 
     def map(self, replace: Callable[[Any], Any]) -> "Index":
         """The same index with `replace` applied to every tensor and slot."""
-        items = (replace(i) if is_tensor(i) or isinstance(i, Slot) else i for i in self.items)
+        items = [replace(i) if is_tensor(i) or isinstance(i, Slot) else i for i in self.items]
         return Index(tuple(items))
 
     def to_json(self) -> list[Any]:
@@ -97,33 +109,22 @@ def axes_of(item: Item) -> int:
 
 def is_mask(item: Item) -> bool:
     """Whether an item is a boolean array or tensor."""
-    return hasattr(item, "dtype") and "bool" in str(item.dtype)
+    if isinstance(item, Array):
+        return item.dtype == "bool"
+    return is_tensor(item) and "bool" in str(item.dtype)
 
 
 def _canonical(item: Any) -> Item:
-    if item is None or isinstance(item, EllipsisType | Slot):
+    if item is None or isinstance(item, (EllipsisType, Slot, Array, Positions)):
         return item
     if isinstance(item, slice):
-        return slice(*(_bound(part, item) for part in (item.start, item.stop, item.step)))
-    if isinstance(item, bool):
-        return _frozen(np.array(item))
-    if isinstance(item, int):
+        return slice(*[_bound(part) for part in (item.start, item.stop, item.step)])
+    if isinstance(item, int) and not isinstance(item, bool):
         return item
-    if is_tensor(item):
-        return _canonical_tensor(item)
-    return _canonical_array(item)
-
-
-def _bound(part: Any, item: slice) -> int | None:
-    try:
-        return None if part is None else operator.index(part)
-    except TypeError as error:
-        raise PositionError(
-            f"A slice should have integers or None as start, stop and step. Received: {item}."
-        ) from error
-
-
-def _canonical_tensor(item: Any) -> Any:
+    if isinstance(item, (bool, list)):
+        return _canonical_list(item)
+    if not is_tensor(item):
+        return _canonical_array(item)
     if is_mask(item):
         return item
     raise PositionError(
@@ -133,38 +134,46 @@ def _canonical_tensor(item: Any) -> Any:
     )
 
 
+def _bound(part: Any) -> int | None:
+    if part is None or isinstance(part, int):
+        return part
+    try:
+        return operator.index(part)
+    except TypeError as error:
+        raise PositionError(
+            f"A slice should have integers or None as start, stop and step. Received: {part!r}."
+        ) from error
+
+
+def _canonical_list(entries: Any) -> Any:
+    """A list of integers as `Positions` without a detour over NumPy; any other as an array."""
+    if isinstance(entries, list) and all([type(entry) is int for entry in entries]):
+        return Positions((len(entries),), tuple(entries))
+    return _canonical_array(entries)
+
+
 def _canonical_array(item: Any) -> Any:
     try:
         array = np.asarray(item)
     except ValueError:  # a ragged list
         array = np.asarray(None)
-    if array.size == 0 and isinstance(item, list):
+    if array.size == 0 and not is_array(item):
         array = array.astype("int64")  # as in NumPy, an empty list selects nothing
     if array.dtype.kind == "b":
-        return _frozen(array)
+        return Array.of(array)
     if array.dtype.kind not in "iu":
         raise PositionError(
             "An index should hold integers, slices, `...`, None, or arrays of integers or "
             f"booleans. Received: {item!r} of type {type(item).__name__}. Cast it first, as in "
             "`at(x)[numpy.asarray(index, int)]`."
         )
-    if array.dtype == "uint64" and array.size and int(array.max()) > np.iinfo("int64").max:
-        raise PositionError(
-            f"An index should fit into 64 bits with a sign. Received: {array.max()}."
-        )
-    return int(array) if array.ndim == 0 else _frozen(array.astype("int64"))
-
-
-def _frozen(array: Any) -> Any:
-    array = np.array(array)
-    array.setflags(write=False)
-    return array
+    if array.ndim == 0:
+        return int(array)
+    return Positions(array.shape, tuple(array.ravel().tolist()))
 
 
 def _code(items: tuple[Item, ...]) -> str:
-    if not items:
-        return "()"
-    return ", ".join(_item_code(item) for item in items)
+    return ", ".join(_item_code(item) for item in items) if items else "()"
 
 
 def _item_code(item: Item) -> str:
@@ -173,24 +182,22 @@ def _item_code(item: Item) -> str:
     if isinstance(item, slice):
         parts = ["" if p is None else str(p) for p in (item.start, item.stop, item.step)]
         return ":".join(parts if parts[2] else parts[:2])
-    if isinstance(item, np.ndarray) and item.size:
-        return repr(item.tolist())
+    if isinstance(item, Positions):
+        if item.numbers:
+            return repr(item.nested())
+        return "[]" if item.shape == (0,) else f"np.zeros({item.shape}, int)"
+    if isinstance(item, Array) and item.array.size:
+        return repr(item.array.tolist())
     return to_code(item)
 
 
-def _key(item: Item) -> Any:
-    if isinstance(item, slice):
-        return ("slice", item.start, item.stop, item.step)
-    return ("...",) if item is ... else to_key(item)
-
-
 def _item_to_json(item: Item) -> Any:
-    if isinstance(item, slice):
-        return {"slice": [item.start, item.stop, item.step]}
-    return "..." if item is ... else to_json(item)
+    if isinstance(item, Positions):
+        return {"positions": list(item.numbers), "shape": list(item.shape)}
+    return to_json(item)
 
 
 def _item_from_json(data: Any) -> Item:
-    if isinstance(data, dict) and "slice" in data:
-        return slice(*data["slice"])
-    return ... if data == "..." else from_json(data)
+    if isinstance(data, dict) and "positions" in data:
+        return Positions(tuple(data["shape"]), tuple(data["positions"]))
+    return from_json(data)

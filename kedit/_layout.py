@@ -1,73 +1,71 @@
 """Where an index lands in a shape: positions along each axis, and NumPy's layout of the result.
 
-Everything here is worked out in NumPy and Python before any tensor is touched.
+Everything here is worked out in plain Python before any tensor is touched.
 Every index is brought to one canonical form: axes that several index arrays
 address together are merged into one, and then each axis is picked from on its
 own, so that a selection is a product of one-dimensional picks.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from kedit._index import Index, axes_of, is_mask
+from kedit._data import Array
+from kedit._index import Index, Positions, axes_of
 from kedit._types import Shape
 from kedit.errors import OperandError, PositionError, ShapeError
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Pick:
     """What is picked from one axis.
 
     Attributes:
         size: Length of the axis, or None.
-        positions: `range` or int64 array of positions, in order, not negative;
-            where `size` is None a slice or an int64 array as the user wrote it.
+        positions: `range` or tuple of positions, in order, not negative; where
+            `size` is None a slice or a tuple of positions as the user wrote them.
         dims: The dimensions of the result that run along this pick; none for an int.
+        count: How many positions are picked, or None.
+        is_whole: Whether the whole axis is picked, in order.
+        is_array: Whether `positions` is a tuple.
+        unique: The different positions: of a tuple ascending, else in order.
+        has_duplicates: Whether a position is picked more than once.
     """
 
     size: int | None
-    positions: range | slice | np.ndarray[Any, Any]
+    positions: Any
     dims: tuple[int, ...]
+    count: int | None = field(init=False)
+    is_whole: bool = field(init=False)
+    is_array: bool = field(init=False)
+    unique: Any = field(init=False)
+    has_duplicates: bool = field(init=False)
 
-    @cached_property
-    def is_whole(self) -> bool:
-        """Whether the whole axis is picked, in order."""
-        if isinstance(self.positions, slice):
-            return self.positions == slice(None)
-        return isinstance(self.positions, range) and self.positions == range(self.size or 0)
+    def __post_init__(self) -> None:
+        positions = self.positions
+        self.is_array = isinstance(positions, tuple)
+        is_slice = isinstance(positions, slice)
+        self.count = None if is_slice else len(positions)
+        whole = slice(None) if is_slice else range(self.size or 0)
+        self.is_whole = not self.is_array and positions == whole
+        self.unique = tuple(sorted(set(positions))) if self.is_array else positions
+        self.has_duplicates = self.is_array and len(self.unique) < len(positions)
 
-    @cached_property
-    def count(self) -> int | None:
-        return None if isinstance(self.positions, slice) else len(self.positions)
+    def inverse(self) -> list[int]:
+        """For each pick of a tuple the number of its position in `unique`."""
+        numbers = {position: number for number, position in enumerate(self.unique)}
+        return [numbers[position] for position in self.positions]
 
-    @cached_property
-    def unique(self) -> np.ndarray[Any, Any]:
-        """The different positions, ascending."""
-        return np.unique(np.asarray(self.positions))
-
-    @cached_property
-    def has_duplicates(self) -> bool:
-        return isinstance(self.positions, np.ndarray) and len(self.unique) < len(self.positions)
-
-    @cached_property
-    def inverse(self) -> np.ndarray[Any, Any]:
-        """For each pick the number of its position in `unique`."""
-        return np.searchsorted(self.unique, np.asarray(self.positions))
-
-    @cached_property
-    def last(self) -> np.ndarray[Any, Any]:
+    def last(self) -> list[int]:
         """For each of `unique` its last pick, which wins a `set`."""
-        last = np.zeros(len(self.unique), "int64")
-        last[self.inverse] = np.arange(len(self.inverse))  # NumPy writes in order
-        return last
+        last = {position: pick for pick, position in enumerate(self.positions)}
+        return [last[position] for position in self.unique]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Layout:
     """An index bound to a shape.
 
@@ -78,6 +76,10 @@ class Layout:
         merged: How many axes, from `start` on in that order, are merged into one.
         start: See `merged`.
         picks: One for each axis after merging.
+        dims: The result's dimensions in the order of the picks; those of `None` come last.
+        is_whole: Whether the whole tensor is selected, in order.
+        is_empty: Whether nothing is selected.
+        has_duplicates: Whether an element is selected more than once.
     """
 
     shape: Shape
@@ -86,24 +88,17 @@ class Layout:
     start: int
     merged: int
     picks: tuple[Pick, ...]
+    dims: tuple[int, ...] = field(init=False)
+    is_whole: bool = field(init=False)
+    is_empty: bool = field(init=False)
+    has_duplicates: bool = field(init=False)
 
-    @cached_property
-    def is_whole(self) -> bool:
-        return all(pick.is_whole for pick in self.picks)
-
-    @cached_property
-    def is_empty(self) -> bool:
-        return 0 in self.result
-
-    @cached_property
-    def has_duplicates(self) -> bool:
-        return any(pick.has_duplicates for pick in self.picks)
-
-    @cached_property
-    def dims(self) -> tuple[int, ...]:
-        """The result's dimensions in the order of the picks; those of `None` come last."""
+    def __post_init__(self) -> None:
         picked = [dim for pick in self.picks for dim in pick.dims]
-        return (*picked, *(dim for dim in range(len(self.result)) if dim not in picked))
+        self.dims = (*picked, *[dim for dim in range(len(self.result)) if dim not in picked])
+        self.is_whole = all([pick.is_whole for pick in self.picks])
+        self.is_empty = 0 in self.result
+        self.has_duplicates = any([pick.has_duplicates for pick in self.picks])
 
 
 def bind(index: Index, shape: Shape, *, per_sample: bool = False) -> Layout:
@@ -119,72 +114,75 @@ def bind(index: Index, shape: Shape, *, per_sample: bool = False) -> Layout:
         kedit.errors.PositionError: If the index does not fit the shape.
         kedit.errors.ShapeError: If index arrays do not broadcast together.
     """
+    return _cached(_hashable(index.items), tuple(shape), per_sample)
+
+
+def _hashable(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Items with slices as plain tuples: before Python 3.12 a slice cannot be a key."""
+    return tuple([(i.start, i.stop, i.step) if isinstance(i, slice) else i for i in items])
+
+
+@lru_cache(maxsize=1024)
+def _cached(items: tuple[Any, ...], shape: Shape, per_sample: bool) -> Layout:
+    index = Index(tuple([slice(*item) if type(item) is tuple else item for item in items]))
     if per_sample and not shape:
         raise PositionError(
             "`sample[...]` should be given a tensor with a batch axis. Received: a tensor of "
             "shape (). Write `at[...]`."
         )
-    layout = _bind(index, tuple(shape[1:] if per_sample else shape))
+    layout = _bind(index, shape[1:] if per_sample else shape)
     return _with_batch_axis(layout, shape[0]) if per_sample else layout
 
 
 def _with_batch_axis(layout: Layout, batch: int | None) -> Layout:
-    picks = (
-        Pick(pick.size, pick.positions, tuple(dim + 1 for dim in pick.dims))
-        for pick in layout.picks
-    )
+    whole = slice(None) if batch is None else range(batch)
+    picks = [Pick(p.size, p.positions, tuple([dim + 1 for dim in p.dims])) for p in layout.picks]
     return Layout(
         shape=(batch, *layout.shape),
         result=(batch, *layout.result),
-        order=(0, *(axis + 1 for axis in layout.order)),
+        order=(0, *[axis + 1 for axis in layout.order]),
         start=layout.start + 1,
         merged=layout.merged,
-        picks=(_pick_slice(slice(None), batch, 0), *picks),
+        picks=(Pick(batch, whole, (0,)), *picks),
     )
 
 
 def _bind(index: Index, shape: Shape) -> Layout:
     items = _expand(index, shape)
-    arrays, array_axes, joint = _joint_arrays(index, items, shape)
+    joint = _joint(index, items, shape)
     # NumPy puts the dimensions of index arrays where the arrays stand, or first where a slice
     # or None stands between them. An int beside arrays counts as one of them.
-    advanced = [n for n, (item, _) in enumerate(items) if not isinstance(item, slice | None)]
+    advanced = [n for n, (item, _) in enumerate(items) if not isinstance(item, (slice, type(None)))]
     together = advanced == list(range(advanced[0], advanced[-1] + 1)) if advanced else True
-    result: list[int | None] = []
-    slots: dict[int, tuple[int, ...]] = {}  # first axis of an item -> its dimensions
     joint_at = advanced[0] if together and advanced else 0
-    has_arrays = any(hasattr(item, "dtype") for item, _ in items)
-
-    def place_joint() -> None:
-        slots[-1] = tuple(range(len(result), len(result) + len(joint)))
-        result.extend(joint)
-
-    if has_arrays and not together:
-        place_joint()
+    result: list[int | None] = []
+    singles: dict[int, Pick] = {}
+    joint_dims: tuple[int, ...] = ()
     for number, (item, axis) in enumerate(items):
-        if has_arrays and together and number == joint_at:
-            place_joint()
+        if joint is not None and number == joint_at:
+            joint_dims = tuple(range(len(result), len(result) + len(joint.shape)))
+            result.extend(joint.shape)
         if item is None:
             result.append(1)
         elif isinstance(item, slice):
-            slots[axis] = (len(result),)
-            result.append(_slice_length(item, shape[axis]))
-    singles = {
-        axis: _pick_slice(item, shape[axis], *slots[axis])
-        if isinstance(item, slice)
-        else _pick_int(item, axis, shape)
-        for item, axis in items
-        if isinstance(item, slice | int)
-    }
-    if not has_arrays:
+            size = shape[axis]
+            positions = item if size is None else range(*item.indices(size))
+            singles[axis] = Pick(size, positions, (len(result),))
+            result.append(singles[axis].count)
+        elif isinstance(item, int):
+            position = _in_bounds(item, axis, shape)
+            known = shape[axis] is not None
+            positions = range(position, position + 1) if known else (position,)
+            singles[axis] = Pick(shape[axis], positions, ())
+    if joint is None:
         order = tuple(range(len(shape)))
-        return Layout(shape, tuple(result), order, 0, 0, tuple(singles[a] for a in order))
-    return _merge(shape, tuple(result), singles, arrays, array_axes, slots[-1])
+        return Layout(shape, tuple(result), order, 0, 0, tuple([singles[a] for a in order]))
+    return _merge(shape, tuple(result), singles, joint, joint_dims)
 
 
 def _expand(index: Index, shape: Shape) -> list[tuple[Any, int]]:
     """Pair each item with its first axis; `...` and missing axes become slices."""
-    needed = sum(axes_of(item) for item in index.items)
+    needed = sum([axes_of(item) for item in index.items])
     if needed > len(shape):
         raise PositionError(
             f"An index should name at most as many axes as the tensor has. Received: {index} "
@@ -194,126 +192,138 @@ def _expand(index: Index, shape: Shape) -> list[tuple[Any, int]]:
     missing = [slice(None)] * (len(shape) - needed)
     for item in index.items:
         items.extend(missing if item is ... else [item])
-    if not any(item is ... for item in index.items):
+    if not any([item is ... for item in index.items]):
         items.extend(missing)
-    axes = np.cumsum([0, *(axes_of(item) for item in items)]).tolist()
-    return list(zip(items, axes, strict=False))
+    pairs, axis = [], 0
+    for item in items:
+        pairs.append((item, axis))
+        axis += axes_of(item)
+    return pairs
 
 
-def _joint_arrays(
-    index: Index, items: Sequence[tuple[Any, int]], shape: Shape
-) -> tuple[list[Any], list[int], tuple[int, ...]]:
-    """The index arrays broadcast together, the axis of each, and their common shape."""
-    arrays: list[Any] = []
+@dataclass(eq=False)
+class _Joint:
+    """The index arrays of an index, broadcast together.
+
+    Attributes:
+        axes: The axis of each.
+        shape: Their common shape.
+        numbers: Of each, the positions in C order.
+    """
+
+    axes: list[int]
+    shape: tuple[int, ...]
+    numbers: list[tuple[int, ...]]
+
+
+def _joint(index: Index, items: list[tuple[Any, int]], shape: Shape) -> _Joint | None:
     axes: list[int] = []
-    shapes: list[tuple[int, ...]] = []
+    arrays: list[Positions] = []
     for item, axis in items:
-        if not hasattr(item, "dtype"):
-            continue
-        if not is_mask(item):
-            arrays.append(_checked(item, axis, shape))
+        if isinstance(item, Positions):
+            numbers = tuple([_in_bounds(number, axis, shape) for number in item.numbers])
+            arrays.append(Positions(item.shape, numbers))
             axes.append(axis)
-            shapes.append(item.shape)
-            continue
-        _check_mask(item, axis, shape)
-        # A mask is the positions of its True entries; one without axes adds a dimension.
-        places = np.nonzero(item) if item.ndim else ()
-        arrays.extend(places)
-        axes.extend(range(axis, axis + item.ndim))
-        shapes.append((int(np.count_nonzero(item)),))
+        elif isinstance(item, Array):
+            _check_mask(item, axis, shape)
+            places = _places(item)
+            arrays.extend(places)
+            # A mask without axes adds a dimension and has no place on any axis.
+            axes.extend(range(axis, axis + len(item.shape)))
+    if not arrays:
+        return None
     try:
-        joint = np.broadcast_shapes(*shapes)
+        joint = np.broadcast_shapes(*[array.shape for array in arrays])
     except ValueError as error:
         raise ShapeError(
             f"Index arrays should broadcast together. Received: {index} with arrays of shapes "
-            f"{', '.join(map(str, shapes))}. For all combinations, write "
+            f"{', '.join([str(array.shape) for array in arrays])}. For all combinations, write "
             "`at(x)[numpy.ix_(rows, columns)]`."
         ) from error
-    return [np.broadcast_to(array, joint).ravel() for array in arrays], axes, joint
+    spread = [array.numbers if array.shape == joint else _spread(array, joint) for array in arrays]
+    return _Joint(axes, joint, spread[: len(axes)])
 
 
-def _check_mask(mask: Any, axis: int, shape: Shape) -> None:
-    sizes = shape[axis : axis + mask.ndim]
-    if None in sizes and mask.ndim:
+def _places(mask: Array) -> list[Positions]:
+    """A mask as the positions of its True entries, along each of its axes."""
+    if not mask.shape:
+        return [Positions((int(mask.array),), (0,) * int(mask.array))]
+    return [Positions(axis.shape, tuple(axis.tolist())) for axis in np.nonzero(mask.array)]
+
+
+def _spread(array: Positions, shape: tuple[int, ...]) -> tuple[int, ...]:
+    numbers = np.array(array.numbers, "int64").reshape(array.shape)
+    return tuple(np.broadcast_to(numbers, shape).ravel().tolist())
+
+
+def _check_mask(mask: Array, axis: int, shape: Shape) -> None:
+    sizes = shape[axis : axis + len(mask.shape)]
+    if None in sizes:
         raise OperandError(
             "A mask should lie on axes of known size. Received: a mask of shape "
-            f"{mask.shape} for the axes of sizes {sizes}. Give the size in `keras.Input(shape=...)`"
-            " or use a condition: `at.where(X > 0)`."
+            f"{mask.shape} for axes of sizes {sizes}. Give the size in `keras.Input(shape=...)` "
+            "or use a condition: `at.where(X > 0)`."
         )
-    if tuple(mask.shape) != tuple(sizes):
+    if mask.shape != sizes:
         raise PositionError(
             f"A mask should have the shape of the axes it lies on. Received: a mask of shape "
-            f"{mask.shape} for axes of shape {sizes} in a tensor of shape {shape}. For one row "
-            "per sample write `sample[mask]`; to broadcast write `at.where(mask)`."
+            f"{mask.shape} for axes of shape {sizes} in a tensor of shape {shape}. For one mask "
+            "for every sample write `sample[mask]`; to broadcast write `at.where(mask)`."
         )
 
 
-def _checked(positions: Any, axis: int, shape: Shape) -> Any:
-    """Positions on a known axis: in bounds, and counted from the start."""
+def _in_bounds(position: int, axis: int, shape: Shape) -> int:
+    """A position counted from the start, where the size of the axis is known."""
     size = shape[axis]
     if size is None:
-        return positions
-    array = np.asarray(positions)
-    wrong = array[(array < -size) | (array >= size)] if array.size else array
-    if wrong.size:
-        raise PositionError(
-            f"An index should lie between {-size} and {size - 1} on axis {axis}. Received: index "
-            f"{wrong.flat[0]}, which is out of bounds for axis {axis} with size {size} in a "
-            f"tensor of shape {shape}."
-        )
-    return np.where(array < 0, array + size, array) if array.size else array
-
-
-def _pick_int(position: int, axis: int, shape: Shape) -> Pick:
-    size = shape[axis]
-    if size is None:
-        return Pick(None, np.array([position]), ())
-    # Checked as a Python int, which may be too large for any array.
+        return position
     if not -size <= position < size:
         raise PositionError(
             f"An index should lie between {-size} and {size - 1} on axis {axis}. Received: index "
             f"{position}, which is out of bounds for axis {axis} with size {size} in a tensor of "
             f"shape {shape}."
         )
-    position += size if position < 0 else 0
-    return Pick(size, range(position, position + 1), ())
-
-
-def _pick_slice(item: slice, size: int | None, dim: int) -> Pick:
-    return Pick(size, item if size is None else range(*item.indices(size)), (dim,))
-
-
-def _slice_length(item: slice, size: int | None) -> int | None:
-    return None if size is None else len(range(*item.indices(size)))
+    return position + size if position < 0 else position
 
 
 def _merge(
-    shape: Shape,
-    result: Shape,
-    singles: dict[int, Pick],
-    arrays: Sequence[Any],
-    axes: Sequence[int],
-    dims: tuple[int, ...],
+    shape: Shape, result: Shape, singles: dict[int, Pick], joint: _Joint, dims: tuple[int, ...]
 ) -> Layout:
     """Join the axes that index arrays address together into one axis of flat positions."""
-    sizes = [shape[axis] for axis in axes]
-    if len(axes) > 1 and None in sizes:
+    sizes = [shape[axis] for axis in joint.axes]
+    if len(sizes) == 1 and sizes[0] is None:
+        _check_one_sign(joint.numbers[0], shape)
+    elif None in sizes:
         raise OperandError(
             "Index arrays that belong together should lie on axes of known size. Received: "
-            f"arrays for axes {tuple(axes)} of a tensor of shape {shape}. Give the size in "
+            f"arrays for axes {tuple(joint.axes)} of a tensor of shape {shape}. Give the size in "
             "`keras.Input(shape=...)`."
         )
-    if not axes:  # only True or False: a new axis of length 1 or 0
-        joint = Pick(1, range(math.prod(result[dim] or 0 for dim in dims)), dims)
-        order = tuple(range(len(shape)))
-        return Layout(shape, result, order, 0, 0, (joint, *(singles[a] for a in order)))
-    if len(axes) == 1:
-        joint = Pick(sizes[0], arrays[0], dims)
+    if not joint.axes:  # only True or False: an axis of length 1 is added, and picked or not
+        start, size, positions = 0, 1, (0,) * math.prod(joint.shape)
+    elif len(sizes) == 1:
+        start, size, positions = joint.axes[0], sizes[0], joint.numbers[0]
     else:
-        known = tuple(size or 0 for size in sizes)
-        flat = np.ravel_multi_index(tuple(arrays), known) if arrays[0].size else arrays[0]
-        joint = Pick(math.prod(known), flat.astype("int64"), dims)
-    start = sum(axis < axes[0] for axis in singles)
-    before, after = sorted(singles)[:start], sorted(singles)[start:]
-    picks = (*(singles[a] for a in before), joint, *(singles[a] for a in after))
-    return Layout(shape, result, (*before, *axes, *after), start, len(axes), picks)
+        start, size, positions = joint.axes[0], math.prod(sizes), _flat(joint.numbers, sizes)  # type: ignore[arg-type]
+    before = [axis for axis in sorted(singles) if axis < start]
+    after = [axis for axis in sorted(singles) if axis >= start]
+    picks = (*[singles[a] for a in before], Pick(size, positions, dims), *[singles[a] for a in after])
+    order = (*before, *joint.axes, *after)
+    return Layout(shape, result, order, len(before), len(joint.axes), picks)
+
+
+def _flat(numbers: list[tuple[int, ...]], sizes: list[int]) -> tuple[int, ...]:
+    flat = list(numbers[0])
+    for axis_numbers, size in zip(numbers[1:], sizes[1:], strict=True):
+        flat = [a * size + b for a, b in zip(flat, axis_numbers, strict=True)]
+    return tuple(flat)
+
+
+def _check_one_sign(numbers: tuple[int, ...], shape: Shape) -> None:
+    if min(numbers, default=0) < 0 <= max(numbers, default=0):
+        raise OperandError(
+            "Positions on an axis of unknown size should be counted all from its start or all "
+            "from its end: else two may turn out to be one. Received: "
+            f"{list(numbers)} for a tensor of shape {shape}. Edit twice, `first | second`, or give "
+            "the size in `keras.Input(shape=...)`."
+        )

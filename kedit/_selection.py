@@ -48,6 +48,10 @@ class Selection:
         """The layout of the index in a tensor of shape `shape`."""
         return bind(self.index, shape, per_sample=self.coordinates == "sample")
 
+    def tensors(self) -> list[Any]:
+        """The tensors in the index and the condition."""
+        return [i for i in self.index.items if is_tensor(i)] + tensors_in(self.condition)
+
     def map(self, replace: Callable[[Any], Any]) -> "Selection":
         """The same selection with `replace` applied to every tensor and slot."""
         condition = map_tensors(self.condition, replace)
@@ -78,6 +82,12 @@ class Selection:
 def freeze_operand(value: Any) -> Any:
     """An expression or function as it is, anything else as a constant."""
     return value if isinstance(value, Expression) or callable(value) else freeze(value)
+
+
+def tensors_in(value: Any) -> list[Any]:
+    """The tensors in an operand or a condition."""
+    leaves = value.constants() if isinstance(value, Expression) else [value]
+    return [leaf for leaf in leaves if is_tensor(leaf)]
 
 
 def map_tensors(value: Any, replace: Callable[[Any], Any]) -> Any:

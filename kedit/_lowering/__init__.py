@@ -27,9 +27,8 @@ def apply(edit: Any, x: Any, shape: Shape | None = None) -> Any:
         shape: Shape that a layer was built with, with None for sizes that it
             must not rely on.
     """
-    tensors: list[Any] = []
-    edit.map(lambda tensor: tensors.append(tensor) or tensor)
-    if any(isinstance(tensor, keras.KerasTensor) for tensor in (x, *tensors)):
+    tensors = edit.tensors()
+    if any([isinstance(tensor, keras.KerasTensor) for tensor in (x, *tensors)]):
         return call_node(edit, x if isinstance(x, keras.KerasTensor) else _tensor(x))
     if _is_numpy(x) and not tensors and shape is None:
         return _numpy.apply(edit, x)
@@ -42,15 +41,15 @@ def apply(edit: Any, x: Any, shape: Shape | None = None) -> Any:
 
 
 def _is_numpy(x: Any) -> bool:
-    if isinstance(x, list | tuple):
+    if isinstance(x, (list, tuple)):
         return all(_is_numpy(entry) and not isinstance(entry, np.ndarray) for entry in x)
-    return is_array(x) or isinstance(x, bool | int | float | complex)
+    return is_array(x) or isinstance(x, (bool, int, float, complex))
 
 
 def _tensor(x: Any) -> Any:
     """A tensor of the running backend."""
     if ops.is_tensor(x) or isinstance(x, keras.Variable) or _is_numpy(x):
-        return ops.convert_to_tensor(np.asarray(x) if isinstance(x, list | tuple) else x)
+        return ops.convert_to_tensor(np.asarray(x) if isinstance(x, (list, tuple)) else x)
     raise OperandError(
         "An edit works on NumPy arrays, lists and tensors of the running backend, "
         f"{keras.backend.backend()!r}. Received: {x!r} of type {type(x).__name__}. Convert it "

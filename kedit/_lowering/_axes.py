@@ -19,6 +19,16 @@ def sizes(x: Tensor) -> tuple[Any, ...]:
     return tuple(ops.shape(x))
 
 
+def known(numbers: Any) -> Tensor:
+    """Integers that are known beforehand as a tensor; via lists, which every compiler traces."""
+    largest = max([abs(number) for number in numbers], default=0)
+    return ops.convert_to_tensor(list(numbers), dtype="int32" if largest < 2**31 else "int64")
+
+
+def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(order.index(axis) for axis in range(len(order)))
+
+
 # --- Between a tensor and its canonical form ---------------------------------------------------
 
 
@@ -39,7 +49,7 @@ def split(layout: Layout, x: Tensor, like: Tensor) -> Tensor:
     if len(layout.picks) != len(layout.shape):
         x = ops.reshape(x, ordered)
     if layout.order != tuple(range(len(layout.order))):
-        x = ops.transpose(x, np.argsort(layout.order).tolist())
+        x = ops.transpose(x, _inverse(layout.order))
     return x
 
 
@@ -76,7 +86,7 @@ def from_picks(layout: Layout, picked: Tensor) -> Tensor:
     if len(shape) != len(along) or len(shape) != rank:
         picked = ops.reshape(picked, (*shape, *[1] * (rank - len(shape))))
     if layout.dims != tuple(range(rank)):
-        picked = ops.transpose(picked, np.argsort(layout.dims).tolist())
+        picked = ops.transpose(picked, _inverse(layout.dims))
     return picked
 
 
@@ -94,20 +104,19 @@ def read(layout: Layout, x: Tensor, *, unique: bool = False) -> Tensor:
     for axis, pick in enumerate(layout.picks):
         if pick.size is not None and _steps_back(pick):
             x = ops.flip(x, axis=axis)
-        elif isinstance(pick.positions, np.ndarray):
-            positions = pick.unique if unique and pick.has_duplicates else pick.positions
-            x = _take(x, positions, axis, known=pick.size is not None)
+        elif pick.is_array:
+            x = _take(x, pick, axis, unique=unique)
     return x
 
 
 def _steps_back(pick: Pick) -> bool:
-    return not isinstance(pick.positions, np.ndarray) and (pick.positions.step or 1) < 0
+    return not pick.is_array and (pick.positions.step or 1) < 0
 
 
 def _slice(pick: Pick) -> slice:
     """The slice to read: forward on an axis that is turned around before or after."""
     positions = pick.positions
-    if isinstance(positions, np.ndarray) or pick.is_whole:
+    if pick.is_array or pick.is_whole:
         return slice(None)
     if isinstance(positions, range):
         forward = positions[::-1] if positions.step < 0 else positions
@@ -119,8 +128,9 @@ def _slice(pick: Pick) -> slice:
     return slice(start, stop, -positions.step)
 
 
-def _take(x: Tensor, positions: Any, axis: int, *, known: bool) -> Tensor:
-    if known:
+def _take(x: Tensor, pick: Pick, axis: int, *, unique: bool) -> Tensor:
+    positions = known(pick.unique if unique else pick.positions)
+    if pick.size is not None:
         return ops.take(x, positions, axis=axis)
     size = sizes(x)[axis]
     counted = ops.where(positions < 0, positions + size, positions)
@@ -137,25 +147,18 @@ def write(layout: Layout, x: Tensor, values_u: Tensor) -> Tensor:
     if layout.is_whole:
         return ops.broadcast_to(values_u, sizes(x))
     partial = [axis for axis, pick in enumerate(layout.picks) if not pick.is_whole]
-    scattered = layout.picks[0]
-    if (
-        partial == [0]
-        and scattered.size is not None
-        and isinstance(scattered.positions, np.ndarray)
-        and values_u.shape[0] != 1
-    ):
+    first = layout.picks[0]
+    if partial == [0] and first.is_array and first.size is not None and values_u.shape[0] != 1:
         # Few positions in a long axis: the cost is theirs, not that of the axis.
-        rows = scattered.unique[:, None]
-        values_u = ops.broadcast_to(values_u, (len(rows), *sizes(x)[1:]))
-        return ops.scatter_update(_unshared(x), rows, values_u)
+        values_u = ops.broadcast_to(values_u, (len(first.unique), *sizes(x)[1:]))
+        return ops.scatter_update(_unshared(x), ops.expand_dims(known(first.unique), 1), values_u)
     mask = None
     for axis in partial:
-        pick = layout.picks[axis]
-        number = _number(pick, sizes(x)[axis])
+        number = _number(layout.picks[axis], sizes(x)[axis])
         here = along(number >= 0, axis, len(x.shape))
         mask = here if mask is None else ops.logical_and(mask, here)
         if values_u.shape[axis] != 1:
-            values_u = _spread(values_u, pick, number, axis)
+            values_u = _spread(values_u, layout.picks[axis], number, axis)
     return ops.where(mask, values_u, x)
 
 
@@ -170,47 +173,48 @@ def along(values: Any, axis: int, rank: int) -> Tensor:
     return ops.reshape(values, shape)
 
 
-def _spread(values_u: Tensor, pick: Pick, number: Any, axis: int) -> Tensor:
+def _spread(values_u: Tensor, pick: Pick, number: Tensor, axis: int) -> Tensor:
     """Move values to their positions on the whole axis; what lies between does not matter."""
-    positions = pick.positions
-    if isinstance(positions, range) and positions.step == 1 and pick.size is not None:
+    if isinstance(pick.positions, range) and pick.positions.step == 1 and pick.size is not None:
         padding = [(0, 0)] * len(values_u.shape)
-        padding[axis] = (positions.start, pick.size - positions.stop)
+        padding[axis] = (pick.positions.start, pick.size - pick.positions.stop)
         return ops.pad(values_u, padding)
     return ops.take(values_u, ops.maximum(number, 0), axis=axis)
 
 
-def _number(pick: Pick, size: Any) -> Any:
-    """For each position on the axis the number of the unique pick that names it, else -1."""
-    positions = pick.positions
-    if pick.size is not None:
-        unique = pick.unique if isinstance(positions, np.ndarray) else np.asarray(positions)
-        number = np.full(pick.size, -1, "int32")
-        number[unique] = np.arange(len(unique), dtype="int32")
-        return number
-    forward = ops.arange(size, dtype="int32")
-    if isinstance(positions, slice):
-        return _number_in_slice(positions, forward, size)
-    from_end = bool(positions[0] < 0)
-    place = size - 1 - forward if from_end else forward
-    unique = -1 - pick.unique if from_end else pick.unique
-    table = np.full(int(unique.max()) + 2, -1, "int32")
-    table[unique] = np.arange(len(unique), dtype="int32")
-    return ops.take(table, ops.minimum(place, len(table) - 1), axis=0)
+def _number(pick: Pick, size: Any) -> Tensor:
+    """For each place on the axis the number of the unique pick that names it, else -1."""
+    place = ops.arange(size, dtype="int32")
+    if not pick.is_array:
+        return _number_in_slice(pick, place, size)
+    from_end = pick.unique[0] < 0  # then all are, on an axis of unknown size
+    unique = [-1 - position for position in reversed(pick.unique)] if from_end else pick.unique
+    place = size - 1 - place if from_end else place
+    places = known(unique)
+    number = ops.minimum(ops.searchsorted(places, place), len(unique) - 1)
+    if from_end:
+        return ops.where(ops.take(places, number) == place, len(unique) - 1 - number, -1)
+    return ops.where(ops.take(places, number) == place, number, -1)
 
 
-def _number_in_slice(item: slice, place: Tensor, size: Any) -> Tensor:
-    """Rank of each position within a slice, by Python's rules for slices, else -1."""
+def _number_in_slice(pick: Pick, place: Tensor, size: Any) -> Tensor:
+    """Rank of each place within a slice, by Python's rules for slices, else -1."""
+    item = pick.positions
     step = 1 if item.step is None else item.step
     low, high = (0, size) if step > 0 else (-1, size - 1)
 
     def bound(value: int | None, default: Any) -> Any:
-        if value is None:
-            return default
+        if value is None or pick.size is not None:  # the bounds of a range are final
+            return default if value is None else value
         return ops.clip(value + size if value < 0 else value, low, high)
 
-    start, stop = bound(item.start, low if step > 0 else high), bound(item.stop, high if step > 0 else low)
-    ahead = (place - start) if step > 0 else (start - place)
-    before_stop = place < stop if step > 0 else place > stop
-    inside = ops.logical_and(ops.logical_and(ahead >= 0, before_stop), ahead % abs(step) == 0)
+    start = bound(item.start, low if step > 0 else high)
+    stop = bound(item.stop, high if step > 0 else low)
+    inside = ops.logical_and(
+        place >= start if step > 0 else place <= start, place < stop if step > 0 else place > stop
+    )
+    ahead = place - start if step > 0 else start - place
+    if abs(step) == 1:
+        return ops.where(inside, ahead, -1)
+    inside = ops.logical_and(inside, ahead % abs(step) == 0)
     return ops.where(inside, ahead // abs(step), -1)

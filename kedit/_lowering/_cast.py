@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from kedit._casting import integer_range, kind, saturate
-from kedit._data import is_tensor
+from kedit._data import Array, is_tensor
 from kedit._types import Casting, Tensor
 
 
@@ -19,13 +19,18 @@ def constant(value: Any, dtype: str) -> Tensor:
     """A number or array as a tensor of dtype `dtype`; a tensor is cast."""
     if is_tensor(value):
         return ops.cast(value, dtype)
-    return ops.convert_to_tensor(np.asarray(value), dtype=dtype)
+    if isinstance(value, Array):
+        return ops.convert_to_tensor(value.array, dtype=dtype)
+    if isinstance(value, float) and str(value) == "-0.0":
+        # Frameworks may keep constants by value, where -0.0 equals 0.0 and would pass for it.
+        return ops.negative(ops.zeros((), dtype=dtype))
+    return ops.convert_to_tensor(value, dtype=dtype)
 
 
 def values(value: Any, dtype: str, casting: Casting) -> Tensor:
     """An operand as a tensor of dtype `dtype`; "unsafe" is `kedit._casting.saturate`."""
     if casting == "unsafe":
-        value = _saturate(value, dtype) if is_tensor(value) else saturate(value, dtype)
+        value = _saturate(value, dtype) if is_tensor(value) else Array.of(saturate(value, dtype))
     return constant(value, dtype)
 
 

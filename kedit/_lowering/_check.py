@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from kedit._casting import check_operation, check_values
-from kedit._data import is_tensor
+from kedit._data import Array, is_tensor, shape_of
 from kedit._expression import Expression
 from kedit._index import Index
 from kedit._layout import Layout
@@ -31,7 +31,7 @@ class Edit(Protocol):
     def casting(self) -> Casting: ...
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False)
 class Bound:
     """An edit's index bound to a tensor.
 
@@ -47,8 +47,17 @@ class Bound:
     mask: Any = None
 
 
-def check(edit: Edit, shape: Shape, dtype: str) -> Bound:
-    """Bind an edit to a tensor of the given shape and dtype, or say why it does not fit."""
+def check(edit: Edit, shape: Shape, dtype: str, *, again: bool = False) -> Bound:
+    """Bind an edit to a tensor of the given shape and dtype, or say why it does not fit.
+
+    Args:
+        edit: The edit.
+        shape: Shape of the tensor, with None where a size is not known.
+        dtype: Dtype of the tensor.
+        again: Whether this was checked when a graph was built. Then only the
+            index is bound anew: on the NumPy backend the tensors of a graph
+            cannot be told from constants, for which the rules are stricter.
+    """
     selection = edit.selection
     check_operation(edit.op, edit.operand, dtype)
     mask = _whole_mask(edit, len(shape))
@@ -59,9 +68,11 @@ def check(edit: Edit, shape: Shape, dtype: str) -> Bound:
     else:
         _check_mask_shape(selection, shape)
         layout = Selection(selection.coordinates, Index(...)).bind(shape)
-        count = None if is_tensor(mask) else int(np.count_nonzero(mask))
+        count = None if is_tensor(mask) else int(np.count_nonzero(mask.array))
         selected = (count,) if selection.coordinates == "at" else (shape[0], count)
         bound = Bound(layout, selected, mask)
+    if again:
+        return bound
     _check_operand(edit, bound.selected, dtype)
     _check_condition(selection, bound.selected)
     _check_one_answer_per_place(edit, layout)
@@ -79,8 +90,10 @@ def _whole_mask(edit: Edit, rank: int) -> Any:
     per_sample = edit.selection.coordinates == "sample"
     if mask is None or len(mask.shape) != rank - per_sample:
         return None
-    one_value = is_computed(operand) or set(_shape(operand)) <= {1}
-    return mask if is_tensor(mask) or (edit.op != "get" and one_value) else None
+    if edit.op == "get":
+        return mask if is_tensor(mask) else None
+    one_value = is_computed(operand) or all([size == 1 for size in shape_of(operand)])
+    return mask if is_tensor(mask) or one_value else None
 
 
 def _check_mask_shape(selection: Selection, shape: Shape) -> None:
@@ -146,7 +159,7 @@ def _check_condition(selection: Selection, selected: Shape) -> None:
 
 def _check_broadcast(values: Any, selected: Shape, owner: Any, what: str) -> None:
     """Check that `values` broadcast to the selection, with no axis to spare."""
-    shape = _shape(values)
+    shape = shape_of(values)
     fits = len(shape) <= len(selected) and all(
         size in (1, wanted) or size is None or wanted is None
         for size, wanted in zip(reversed(shape), reversed(selected), strict=False)
@@ -168,8 +181,10 @@ def _check_broadcast(values: Any, selected: Shape, owner: Any, what: str) -> Non
 def _check_one_answer_per_place(edit: Edit, layout: Layout) -> None:
     """Refuse a condition that may differ between two picks of one element, where one must win."""
     condition = edit.selection.condition
-    constants = condition.constants() if isinstance(condition, Expression) else [condition]
-    varies = any(_shape(constant) for constant in constants)
+    if isinstance(condition, Expression):
+        varies = any([shape_of(constant) for constant in condition.constants()])
+    else:
+        varies = condition is not None and not callable(condition)
     if layout.has_duplicates and varies and edit.op not in ACCUMULATING:
         raise OperandError(
             f"`{edit.op}` where an index names an element twice should be given a condition that "
@@ -181,10 +196,10 @@ def _check_one_answer_per_place(edit: Edit, layout: Layout) -> None:
 def check_computed(values: Any, shape: Shape, dtype: str, casting: Casting) -> None:
     """Check what a function of the selected elements gave: one value for each, of their kind."""
     check_values(None, _dtype(values), dtype, casting)
-    if not _agree(_shape(values), shape):
+    if not _agree(shape_of(values), shape):
         raise ShapeError(
             f"A function of the selected elements should keep their shape, {shape}. Received: "
-            f"shape {_shape(values)}. It is called with all selected elements at once and should "
+            f"shape {shape_of(values)}. It is called with all selected elements at once and should "
             "work element by element."
         )
 
@@ -196,18 +211,16 @@ def check_computed_condition(chosen: Any, shape: Shape) -> None:
             "A condition should give booleans. Received: dtype "
             f"{_dtype(chosen)!r}. Compare, as in `at.where(X > 0)`."
         )
-    if not _agree(_shape(chosen), shape):
+    if not _agree(shape_of(chosen), shape):
         raise ShapeError(
             f"A condition should keep the shape of the selected elements, {shape}. Received: "
-            f"shape {_shape(chosen)}."
+            f"shape {shape_of(chosen)}."
         )
 
 
-def _shape(values: Any) -> Shape:
-    return tuple(values.shape) if hasattr(values, "shape") else ()
-
-
 def _dtype(values: Any) -> str:
+    if isinstance(values, Array):
+        return values.dtype
     if hasattr(values, "dtype"):
         return str(keras.backend.standardize_dtype(values.dtype))
     return type(values).__name__

@@ -8,11 +8,10 @@ one element take `log2(n)` steps whose gradients are those of `+` and `*`.
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from keras import ops
 
 from kedit._layout import Layout, Pick
-from kedit._lowering._axes import along
+from kedit._lowering._axes import along, known
 from kedit._lowering._cast import constant, dtype_of
 from kedit._types import Tensor
 
@@ -21,7 +20,7 @@ def winners(layout: Layout, values: Tensor) -> Tensor:
     """For each unique position the value that was given last."""
     for axis, pick in enumerate(layout.picks):
         if pick.has_duplicates and values.shape[axis] != 1:
-            values = ops.take(values, pick.last, axis=axis)
+            values = ops.take(values, known(pick.last()), axis=axis)
     return values
 
 
@@ -29,7 +28,7 @@ def to_all(layout: Layout, values_u: Tensor) -> Tensor:
     """Values along the unique positions, repeated for every pick."""
     for axis, pick in enumerate(layout.picks):
         if pick.has_duplicates and values_u.shape[axis] != 1:
-            values_u = ops.take(values_u, pick.inverse, axis=axis)
+            values_u = ops.take(values_u, known(pick.inverse()), axis=axis)
     return values_u
 
 
@@ -37,14 +36,13 @@ def repeat(layout: Layout, values: Tensor) -> Tensor:
     """Values that broadcast along picks with duplicates, written out for each of them."""
     for axis, pick in enumerate(layout.picks):
         if pick.has_duplicates and values.shape[axis] == 1:
-            values = ops.repeat(values, len(pick.inverse), axis=axis)
+            values = ops.repeat(values, pick.count, axis=axis)
     return values
 
 
 def total(layout: Layout, values: Tensor) -> Tensor:
     """Sum of the values given to each unique position."""
-    # -0.0 and not 0.0: it leaves every number as it is, -0.0 too.
-    return _reduce(layout, values, ops.add, -0.0)
+    return _reduce(layout, values, ops.add, 0)
 
 
 def product(layout: Layout, values: Tensor) -> Tensor:
@@ -71,22 +69,33 @@ def _reduce_axis(
     pick: Pick,
     values: Tensor,
     axis: int,
-    pair: Callable[[Tensor, Tensor], Tensor],
+    pair_of: Callable[[Tensor, Tensor], Tensor],
     neutral: Any,
 ) -> Tensor:
     """Combine neighbours within each position's run of values until one is left."""
-    counts = np.bincount(pick.inverse)
-    values = ops.take(values, np.argsort(pick.inverse, kind="stable"), axis=axis)
-    while counts.max() > 1:
-        starts = np.cumsum(counts) - counts
-        halves = (counts + 1) // 2
-        run = np.repeat(np.arange(len(counts)), halves)
-        within = np.arange(halves.sum()) - np.repeat(np.cumsum(halves) - halves, halves)
-        left_at = starts[run] + 2 * within
-        paired = 2 * within + 1 < counts[run]
-        left = ops.take(values, left_at, axis=axis)
-        right = ops.take(values, left_at + paired, axis=axis)
-        alone = left if neutral is None else constant(neutral, dtype_of(values))
-        right = ops.where(along(paired, axis, len(values.shape)), right, alone)
-        values, counts = pair(left, right), halves
+    inverse = pick.inverse()
+    counts = [0] * len(pick.unique)
+    for number in inverse:
+        counts[number] += 1
+    runs = sorted(range(len(inverse)), key=lambda place: inverse[place])
+    values = ops.take(values, known(runs), axis=axis)
+    while max(counts) > 1:
+        left, paired = _pairs(counts)
+        right = [place + pair for place, pair in zip(left, paired, strict=True)]
+        left_values = ops.take(values, known(left), axis=axis)
+        right_values = ops.take(values, known(right), axis=axis)
+        alone = left_values if neutral is None else constant(neutral, dtype_of(values))
+        paired_here = along(ops.convert_to_tensor(paired, dtype="bool"), axis, len(values.shape))
+        values = pair_of(left_values, ops.where(paired_here, right_values, alone))
+        counts = [(count + 1) // 2 for count in counts]
     return values
+
+
+def _pairs(counts: list[int]) -> tuple[list[int], list[bool]]:
+    """Where the left value of each pair is, and whether it has a neighbour on its right."""
+    left, paired, start = [], [], 0
+    for count in counts:
+        left.extend(range(start, start + count, 2))
+        paired.extend([place + 1 < count for place in range(0, count, 2)])
+        start += count
+    return left, paired

@@ -5,13 +5,12 @@ canonical form of `kedit._layout`, where each axis is picked from on its own.
 Names end in `_u` for what lies along the unique positions of the picks.
 """
 
-from typing import Any
+import math
 
-import numpy as np
 from keras import ops
 
 from kedit._casting import kind
-from kedit._data import is_tensor
+from kedit._data import is_scalar
 from kedit._expression import Expression
 from kedit._layout import Layout
 from kedit._lowering import _axes, _cast, _duplicates
@@ -27,15 +26,16 @@ from kedit._lowering._check import (
 from kedit._types import Shape, Tensor
 
 
-def apply(edit: Edit, x: Tensor, shape: Shape) -> Tensor:
+def apply(edit: Edit, x: Tensor, shape: Shape, *, again: bool = False) -> Tensor:
     """Apply an edit to a tensor: a new tensor of the same shape and dtype.
 
     Args:
         edit: The edit, with tensors of the running backend only.
         x: Tensor of the running backend.
         shape: Shape of `x` as it is known beforehand, with None where it is not.
+        again: Whether the edit was checked before, when a graph was built.
     """
-    bound = check(edit, shape, _cast.dtype_of(x))
+    bound = check(edit, shape, _cast.dtype_of(x), again=again)
     layout = bound.layout
     if edit.op == "get":
         return _read(layout, x)
@@ -70,10 +70,10 @@ def _chosen(edit: Edit, bound: Bound, x: Tensor) -> Tensor | None:
             chosen = condition(selected)
         check_computed_condition(chosen, tuple(selected.shape))
     elif condition is not None:
-        chosen = ops.convert_to_tensor(condition)
+        chosen = _cast.constant(condition, "bool")
     if bound.mask is None:
         return chosen
-    mask = ops.convert_to_tensor(bound.mask)
+    mask = _cast.constant(bound.mask, "bool")
     return mask if chosen is None else ops.logical_and(mask, chosen)
 
 
@@ -133,7 +133,7 @@ def _has_gradient_everywhere(edit: Edit) -> bool:
     operand's gradient although the element was not chosen.
     """
     if edit.op == "multiply":
-        return not is_tensor(edit.operand) and bool(np.all(np.isfinite(edit.operand)))
+        return is_scalar(edit.operand) and math.isfinite(abs(edit.operand))
     return edit.op not in ("divide", "power")
 
 
@@ -166,7 +166,7 @@ def _accumulate(
     if op in ("min", "max"):
         return _accumulate_extreme(op, layout, old_u, values, chosen)
     if chosen is not None:
-        neutral = -0.0 if op in ("add", "subtract") else 1
+        neutral = 0 if op in ("add", "subtract") else 1
         values = ops.where(chosen, values, _cast.constant(neutral, dtype))
     reduce = _duplicates.total if op in ("add", "subtract") else _duplicates.product
     return _pair(op, old_u, reduce(layout, values))

@@ -30,7 +30,8 @@ class EditOperation(keras.Operation):
         self._shape: Shape = ()
 
     def call(self, x: Tensor, *tensors: Tensor) -> Tensor:
-        return _keras.apply(fill(self.edit, tensors), x, known_shape(x, self._shape))
+        edit = fill(self.edit, tensors)
+        return _keras.apply(edit, x, known_shape(x, self._shape), again=True)
 
     def compute_output_spec(self, x: Any, *tensors: Any) -> keras.KerasTensor:
         self._shape = tuple(x.shape)

@@ -7,8 +7,9 @@ import keras
 import numpy as np
 
 from kedit._casting import saturate
-from kedit._data import is_array
+from kedit._data import Array, is_array
 from kedit._expression import Expression
+from kedit._index import Positions
 from kedit._lowering._check import (
     ACCUMULATING,
     Bound,
@@ -56,8 +57,14 @@ def apply(edit: Edit, x: Any) -> Any:
 
 
 def _numpy_index(edit: Edit, per_sample: bool) -> tuple[Any, ...]:
-    items = edit.selection.index.items
+    items = tuple(_numpy_item(item) for item in edit.selection.index.items)
     return (*items, slice(None)) if per_sample and any(i is ... for i in items) else items
+
+
+def _numpy_item(item: Any) -> Any:
+    if isinstance(item, Positions):
+        return np.array(item.numbers, "int64").reshape(item.shape)
+    return item.array if isinstance(item, Array) else item
 
 
 def _batch_last(values: Any, rank: int) -> Any:
@@ -87,7 +94,7 @@ def _values(edit: Edit, read: Callable[[], Any], dtype: Any) -> tuple[Any, Any]:
 
 def _condition(condition: Any, read: Callable[[], Any], dtype: str) -> Any:
     if not is_computed(condition):
-        return np.asarray(condition)
+        return condition.array if isinstance(condition, Array) else np.asarray(condition)
     selected = read()
     if isinstance(condition, Expression):
         chosen = condition.evaluate(selected, dtype, np, _constant)
@@ -104,7 +111,9 @@ def _safe_element(selected: Any, chosen: Any) -> Any:
 
 
 def _constant(value: Any, dtype: str, casting: str = "same_kind") -> Any:
-    return np.asarray(saturate(value, dtype) if casting == "unsafe" else value).astype(dtype)
+    if casting == "unsafe":
+        value = saturate(value, dtype)
+    return np.asarray(value.array if isinstance(value, Array) else value).astype(dtype)
 
 
 def _array(values: Any) -> Any:
@@ -130,7 +139,7 @@ def _write(
 
 
 def _neutral(op: str, old: Any, values: Any) -> Any:
-    """What leaves an element as it is: itself in an extreme, else -0 or 1."""
+    """What leaves an element as it is: itself in an extreme, else 0 or 1."""
     if op in ("min", "max"):
         return old
-    return np.asarray(1 if op in ("multiply", "divide") else -0.0).astype(values.dtype)
+    return np.asarray(1 if op in ("multiply", "divide") else 0).astype(values.dtype)
