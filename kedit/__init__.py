@@ -4,10 +4,10 @@
 [[0.0, 0.0, 100.0], [0.0, 0.0, 0.0]]
 """
 
-from kedit import errors
+from kedit import errors, inputs, layers, losses
 from kedit._at import at, sample
 from kedit._edit import Edit, EditSequence
 from kedit._expression import X
 
-__all__ = ["Edit", "EditSequence", "X", "at", "errors", "sample"]
+__all__ = ["at", "sample", "X", "Edit", "EditSequence", "inputs", "layers", "losses", "errors"]
 __version__ = "0.1.0"

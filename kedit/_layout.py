@@ -150,9 +150,9 @@ def _with_batch_axis(layout: Layout, batch: int | None) -> Layout:
 def _bind(index: Index, shape: Shape) -> Layout:
     items = _expand(index, shape)
     joint = _joint(index, items, shape)
-    # NumPy puts the dimensions of index arrays where the arrays stand, or first where a slice
-    # or None stands between them. An int beside arrays counts as one of them.
-    advanced = [n for n, (item, _) in enumerate(items) if not isinstance(item, (slice, type(None)))]
+    # NumPy puts the dimensions of index arrays where the arrays stand, or first where a slice,
+    # None or `...` stands between them. An int beside arrays counts as one of them.
+    advanced = [n for n, (item, _) in enumerate(items) if isinstance(item, (int, Positions, Array))]
     together = advanced == list(range(advanced[0], advanced[-1] + 1)) if advanced else True
     joint_at = advanced[0] if together and advanced else 0
     result: list[int | None] = []
@@ -191,7 +191,8 @@ def _expand(index: Index, shape: Shape) -> list[tuple[Any, int]]:
     items: list[Any] = []
     missing = [slice(None)] * (len(shape) - needed)
     for item in index.items:
-        items.extend(missing if item is ... else [item])
+        # A `...` for no axis stays: in NumPy it still stands between the items beside it.
+        items.extend((missing or [...]) if item is ... else [item])
     if not any([item is ... for item in index.items]):
         items.extend(missing)
     pairs, axis = [], 0
@@ -217,7 +218,7 @@ class _Joint:
 
 
 def _joint(index: Index, items: list[tuple[Any, int]], shape: Shape) -> _Joint | None:
-    axes: list[int] = []
+    axes: list[int | None] = []  # None for a mask without axes, which only adds a dimension
     arrays: list[Positions] = []
     for item, axis in items:
         if isinstance(item, Positions):
@@ -226,10 +227,8 @@ def _joint(index: Index, items: list[tuple[Any, int]], shape: Shape) -> _Joint |
             axes.append(axis)
         elif isinstance(item, Array):
             _check_mask(item, axis, shape)
-            places = _places(item)
-            arrays.extend(places)
-            # A mask without axes adds a dimension and has no place on any axis.
-            axes.extend(range(axis, axis + len(item.shape)))
+            arrays.extend(_places(item))
+            axes.extend(range(axis, axis + len(item.shape)) if item.shape else [None])
     if not arrays:
         return None
     try:
@@ -241,7 +240,8 @@ def _joint(index: Index, items: list[tuple[Any, int]], shape: Shape) -> _Joint |
             "`at(x)[numpy.ix_(rows, columns)]`."
         ) from error
     spread = [array.numbers if array.shape == joint else _spread(array, joint) for array in arrays]
-    return _Joint(axes, joint, spread[: len(axes)])
+    placed = [(axis, numbers) for axis, numbers in zip(axes, spread, strict=True) if axis is not None]
+    return _Joint([axis for axis, _ in placed], joint, [numbers for _, numbers in placed])
 
 
 def _places(mask: Array) -> list[Positions]:

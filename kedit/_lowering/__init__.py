@@ -8,12 +8,13 @@ from keras import ops
 
 from kedit._data import is_array
 from kedit._lowering import _keras, _numpy
+from kedit._lowering._cast import constant
 from kedit._lowering._check import Edit, check
 from kedit._lowering._node import call_node, known_shape
 from kedit._types import Shape
 from kedit.errors import OperandError
 
-__all__ = ["Edit", "apply", "check", "known_shape"]
+__all__ = ["Edit", "apply", "check", "constant"]
 
 
 def apply(edit: Any, x: Any, shape: Shape | None = None) -> Any:

@@ -1,0 +1,181 @@
+"""A penalty for chosen elements of the output that miss their target."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kedit import _lowering
+from kedit._at import Place
+from kedit._data import freeze, from_json, to_json
+from kedit._edit import Edit
+from kedit._index import Index
+from kedit._selection import Selection
+from kedit._types import Tensor
+from kedit.errors import OperandError, PositionError, ShapeError
+
+KINDS = ("l1", "l2")
+
+
+@keras.saving.register_keras_serializable(package="kedit")
+class IndexPenalty(keras.losses.Loss):
+    """Penalises chosen elements of every sample's output for missing a target.
+
+    Formula, for one sample with the residuals `r = y_pred[index] - target`:
+        `penalty = weight * mean(r ** 2)` for "l2", `weight * mean(abs(r))` for "l1"
+
+    The base loss, if any, is added; each is reduced as Keras reduces losses, so
+    that `sample_weight`, `reduction` and replicas work for both.
+
+    Args:
+        index: Which elements, counted inside one sample: anything that
+            `sample[...]` takes, as `2` or `(slice(None), 2)`, or
+            `sample[..., 2]` itself.
+        target: Number, or array that broadcasts to `sample[index]`.
+        kind: "l2" or "l1". Defaults to "l2".
+        weight: Number by which the penalty is multiplied. Defaults to 1.0.
+        base_loss: Keras loss, its name or a function of `(y_true, y_pred)`,
+            added to the penalty. Defaults to None: the penalty alone.
+        reduction: As in `keras.losses.Loss`. Defaults to
+            "sum_over_batch_size".
+        name: Name of the loss. Defaults to "index_penalty".
+        dtype: Dtype of the computation. Defaults to `keras.config.floatx()`.
+
+    Call arguments:
+        y_true: As the base loss takes it; the penalty does not look at it.
+        y_pred: Tensor of shape `(batch_size, *sample_shape)`.
+        sample_weight: Weights of shape `(batch_size,)`. A Keras mask weighs the
+            base loss only.
+
+    Returns:
+        `call` gives the penalty of each sample, of shape `(batch_size,)`.
+
+    Raises:
+        kedit.errors.CoordinateError: If the index names rows of the batch.
+        kedit.errors.PositionError: If it does not fit `y_pred`.
+        kedit.errors.ShapeError: If the target does not broadcast, or
+            `sample_weight` has an axis beside the batch.
+
+    Gradient:
+        Before reduction, where `n` elements are chosen: `2 * weight * r / n` for
+        "l2", `weight * sign(r) / n` for "l1", which is 0 at `r = 0`; exactly 0
+        for all other elements; and that of the base loss.
+
+    References:
+        The L2 and L1 exterior penalties of J. Nocedal and S. J. Wright,
+        *Numerical Optimization*, 2nd ed., 2006, chapter 17. An L1 penalty is
+        exact from a certain weight on; below it, and with L2 at any weight, the
+        base loss keeps the element off its target by an amount that shrinks as
+        the weight grows.
+
+    Example:
+    >>> loss = kedit.losses.IndexPenalty(2, 50.0, kind="l1", weight=0.1)
+    >>> y_pred = ops.array([[0.0, 0.0, 40.0], [0.0, 0.0, 60.0]])
+    >>> round(float(loss(y_pred, y_pred)), 6)
+    1.0
+    """
+
+    def __init__(
+        self,
+        index: Any,
+        target: Any,
+        *,
+        kind: str = "l2",
+        weight: float = 1.0,
+        base_loss: Any = None,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "index_penalty",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        if kind not in KINDS:
+            raise OperandError(f"`kind` should be one of {KINDS}. Received: kind={kind!r}.")
+        self.selection = _selection(index)
+        self.target = freeze(target)
+        self.kind = kind
+        self.weight = float(weight)
+        self.base_loss = keras.losses.get(base_loss)
+        is_function = callable(self.base_loss) and not isinstance(self.base_loss, keras.losses.Loss)
+        self._base = (
+            _FunctionLoss(self.base_loss, reduction=reduction, dtype=dtype)
+            if is_function
+            else self.base_loss
+        )
+
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> Tensor:
+        """The penalty, reduced, and the base loss, reduced, added."""
+        if sample_weight is not None and any(size != 1 for size in sample_weight.shape[1:]):
+            raise ShapeError(
+                "`sample_weight` of an IndexPenalty should hold one weight for each sample, shape "
+                f"(batch_size,). Received: shape {tuple(sample_weight.shape)}. Average it over "
+                "the other axes: `keras.ops.mean(sample_weight, axis=1)`."
+            )
+        # A copy carries no Keras mask, which is per timestep where the penalty is per sample.
+        penalty = super().__call__(y_true, ops.copy(y_pred), sample_weight)
+        if self._base is None:
+            return penalty
+        return ops.cast(self._base(y_true, y_pred, sample_weight), self.dtype) + penalty
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """The weighted penalty of each sample."""
+        shape, dtype = tuple(y_pred.shape), keras.backend.standardize_dtype(y_pred.dtype)
+        self.selection.check_rows(len(shape))
+        bound = _lowering.check(Edit(self.selection, "set", self.target), shape, dtype)
+        if 0 in bound.selected[1:]:
+            raise PositionError(
+                "A penalty should have at least one element to look at. Received: "
+                f"`{self.selection!r}`, which selects none of shape {shape}."
+            )
+        chosen = _lowering.apply(Edit(self.selection, "get"), y_pred)
+        residual = chosen - _lowering.constant(self.target, dtype)
+        if self.kind == "l2":
+            each = residual * residual
+        else:  # abs(r), whose gradient at 0 differs between backends
+            each = residual * ops.stop_gradient(ops.sign(residual))
+        return self.weight * ops.mean(ops.reshape(each, (ops.shape(each)[0], -1)), axis=1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "index": {
+                "coordinates": self.selection.coordinates,
+                "items": self.selection.index.to_json(),
+            },
+            "target": to_json(self.target),
+            "kind": self.kind,
+            "weight": self.weight,
+            "base_loss": keras.losses.serialize(self.base_loss) if self.base_loss else None,
+            "dtype": self.dtype,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "IndexPenalty":
+        index = config["index"]
+        selection = Selection(index["coordinates"], Index.from_json(index["items"]))
+        return cls(**{**config, "index": selection, "target": from_json(config["target"])})
+
+
+def _selection(index: Any) -> Selection:
+    """The elements meant by an index inside one sample, or by `sample[...]` itself."""
+    if isinstance(index, Place):
+        index = index.selection
+    if not isinstance(index, Selection):
+        return Selection("sample", Index(index))
+    if index.condition is not None or index.tensors():
+        raise OperandError(
+            "A penalty should be given positions that are known beforehand. Received: "
+            f"`{index!r}`. Drop `.where(...)`."
+        )
+    index.check_rows()
+    return index
+
+
+class _FunctionLoss(keras.losses.Loss):
+    """A loss function, reduced as a loss object is."""
+
+    def __init__(self, function: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.function = function
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return self.function(y_true, y_pred)

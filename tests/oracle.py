@@ -1,0 +1,92 @@
+"""What every operation gives and what its gradient is, element by element, in NumPy.
+
+Each function walks over the positions that NumPy itself selects, in C order,
+and applies the definition. It knows nothing of how kedit works.
+"""
+
+import numpy as np
+
+
+def positions(shape, index, *, per_sample=False):
+    """Flat position of every selected element, in the layout of the result."""
+    whole = np.arange(int(np.prod(shape))).reshape(shape)
+    if per_sample:
+        return np.stack([sample[index] for sample in whole])
+    return whole[index]
+
+
+def get(x, places):
+    return x.ravel()[places]
+
+
+def get_vjp(x, places, upstream):
+    dx = np.zeros(x.size)
+    np.add.at(dx, places.ravel(), upstream.ravel())
+    return dx.reshape(x.shape)
+
+
+def update(op, x, places, values):
+    """The edited copy of `x`; `apply` cubes."""
+    y = x.ravel().copy()
+    values = np.broadcast_to(values, places.shape)
+    with np.errstate(all="ignore"):
+        for place, value in zip(places.ravel(), values.ravel(), strict=True):
+            old = x.ravel()[place] if op in ("power", "apply") else y[place]
+            y[place] = _ONE[op](old, value)
+    return y.reshape(x.shape)
+
+
+_ONE = {
+    "set": lambda old, value: value,
+    "add": lambda old, value: old + value,
+    "subtract": lambda old, value: old - value,
+    "multiply": lambda old, value: old * value,
+    "divide": lambda old, value: old / value,
+    "power": lambda old, value: old**value,
+    "min": np.minimum,
+    "max": np.maximum,
+    "apply": lambda old, value: old * old * old,
+}
+UPDATES = tuple(_ONE)
+
+
+def update_vjp(op, x, places, values, upstream):
+    """Gradients of `sum(upstream * update(...))` for `x` and `values`, in closed form."""
+    flat, g = x.ravel().astype("float64"), upstream.ravel()
+    spread = np.broadcast_to(values, places.shape).ravel().astype("float64")
+    dx, dv = g.copy(), np.zeros(spread.size)
+    picks = {}  # element -> the picks that name it, in order
+    for pick, place in enumerate(places.ravel()):
+        picks.setdefault(place, []).append(pick)
+    for place, named in picks.items():
+        dx[place], shares = _one_vjp(op, flat[place], spread[named])
+        dx[place] *= g[place]
+        dv[named] = np.array(shares) * g[place]
+    dv = dv.reshape(places.shape)
+    lead = dv.ndim - values.ndim
+    dv = dv.sum(axis=tuple(range(lead)))
+    spread_axes = tuple(a for a, size in enumerate(values.shape) if size == 1 != dv.shape[a])
+    return dx.reshape(x.shape), dv.sum(axis=spread_axes, keepdims=True)
+
+
+def _one_vjp(op, x, values):
+    """Derivatives for one element and the values that were given to it."""
+    others = [np.prod(np.delete(values, n)) for n in range(len(values))]
+    only_last = np.eye(len(values))[-1]
+    last = values[-1]
+    if op == "set":
+        return 0.0, only_last
+    if op in ("add", "subtract"):
+        return 1.0, np.full(len(values), 1.0 if op == "add" else -1.0)
+    if op == "multiply":
+        return np.prod(values), x * np.array(others)
+    if op == "divide":
+        return 1 / np.prod(values), -x / (np.prod(values) * values)
+    if op == "power":
+        return last * x ** (last - 1), only_last * x**last * np.log(x)
+    if op == "apply":
+        return 3 * x * x, np.zeros(len(values))
+    best = min(x, *values) if op == "min" else max(x, *values)
+    tied = np.array([x == best, *(values == best)], "float64")
+    tied /= tied.sum()
+    return tied[0], tied[1:]

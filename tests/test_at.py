@@ -1,0 +1,645 @@
+"""`at(x)[index].op(values)` against the oracle: values, gradients, dtypes, errors, purity."""
+
+import keras
+import numpy as np
+import oracle
+import pytest
+from _backend import compiled, tensors, to_numpy, vjp
+from cases import CASES, FEW, OUT_OF_BOUNDS, Case
+from keras import ops
+
+import kedit
+from kedit import X, at, sample
+from kedit.errors import (
+    CoordinateError,
+    DTypeError,
+    EditError,
+    OperandError,
+    PositionError,
+    ShapeError,
+)
+
+
+def cube(x):
+    return x * x * x
+
+
+def data(case, seed=0):
+    """An array of the case's shape, and values of the shape of its selection; all positive."""
+    rng = np.random.default_rng(seed)
+    places = oracle.positions(case.shape, case.index)
+    x = rng.uniform(0.5, 2.0, case.shape).astype("float32")
+    values = rng.uniform(0.5, 2.0, places.shape).astype("float32")
+    return x, values, places
+
+
+def edited(op, x, index, values):
+    place = at(x)[index]
+    return place.apply(cube) if op == "apply" else getattr(place, op)(values)
+
+
+def check_close(found, expected):
+    np.testing.assert_allclose(to_numpy(found), expected, rtol=2e-5, atol=2e-6)
+    assert to_numpy(found).dtype == expected.dtype
+
+
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_every_operation_gives_what_numpy_gives(case):
+    x, values, places = data(case)
+    tensor = ops.convert_to_tensor(x)
+    check_close(at(tensor)[case.index].get(), x[case.index])
+    for op in oracle.UPDATES:
+        expected = oracle.update(op, x, places, values)
+        check_close(edited(op, tensor, case.index, values), expected)
+        check_close(edited(op, x, case.index, values), expected)
+    np.testing.assert_array_equal(to_numpy(tensor), data(case)[0])
+    np.testing.assert_array_equal(x, data(case)[0])
+
+
+@pytest.mark.parametrize("case", FEW, ids=repr)
+def test_every_operation_gives_the_same_compiled(case):
+    x, values, places = data(case)
+
+    def all_operations(x, values):
+        edits = [edited(op, x, case.index, values) for op in oracle.UPDATES]
+        return [at(x)[case.index].get(), *edits]
+
+    got, *found = compiled(all_operations)(*tensors([x, values]))
+    check_close(got, x[case.index])
+    for op, result in zip(oracle.UPDATES, found, strict=True):
+        check_close(result, oracle.update(op, x, places, values))
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("case", FEW, ids=repr)
+def test_gradients(case, compile):
+    x, values, places = data(case)
+    if places.size > 1:  # let some tie, the element with its value and values with each other
+        values.ravel()[:] = np.where(np.arange(values.size) % 2, values.ravel(), 1.25)
+        x.ravel()[places.ravel()[0]] = 1.25
+    check_gradients(case.index, x, values, places, compile)
+
+
+def check_gradients(index, x, values, places, compile):
+    """Check all operations in one function, each on its own copies: one compilation."""
+    count = len(oracle.UPDATES)
+
+    def all_operations(*primals):
+        edits = [
+            edited(op, primals[n], index, primals[count + n]) for n, op in enumerate(oracle.UPDATES)
+        ]
+        return ops.stack(edits)
+
+    rng = np.random.default_rng(1)
+    upstream = rng.normal(size=(count, *x.shape)).astype("float32")
+    primals = [x] * count + [values] * count
+    _, gradients = vjp(all_operations, primals, upstream, compile=compile)
+    for n, op in enumerate(oracle.UPDATES):
+        dx, dv = oracle.update_vjp(op, x, places, values, upstream[n])
+        for what, found, expected in (("x", gradients[n], dx), ("v", gradients[count + n], dv)):
+            np.testing.assert_allclose(
+                found, expected, rtol=1e-4, atol=1e-5, err_msg=f"{op}: gradient of {what}"
+            )
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("case", FEW, ids=repr)
+def test_gradient_of_get(case):
+    x, values, places = data(case)
+    upstream = values.astype("float32")
+    _, (dx,) = vjp(lambda x: at(x)[case.index].get(), [x], upstream)
+    np.testing.assert_allclose(dx, oracle.get_vjp(x, places, upstream), rtol=1e-5)
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+def test_gradient_of_set_goes_to_the_last_duplicate_only(compile):
+    x, values = np.zeros(3, "float32"), np.array([5, 6, 7], "float32")
+    upstream = np.array([1, 10, 100], "float32")
+    y, (dx, dv) = vjp(
+        lambda x, v: at(x)[[0, 0, 2]].set(v), [x, values], upstream, compile=compile
+    )
+    assert y.tolist() == [6, 0, 7]
+    assert dx.tolist() == [0, 10, 0]
+    assert dv.tolist() == [0, 1, 100]
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+def test_gradient_of_multiply_is_right_through_zeros(compile):
+    x = np.array([3, 1], "float32")
+    upstream = np.array([1, 10], "float32")
+    for values in ([2, 0, 5], [0, 0, 5], [2, 4, 5]):
+        values = np.array(values, "float32")
+        _, (dx, dv) = vjp(
+            lambda x, v: at(x)[[0, 0, 0]].multiply(v), [x, values], upstream, compile=compile
+        )
+        others = [values[1] * values[2], values[0] * values[2], values[0] * values[1]]
+        assert dx.tolist() == [np.prod(values), 10]
+        assert dv.tolist() == [3 * other for other in others]
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("op", ["min", "max"])
+def test_ties_share_the_gradient_evenly(op, compile):
+    three = np.array([3, 3, 3], "float32")
+    upstream = np.array([1, 1, 1], "float32")
+    _, (dx, dv) = vjp(
+        lambda x, v: getattr(at(x)[[0, 0, 1]], op)(v), [three, three], upstream, compile=compile
+    )
+    np.testing.assert_allclose(dx, [1 / 3, 1 / 2, 1], rtol=1e-6)
+    np.testing.assert_allclose(dv, [1 / 3, 1 / 3, 1 / 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (1, 4), (3, 1)])
+def test_values_broadcast_to_the_selection(shape):
+    x = np.arange(20, dtype="float32").reshape(4, 5)
+    values = np.random.default_rng(0).normal(size=shape).astype("float32")
+    for index in (np.s_[1:, :4], np.s_[[0, 3, 1], :4], np.s_[::-1][:1] and np.s_[:0:-1, 1:]):
+        expected = x.copy()
+        expected[index] = values
+        for given in (values, ops.convert_to_tensor(values), values.tolist()):
+            check_close(at(ops.convert_to_tensor(x))[index].set(given), expected)
+            if not ops.is_tensor(given):
+                check_close(at(x)[index].set(given), expected)
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("shape", [(), (4,), (3, 1)])
+def test_gradients_of_broadcast_values_are_summed(shape):
+    x = np.random.default_rng(0).uniform(0.5, 2, (4, 5)).astype("float32")
+    values = np.random.default_rng(1).uniform(0.5, 2, shape).astype("float32")
+    for index in (np.s_[1:, :4], np.s_[[0, 3, 0], :4]):
+        check_gradients(index, x, values, oracle.positions(x.shape, index), compile=False)
+
+
+# --- Conditions and masks ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index", [..., np.s_[1:, ::2], np.s_[[0, 2]], np.s_[:, [0, 0, 3]]])
+@pytest.mark.parametrize("op", oracle.UPDATES)
+def test_condition_narrows_the_selection(op, index, run):
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    places = oracle.positions(x.shape, index)
+    kept = places[x.ravel()[places] > 0]
+
+    def edit(x):
+        place = at(x)[index].where(X > 0.0)
+        return place.apply(cube) if op == "apply" else getattr(place, op)(1.5)
+
+    expected = oracle.update(op, x, kept, np.float32(1.5))
+    check_close(run(edit)(ops.convert_to_tensor(x)), expected)
+    check_close(edit(x), expected)
+
+
+def test_condition_may_be_a_mask_an_expression_or_a_function():
+    x = np.array([[1, -2, 3], [-4, 5, -6]], "float32")
+    expected = np.where(x > 0, x, 0)
+    mask = x > 0
+    for given in (x, ops.convert_to_tensor(x)):
+        for place in (
+            at(given)[mask == 0],
+            at(given).where(X <= 0),
+            at(given).where(~(X > 0)),
+            at(given).where(mask == 0),
+            at(given).where((mask == 0).tolist()),
+            at(given).where(lambda x: x <= 0),
+            at(given)[ops.convert_to_tensor(mask == 0)],
+            at(given).where(ops.convert_to_tensor(mask == 0)),
+            sample.where(X <= 0),
+        ):
+            found = place.set(0.0)
+            check_close(found(given) if isinstance(found, kedit.Edit) else found, expected)
+
+
+def test_mask_takes_one_value_for_each_true():
+    x = np.arange(6, dtype="float32").reshape(2, 3)
+    mask = np.array([[True, False, True], [False, True, False]])
+    values = np.array([10, 20, 30], "float32")
+    expected = x.copy()
+    expected[mask] = values
+    check_close(at(ops.convert_to_tensor(x))[mask].set(values), expected)
+    check_close(at(x)[mask].set(values), expected)
+    expected = x.copy()
+    expected[:, mask[0]] *= 2
+    check_close(at(ops.convert_to_tensor(x))[:, mask[0]].multiply(2.0), expected)
+
+
+def test_mask_broadcasts_in_where_along_with_values():
+    x = np.arange(6, dtype="float32").reshape(2, 3)
+    columns, values = np.array([True, False, True]), np.array([[7], [8]], "float32")
+    expected = np.where(columns, values, x)
+    check_close(at(ops.convert_to_tensor(x)).where(columns).set(values), expected)
+    check_close(at(x).where(columns).set(values), expected)
+
+
+@pytest.mark.parametrize(
+    ("condition", "numpy_condition"),
+    [
+        (X > 1, lambda x: x > 1),
+        (X >= 1, lambda x: x >= 1),
+        (X < -1, lambda x: x < -1),
+        (X <= -1, lambda x: x <= -1),
+        (X == 1, lambda x: x == 1),
+        (X != 1, lambda x: x != 1),
+        (1 < X, lambda x: x > 1),
+        ((X > -2) & (X < 2), lambda x: (x > -2) & (x < 2)),
+        ((X < -2) | (X > 2), lambda x: (x < -2) | (x > 2)),
+        (~(X > 0), lambda x: ~(x > 0)),
+        (abs(X) > 1, lambda x: abs(x) > 1),
+        (-X > 1, lambda x: -x > 1),
+        (X * X - 2 * X + 1 > 1, lambda x: x * x - 2 * x + 1 > 1),
+        (X**2 > 1, lambda x: x**2 > 1),
+        (1 - X > 1, lambda x: 1 - x > 1),
+        (X > np.array([0, 1, 2, 3, -1, -2, 3]), lambda x: x > [0, 1, 2, 3, -1, -2, 3]),
+        (X.isnan(), np.isnan),
+        (X.isinf(), np.isinf),
+        (~X.isinf() & (X + 1 > 0), lambda x: ~np.isinf(x) & (x + 1 > 0)),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_expressions_mean_what_they_mean_in_numpy(condition, numpy_condition, dtype, run):
+    x = np.array([-3, -1, 0, 1, 2, 3, 5]).astype(dtype)
+    if dtype == "float32":
+        x[0], x[2] = -np.inf, np.nan
+    expected = np.where(numpy_condition(x), 9, x).astype(dtype)
+    check_close(run(at.where(condition).set(9))(ops.convert_to_tensor(x)), expected)
+    check_close(at(x).where(condition).set(9), expected)
+
+
+@pytest.mark.parametrize("number", [0.5, -0.5, 1.0, 254.9, 255, 256, 300.5, -1, -1e9, 1e9, 2**40])
+@pytest.mark.parametrize("special", [float("inf"), float("-inf"), float("nan")])
+def test_integers_compare_with_any_number(number, special):
+    x = np.array([0, 1, 127, 254, 255], "uint8")
+    for limit in (number, special):
+        for make in (
+            lambda x, n: x > n,
+            lambda x, n: x >= n,
+            lambda x, n: x < n,
+            lambda x, n: x <= n,
+            lambda x, n: x == n,
+            lambda x, n: x != n,
+        ):
+            expected = np.where(make(x.astype("float64"), limit), 7, x).astype("uint8")
+            check_close(at(ops.convert_to_tensor(x)).where(make(X, limit)).set(7), expected)
+            check_close(at(x).where(make(X, limit)).set(7), expected)
+
+
+def test_operand_may_be_an_expression():
+    x = np.array([[1, -2], [3, 4]], "float32")
+    for given in (x, ops.convert_to_tensor(x)):
+        check_close(at(given)[:, 1].set(X * 10 + 1), np.array([[1, -19], [3, 41]], "float32"))
+        check_close(at(given)[0].add(X), np.array([[2, -4], [3, 4]], "float32"))
+        check_close(at(given).where(X > 0).set(1 / X), np.array([[1, -2], [1 / 3, 0.25]], "float32"))
+        check_close(at(given)[1].apply(abs(X) - 3), np.array([[1, -2], [0, 1]], "float32"))
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+def test_elements_that_are_not_chosen_send_back_no_nan(compile):
+    """The untaken branch: log, 1/x, x**v, x*v at elements where they have no finite gradient."""
+    x = np.array([0.0, 4.0, np.nan, 1.0, -2.0, np.inf], "float32")
+    chosen = np.array([0, 1, 0, 1, 0, 0], "float32")
+    upstream = np.array([1, 10, 100, 1000, 1e4, 1e5], "float32")
+    condition = (X > 0) & ~X.isinf()
+
+    def edits(x, v, w):
+        place = at(x).where(condition)
+        return ops.stack(
+            [
+                place.apply(lambda x: ops.log(x) * w),
+                place.set(1 / X),
+                place.divide(v * x),
+                place.power(v),
+                place.multiply(v * x),
+                at(x).where(condition).multiply(w),
+            ]
+        )
+
+    ones = np.ones(6, "float32")
+    w = np.float32(2)
+    y, (dx, dv, dw) = vjp(edits, [x, ones, w], np.stack([upstream] * 6), compile=compile)
+    kept = np.stack([np.where(chosen, 0, x)] * 6)
+    np.testing.assert_array_equal(np.where(chosen, 0, y), kept)
+    s = np.where(chosen, x, 1)  # the elements on which the operations run
+    taken = np.stack([w / s, -1 / s**2, np.zeros(6), ones, 2 * s, w * ones])
+    expected = np.where(chosen, (taken * upstream).sum(0), 6 * upstream)
+    np.testing.assert_allclose(dx, expected, rtol=1e-5, atol=1e-6)
+    shares = np.stack([-ones, s * np.log(s), s * s])
+    expected = np.where(chosen, (shares * upstream).sum(0), 0)
+    np.testing.assert_allclose(dv, expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(dw, (chosen * upstream * (np.log(s) + s)).sum(), rtol=1e-5)
+
+
+@pytest.mark.gradient
+def test_gradient_of_a_condition_without_any_element_is_the_identity():
+    x = np.array([0.0, -1.0], "float32")
+    upstream = np.array([1, 10], "float32")
+    _, (dx,) = vjp(lambda x: at(x).where(X > 5).apply(ops.log), [x], upstream)
+    assert dx.tolist() == [1, 10]
+
+
+# --- Dtypes ------------------------------------------------------------------------------------
+
+DTYPES = ["bool", "uint8", "int8", "int16", "int32", "float16", "bfloat16", "float32"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_result_has_the_dtype_of_the_target(dtype):
+    x = ops.cast(ops.convert_to_tensor([1, 0, 3, 4]), dtype)
+    value = True if dtype == "bool" else 2
+    allowed = ["set", "min", "max"] if dtype == "bool" else ["set", "add", "multiply", "min", "max"]
+    numpy_x = to_numpy(ops.cast(x, "float32")).astype("bool" if dtype == "bool" else "float64")
+    for op in allowed:
+        for index in (np.s_[1], np.s_[[0, 0, 2]], np.s_[::-1]):
+            y = edited(op, x, index, value)
+            assert keras.backend.standardize_dtype(y.dtype) == dtype
+            places = oracle.positions((4,), index)
+            expected = oracle.update(op, numpy_x, places, np.array(value, numpy_x.dtype))
+            np.testing.assert_array_equal(to_numpy(ops.cast(y, "float32")), expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        ("int32", 2.7),
+        ("int32", 2.0),
+        ("int32", np.array([1.5, 2.5])),
+        ("int32", np.nan),
+        ("uint8", 300),
+        ("uint8", -1),
+        ("int8", np.array([1, 200])),
+        ("float16", 1e9),
+        ("float32", 1e39),
+        ("float32", 1j),
+        ("bool", 1),
+        ("bool", 0.5),
+    ],
+)
+def test_what_the_dtype_cannot_hold_raises(dtype, values):
+    x = np.zeros((2,), dtype)
+    for given in (x, ops.convert_to_tensor(x)):
+        with pytest.raises(TypeError, match="casting=") as raised:
+            at(given)[:].set(values)
+        assert isinstance(raised.value, EditError)
+
+
+def test_tensor_of_a_higher_kind_raises():
+    x = ops.zeros((2,), "int32")
+    with pytest.raises(DTypeError, match="Received"):
+        at(x)[0].set(ops.convert_to_tensor(2.5))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "expected"),
+    [
+        ("int32", [2.7, -2.7, 1e20, -1e20, np.nan, np.inf], [2, -2, 2**31 - 1, -(2**31), 0, 2**31 - 1]),
+        ("uint8", [300, -5, 255.9, 7, -0.5, 256], [255, 0, 255, 7, 0, 255]),
+        ("int8", [300, -300, 127, -128, 5, 0], [127, -128, 127, -128, 5, 0]),
+        ("bool", [0, 1, 2, -1, 0, 300], [0, 1, 1, 1, 0, 1]),
+    ],
+)
+def test_unsafe_casting_saturates(dtype, values, expected, run):
+    x = np.zeros(6, dtype)
+    values = np.array(values, "float32" if isinstance(values[0], float) else "int32")
+    check_close(at(x)[:].set(values, casting="unsafe"), np.array(expected, dtype))
+    tensor = ops.convert_to_tensor(x)
+    check_close(at(tensor)[:].set(values, casting="unsafe"), np.array(expected, dtype))
+
+    def with_tensor(x, v):
+        return at(x)[:].set(v, casting="unsafe")
+
+    check_close(run(with_tensor)(*tensors([x, values])), np.array(expected, dtype))
+
+
+@pytest.mark.parametrize(
+    ("op", "dtype", "value"),
+    [
+        ("divide", "int32", 2),
+        ("power", "int32", 0.5),
+        ("power", "int32", -1),
+        ("add", "bool", True),
+        ("multiply", "bool", True),
+    ],
+)
+def test_operation_without_an_answer_in_the_dtype_raises(op, dtype, value):
+    x = np.ones(2, dtype)
+    for given in (x, ops.convert_to_tensor(x)):
+        with pytest.raises(DTypeError, match="Received"):
+            getattr(at(given)[0], op)(value, casting="unsafe")
+
+
+def test_integers_take_whole_powers(run):
+    x = np.array([2, 3, -4], "int32")
+    check_close(run(at[1:].power(3))(ops.convert_to_tensor(x)), np.array([2, 27, -64], "int32"))
+    check_close(at(x)[1:].power([2, 3]), np.array([2, 9, -64], "int32"))
+
+
+def test_nan_wins_in_min_and_max(run):
+    x = np.array([1.0, np.nan, 2.0, np.inf], "float32")
+    values = np.array([np.nan, 3.0, 5.0, np.inf], "float32")
+    for op, function in (("min", np.minimum), ("max", np.maximum)):
+        for index in (np.s_[:], np.s_[[0, 1, 2, 3]], np.s_[[0, 1, 2, 3, 3]]):
+            given = np.append(values, np.inf).astype("float32") if index == [0, 1, 2, 3, 3] else values
+            edit = getattr(at[index], op)(given)
+            check_close(run(edit)(ops.convert_to_tensor(x)), function(x, values))
+
+
+def test_complex_numbers():
+    x = np.array([1 + 2j, 3j, -1], "complex64")
+    expected = np.array([1 + 2j, 4j, -1j], "complex64")
+    check_close(at(ops.convert_to_tensor(x))[1:].set([4j, -1j]), expected)
+    check_close(at(x)[1:].set([4j, -1j]), expected)
+    with pytest.raises(DTypeError):
+        at(ops.convert_to_tensor(x))[0].max(1.0)
+
+
+# --- What may be edited, and what comes back ---------------------------------------------------
+
+
+def test_numpy_arrays_stay_numpy_and_meet_no_backend(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the NumPy kernel made a tensor")
+
+    for name in ("convert_to_tensor", "where", "take", "scatter_update", "cast", "reshape"):
+        monkeypatch.setattr(ops, name, refuse)
+    x = np.zeros((2, 3))
+    for given in (x, x.tolist(), np.asfortranarray(x), x.astype("float16")):
+        y = at(given)[0, [2, 0]].set([1.0, 2.0])
+        assert isinstance(y, np.ndarray)
+        assert y.tolist() == [[2, 0, 1], [0, 0, 0]]
+    y = at(x)[x == 0].set(1.0)
+    assert y.tolist() == [[1] * 3] * 2
+    assert at(x).where(X == 0).apply(np.cos).tolist() == [[1] * 3] * 2
+    assert not x.any()
+
+
+def test_numpy_array_that_may_not_be_written():
+    x = np.zeros(3)
+    x.setflags(write=False)
+    y = at(x)[1].set(5.0)
+    assert y.tolist() == [0, 5, 0]
+    y[0] = 1  # the result is the caller's own
+    assert at(x)[[]].set(0.0) is not x
+
+
+def test_variable_is_read_and_not_changed():
+    variable = keras.Variable(np.zeros(3, "float32"))
+    y = at(variable)[1].set(7.0)
+    assert to_numpy(y).tolist() == [0, 7, 0]
+    assert to_numpy(variable).tolist() == [0, 0, 0]
+    y = at(ops.zeros(3))[:].where(X == 0).set(variable)
+    assert to_numpy(y).tolist() == [0, 0, 0]
+
+
+def test_empty_selection_gives_an_equal_tensor():
+    x = ops.convert_to_tensor(np.arange(3.0, dtype="float32"))
+    for op in oracle.UPDATES:
+        check_close(edited(op, x, [], np.zeros(0, "float32")), np.arange(3, dtype="float32"))
+        check_close(edited(op, x, slice(2, 2), 1.0), np.arange(3, dtype="float32"))
+
+
+def test_what_is_not_a_tensor_raises():
+    for wrong in ("text", object(), {1, 2}):
+        with pytest.raises(OperandError, match="Received"):
+            at(wrong)[0].set(1.0)
+
+
+# --- Errors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", OUT_OF_BOUNDS, ids=repr)
+def test_static_index_that_does_not_fit_raises(case):
+    x = np.zeros(case.shape, "float32")
+    for given in (x, ops.convert_to_tensor(x)):
+        for op in ("set", "get"):
+            with pytest.raises((IndexError, ValueError), match="Received") as raised:
+                place = at(given)[case.index]
+                place.get() if op == "get" else place.set(1.0)
+            assert isinstance(raised.value, EditError)
+    assert not x.any()
+
+
+def test_out_of_bounds_says_what_and_where():
+    with pytest.raises(PositionError, match="index 7, which is out of bounds for axis 1 with size 3"):
+        at(ops.zeros((2, 3)))[0, 7].set(1.0)
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 1, 1), (1, 3), (2, 3)])
+def test_values_that_do_not_broadcast_raise(shape):
+    x = np.zeros((5, 3), "float32")
+    for given in (x, ops.convert_to_tensor(x)):
+        for values in (np.zeros(shape), ops.zeros(shape)):
+            with pytest.raises(ValueError, match="should broadcast") as raised:
+                at(given)[0].set(values)
+            assert isinstance(raised.value, ShapeError)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: at[0].set(lambda x: x),
+        lambda: at[0].apply(3.0),
+        lambda: at[0].set("text"),
+        lambda: at[0].set([[1, 2], [3]]),
+        lambda: at[0].set([ops.zeros(2), ops.ones(2)]),
+        lambda: at.where(X > 0).where(X < 1),
+        lambda: at.where(X > 0).get(),
+        lambda: at.where(0 < X < 1),
+        lambda: at[0].set(1.0, casting="maybe"),
+        lambda: at[0].set(1.0) | at[1],
+    ],
+)
+def test_misuse_raises_and_shows_the_fix(make):
+    with pytest.raises(OperandError, match=r"Received.*|should be one of"):
+        make()
+
+
+def test_condition_that_is_not_boolean_raises():
+    for wrong in (X + 1, np.array([1, 0]), 1.0):
+        with pytest.raises(DTypeError, match="Received"):
+            at.where(wrong)
+    for given in (np.zeros(2), ops.zeros(2)):
+        with pytest.raises(DTypeError, match="Received"):
+            at(given).where(lambda x: x).set(1.0)
+
+
+def test_function_that_changes_the_shape_raises():
+    for given in (np.zeros((2, 2)), ops.zeros((2, 2))):
+        with pytest.raises(ShapeError, match="keep their shape"):
+            at(given)[0].apply(lambda x: x[:1])
+
+
+def test_condition_that_differs_between_duplicates_raises():
+    for given in (np.zeros(3), ops.zeros(3)):
+        with pytest.raises(OperandError, match="twice"):
+            at(given)[[0, 0]].where(X < np.array([1.0, -1.0])).set(5.0)
+        y = at(given)[[0, 0]].where(X < np.array([1.0, -1.0])).add(5.0)
+        assert to_numpy(y).tolist() == [5, 0, 0]
+
+
+def test_get_with_a_mask_that_is_a_tensor_raises():
+    with pytest.raises(OperandError, match="where"):
+        at(ops.zeros(3))[ops.zeros(3, "bool")].get()
+
+
+def test_integer_tensor_as_index_raises():
+    with pytest.raises(PositionError, match="convert_to_numpy"):
+        at(ops.zeros(3))[ops.zeros((1,), "int32")]
+
+
+# --- Sample coordinates ------------------------------------------------------------------------
+
+SAMPLE_CASES = [case for case in FEW if case.shape and np.ndim(case.index) < 3]
+
+
+@pytest.mark.parametrize("case", SAMPLE_CASES, ids=repr)
+def test_sample_edits_every_sample_alike(case):
+    places = oracle.positions((4, *case.shape), case.index, per_sample=True)
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0.5, 2, (4, *case.shape)).astype("float32")
+    constant = rng.uniform(0.5, 2, places.shape[1:]).astype("float32")
+    batched = rng.uniform(0.5, 2, places.shape).astype("float32")
+    tensor = ops.convert_to_tensor(x)
+    check_close(sample(tensor)[case.index].get(), oracle.get(x, places))
+    check_close(sample(x)[case.index].get(), oracle.get(x, places))
+    for op in oracle.UPDATES:
+        place = sample[case.index]
+        edit = place.apply(cube) if op == "apply" else getattr(place, op)(constant)
+        check_close(edit(tensor), oracle.update(op, x, places, constant))
+        check_close(edit(x), oracle.update(op, x, places, constant))
+        if op != "apply":
+            edit = getattr(place, op)(ops.convert_to_tensor(batched))
+            check_close(edit(tensor), oracle.update(op, x, places, batched))
+
+
+def test_constant_never_reaches_the_batch_axis():
+    x = np.zeros((2, 3))
+    for given in (x, ops.convert_to_tensor(x)):
+        with pytest.raises(ShapeError):
+            sample[1].set(np.array([5.0, 6.0]))(given)
+        with pytest.raises(ShapeError):
+            sample.where(np.ones((2, 3), bool)).set(1.0)(given)
+
+
+def test_sample_needs_a_batch_axis():
+    with pytest.raises(PositionError, match="batch axis"):
+        sample[...].set(1.0)(np.array(3.0))
+
+
+def test_coordinate_error_is_a_value_error():
+    assert issubclass(CoordinateError, ValueError)
+
+
+@pytest.mark.parametrize("case", [Case((3, 4), np.s_[0, 2]), Case((5,), np.s_[[0, 0, 2]])], ids=repr)
+def test_law_now_is_later(case):
+    x, values, _ = data(case)
+    for op in oracle.UPDATES:
+        place = at[case.index]
+        edit = place.apply(cube) if op == "apply" else getattr(place, op)(values)
+        for given in (x, ops.convert_to_tensor(x)):
+            now = to_numpy(edited(op, given, case.index, values))
+            np.testing.assert_array_equal(to_numpy(edit(given)), now)
