@@ -136,9 +136,9 @@ def _check_operand(edit: Edit, selected: Shape, dtype: str) -> None:
         return
     if isinstance(operand, Expression):
         for constant in operand.constants():
-            _check_broadcast(constant, selected, edit, "A constant of an expression")
+            _check_broadcast(constant, selected, edit.selection, "A constant of an expression")
     elif not callable(operand):
-        _check_broadcast(operand, selected, edit, "Values")
+        _check_broadcast(operand, selected, edit.selection, "Values")
         check_values(operand, _dtype(operand), dtype, edit.casting)
 
 
@@ -157,24 +157,25 @@ def _check_condition(selection: Selection, selected: Shape) -> None:
         _check_broadcast(condition, selected, selection, "A mask")
 
 
-def _check_broadcast(values: Any, selected: Shape, owner: Any, what: str) -> None:
-    """Check that `values` broadcast to the selection, with no axis to spare."""
+def _check_broadcast(values: Any, selected: Shape, selection: Selection, what: str) -> None:
+    """Check that `values` broadcast to the selection, with no axis to spare.
+
+    A constant has to fit for certain: where a size is not known, as that of the
+    batch in a layer, it has one entry for all. Of a tensor that shows later.
+    """
     shape = shape_of(values)
+    unsure = (None,) if is_tensor(values) else ()
     fits = len(shape) <= len(selected) and all(
-        size in (1, wanted) or size is None or wanted is None
-        for size, wanted in zip(reversed(shape), reversed(selected), strict=False)
+        [
+            size in (1, wanted, *unsure) or (wanted in unsure)
+            for size, wanted in zip(reversed(shape), reversed(selected), strict=False)
+        ]
     )
-    selection = getattr(owner, "selection", owner)
-    if fits and selection.coordinates == "sample" and not is_tensor(values):
-        # The batch axis is not one of the sample's: constants must not reach it.
-        fits = len(shape) < len(selected)
-        selected = selected[1:]
     if not fits:
-        wanted = tuple(selected)
         raise ShapeError(
-            f"{what} should broadcast to the shape of the selection, {wanted}. Received: shape "
-            f"{shape} for `{selection!r}`. Reshape them, as in "
-            f"`numpy.broadcast_to(values, {wanted})`."
+            f"{what} should broadcast to the shape of the selection, {tuple(selected)}, where an "
+            f"axis of unknown size, as None, takes one value for all. Received: shape {shape} for "
+            f"`{selection!r}`. Reshape them, as in `numpy.reshape(values, shape)`."
         )
 
 
