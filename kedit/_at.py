@@ -7,7 +7,7 @@ from kedit._data import Array, freeze, is_scalar, to_code
 from kedit._edit import Edit
 from kedit._expression import Expression
 from kedit._index import Index
-from kedit._selection import Selection
+from kedit._selection import Selection, freeze_operand
 from kedit._types import Casting, Coordinates, Tensor
 from kedit.errors import DTypeError, OperandError
 
@@ -330,7 +330,7 @@ class Place:
                 f"`{op}` should be given a number, an array, a tensor or an expression over `X`. "
                 f"Received: {values!r}. To apply a function, use `.apply(function)`."
             )
-        return self._finish(Edit(self.selection, op, values, casting))
+        return self._finish(Edit(self.selection, op, freeze_operand(values), casting))
 
     def _finish(self, edit: Edit) -> Any:
         return edit if self._x is _LATER else edit(self._x)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kedit._data import Array, is_tensor, to_code
+from kedit._data import Array, is_scalar, to_code
 from kedit._types import Casting
 from kedit.errors import DTypeError
 
@@ -86,7 +86,7 @@ def check_values(values: Any, values_dtype: str, dtype: str, casting: Casting) -
             f"in `keras.ops.cast(values, {dtype!r})`, cast the tensor, or allow the loss: "
             '`casting="unsafe"`.'
         )
-    if values is None or is_tensor(values):
+    if not (is_scalar(values) or isinstance(values, Array)):
         return
     low, high = value_range(dtype)
     least, greatest = (values.low, values.high) if isinstance(values, Array) else (values, values)

@@ -18,32 +18,48 @@ from kedit._types import Shape
 from kedit.errors import OperandError, SavingError
 
 
+SMALL = 1024
+"""Arrays of up to so many entries are kept as numbers, too, which every compiler knows."""
+
+
 class Array:
-    """A constant array: a read-only copy, equal to another by dtype, shape and contents.
+    """A constant array: equal to another by dtype, shape and contents.
 
     Attributes:
-        array: The NumPy array.
         dtype: Name of its dtype.
         shape: Its shape.
-        low: Its least finite number (for complex numbers, 0), or 0 if there is none.
-        high: Its greatest finite number (of complex numbers, the greatest
-            absolute value), or 0 if there is none.
+        numbers: Its entries in C order, or None if there are more than `SMALL`.
+        low: Its least finite entry (for complex numbers, 0), or 0 if there is none.
+        high: Its greatest finite entry (of complex numbers, by absolute value), or 0.
     """
 
-    __slots__ = ("array", "dtype", "high", "low", "shape")
+    __slots__ = ("_array", "dtype", "high", "low", "numbers", "shape")
 
-    def __init__(self, array: Any, dtype: str, shape: Shape, low: float, high: float) -> None:
-        self.array, self.dtype, self.shape = array, dtype, shape
-        self.low, self.high = low, high
+    def __init__(
+        self, dtype: str, shape: tuple[int, ...], numbers: tuple[Any, ...] | None, array: Any = None
+    ) -> None:
+        self.dtype, self.shape, self.numbers, self._array = dtype, shape, numbers, array
+        if numbers is None:
+            sizes = np.abs(array) if dtype.startswith("complex") else array
+            finite = sizes[np.isfinite(sizes)]
+            self.low, self.high = (finite.min().item(), finite.max().item()) if finite.size else (0, 0)
+        else:
+            sizes = [abs(number) if isinstance(number, complex) else number for number in numbers]
+            finite = [size for size in sizes if math.isfinite(size)]
+            self.low, self.high = min(finite, default=0), max(finite, default=0)
 
     @classmethod
     def of(cls, array: Any) -> "Array":
         array = np.array(array)
-        array.setflags(write=False)
-        finite = np.abs(array) if array.dtype.kind == "c" else array
-        finite = finite[np.isfinite(finite)] if array.dtype.kind in "fc" else finite
-        low, high = (finite.min().item(), finite.max().item()) if finite.size else (0, 0)
-        return cls(array, array.dtype.name, array.shape, low, high)
+        numbers = tuple(array.ravel().tolist()) if array.size <= SMALL else None
+        return cls(array.dtype.name, array.shape, numbers, None if numbers is not None else array)
+
+    @property
+    def array(self) -> Any:
+        """The entries as a NumPy array of their own, or of this constant if there are many."""
+        if self.numbers is None:
+            return self._array
+        return np.array(self.numbers, self.dtype).reshape(self.shape)
 
     def key(self) -> Any:
         return ("array", self.dtype, self.shape, self.array.tobytes())
@@ -55,7 +71,7 @@ class Array:
         return hash(self.key())
 
     def __reduce__(self) -> Any:
-        return (Array.of, (self.array,))
+        return (Array, (self.dtype, self.shape, self.numbers, self._array))
 
 
 class Slot(NamedTuple):
@@ -94,12 +110,36 @@ def freeze(value: Any) -> Any:
     """
     if is_scalar(value) or isinstance(value, (Array, Slot)) or is_tensor(value):
         return value
-    if isinstance(value, (list, tuple)) and _holds_tensor(value):
+    if not isinstance(value, (list, tuple)):
+        return _freeze_array(value)
+    if _holds_tensor(value):
         raise OperandError(
             "Values should be a number, an array of numbers or a tensor. Received: "
             f"a {type(value).__name__} that holds tensors. Write `keras.ops.stack([...])`."
         )
-    return _freeze_array(value)
+    flat = flatten(value)
+    if flat is None or not flat[1] or len(flat[1]) > SMALL:
+        return _freeze_array(value)
+    kinds = [isinstance(n, bool) + 2 * isinstance(n, float) + 4 * isinstance(n, complex) for n in flat[1]]
+    dtype = {0: "int64", 1: "bool", 2: "float64", 4: "complex128"}[
+        1 if min(kinds) == 1 == max(kinds) else max([kind - kind % 2 for kind in kinds])
+    ]
+    return Array(dtype, flat[0], flat[1])
+
+
+def flatten(entries: Any) -> tuple[tuple[int, ...], tuple[Any, ...]] | None:
+    """Shape and numbers of nested lists of Python's numbers, or None of anything else."""
+    if is_scalar(entries):
+        return (), (entries,)
+    if not isinstance(entries, (list, tuple)):
+        return None
+    parts = [flatten(entry) for entry in entries]
+    if not parts:
+        return (0,), ()
+    first = parts[0]
+    if first is None or any([part is None or part[0] != first[0] for part in parts]):
+        return None
+    return (len(parts), *first[0]), tuple([n for part in parts if part for n in part[1]])
 
 
 def _freeze_array(value: Any) -> Any:

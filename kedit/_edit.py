@@ -89,8 +89,6 @@ class Edit:
         _check_one_of("op", self.op, OPERATIONS)
         _check_one_of("casting", self.casting, CASTINGS)
         _check_one_of("part", self.part, PARTS)
-        if self.op != "get":
-            object.__setattr__(self, "operand", freeze_operand(self.operand))
 
     def __call__(self, x: Any, *rest: Any) -> Any:
         if rest:

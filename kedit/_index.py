@@ -7,7 +7,18 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from kedit._data import Array, Slot, from_json, is_array, is_tensor, to_code, to_json, to_key
+from kedit._data import (
+    SMALL,
+    Array,
+    Slot,
+    flatten,
+    from_json,
+    is_array,
+    is_tensor,
+    to_code,
+    to_json,
+    to_key,
+)
 from kedit.errors import PositionError
 
 Item: TypeAlias = Any
@@ -146,9 +157,15 @@ def _bound(part: Any) -> int | None:
 
 
 def _canonical_list(entries: Any) -> Any:
-    """A list of integers as `Positions` without a detour over NumPy; any other as an array."""
-    if isinstance(entries, list) and all([type(entry) is int for entry in entries]):
-        return Positions((len(entries),), tuple(entries))
+    """Nested lists of integers or booleans without a detour over NumPy; others as an array."""
+    flat = flatten(entries)
+    if flat is None or not flat[1] or len(flat[1]) > SMALL:
+        return _canonical_array(entries)
+    shape, numbers = flat
+    if all([isinstance(number, bool) for number in numbers]):
+        return Array("bool", shape, numbers)
+    if all([isinstance(number, int) and abs(number) < 2**63 for number in numbers]):
+        return Positions(shape, tuple([int(number) for number in numbers]))
     return _canonical_array(entries)
 
 

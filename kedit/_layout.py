@@ -32,6 +32,7 @@ class Pick:
         is_whole: Whether the whole axis is picked, in order.
         is_array: Whether `positions` is a tuple.
         unique: The different positions: of a tuple ascending, else in order.
+        is_ordered: Whether the positions are `unique`, one for one.
         has_duplicates: Whether a position is picked more than once.
     """
 
@@ -42,6 +43,7 @@ class Pick:
     is_whole: bool = field(init=False)
     is_array: bool = field(init=False)
     unique: Any = field(init=False)
+    is_ordered: bool = field(init=False)
     has_duplicates: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,6 +54,7 @@ class Pick:
         whole = slice(None) if is_slice else range(self.size or 0)
         self.is_whole = not self.is_array and positions == whole
         self.unique = tuple(sorted(set(positions))) if self.is_array else positions
+        self.is_ordered = not self.is_array or self.unique == positions
         self.has_duplicates = self.is_array and len(self.unique) < len(positions)
 
     def inverse(self) -> list[int]:
@@ -239,21 +242,35 @@ def _joint(index: Index, items: list[tuple[Any, int]], shape: Shape) -> _Joint |
             f"{', '.join([str(array.shape) for array in arrays])}. For all combinations, write "
             "`at(x)[numpy.ix_(rows, columns)]`."
         ) from error
-    spread = [array.numbers if array.shape == joint else _spread(array, joint) for array in arrays]
+    spread = [_spread(array, joint) for array in arrays]
     placed = [(axis, numbers) for axis, numbers in zip(axes, spread, strict=True) if axis is not None]
     return _Joint([axis for axis, _ in placed], joint, [numbers for _, numbers in placed])
 
 
 def _places(mask: Array) -> list[Positions]:
     """A mask as the positions of its True entries, along each of its axes."""
+    entries = mask.array.ravel().tolist() if mask.numbers is None else mask.numbers
+    flat = [place for place, entry in enumerate(entries) if entry]
     if not mask.shape:
-        return [Positions((int(mask.array),), (0,) * int(mask.array))]
-    return [Positions(axis.shape, tuple(axis.tolist())) for axis in np.nonzero(mask.array)]
+        return [Positions((len(flat),), tuple(flat))]
+    places, stride = [], math.prod(mask.shape)
+    for size in mask.shape:
+        stride //= max(size, 1)
+        places.append(Positions((len(flat),), tuple([n // stride % size for n in flat])))
+    return places
 
 
 def _spread(array: Positions, shape: tuple[int, ...]) -> tuple[int, ...]:
-    numbers = np.array(array.numbers, "int64").reshape(array.shape)
-    return tuple(np.broadcast_to(numbers, shape).ravel().tolist())
+    """The numbers of an array that is broadcast to `shape`."""
+    if array.shape == shape:
+        return array.numbers
+    sizes = (1,) * (len(shape) - len(array.shape)) + array.shape
+    numbers, inner = [0], 1
+    for size, wanted in zip(reversed(sizes), reversed(shape), strict=True):
+        steps = range(wanted) if size == wanted else (0,) * wanted
+        numbers = [step * inner + number for step in steps for number in numbers]
+        inner *= size
+    return tuple([array.numbers[number] for number in numbers])
 
 
 def _check_mask(mask: Array, axis: int, shape: Shape) -> None:

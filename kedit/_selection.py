@@ -28,10 +28,6 @@ class Selection:
     index: Index
     condition: Any = None
 
-    def __post_init__(self) -> None:
-        if self.condition is not None:
-            object.__setattr__(self, "condition", freeze_operand(self.condition))
-
     def __reduce__(self) -> Any:
         return (Selection, (self.coordinates, self.index, self.condition))
 

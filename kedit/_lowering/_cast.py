@@ -20,7 +20,10 @@ def constant(value: Any, dtype: str) -> Tensor:
     if is_tensor(value):
         return ops.cast(value, dtype)
     if isinstance(value, Array):
-        return ops.convert_to_tensor(value.array, dtype=dtype)
+        if value.numbers is None or not value.numbers:
+            return ops.convert_to_tensor(value.array, dtype=dtype)
+        flat = ops.convert_to_tensor(list(value.numbers), dtype=dtype)
+        return ops.reshape(flat, value.shape)
     if isinstance(value, float) and str(value) == "-0.0":
         # Frameworks may keep constants by value, where -0.0 equals 0.0 and would pass for it.
         return ops.negative(ops.zeros((), dtype=dtype))

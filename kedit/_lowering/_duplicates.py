@@ -19,7 +19,7 @@ from kedit._types import Tensor
 def winners(layout: Layout, values: Tensor) -> Tensor:
     """For each unique position the value that was given last."""
     for axis, pick in enumerate(layout.picks):
-        if pick.has_duplicates and values.shape[axis] != 1:
+        if not pick.is_ordered and values.shape[axis] != 1:
             values = ops.take(values, known(pick.last()), axis=axis)
     return values
 
