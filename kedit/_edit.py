@@ -31,7 +31,7 @@ CASTINGS = ("same_kind", "unsafe")
 
 
 @keras.saving.register_keras_serializable(package="kedit")
-@dataclass(frozen=True, eq=False, repr=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Edit:
     """Which elements of a tensor change, and how: a value that is applied by calling it.
 
@@ -208,7 +208,7 @@ class EditSequence:
     [0.0, 2.0, 1.0]
     """
 
-    __slots__ = ("edits",)
+    __slots__ = ("__weakref__", "edits")
     edits: tuple[Edit, ...]
 
     def __init__(self, *edits: "Edit | EditSequence") -> None:

@@ -80,6 +80,7 @@ class Layout:
         start: See `merged`.
         picks: One for each axis after merging.
         dims: The result's dimensions in the order of the picks; those of `None` come last.
+        is_plain: Whether the result has one dimension for each pick and no other.
         is_whole: Whether the whole tensor is selected, in order.
         is_empty: Whether nothing is selected.
         has_duplicates: Whether an element is selected more than once.
@@ -92,6 +93,7 @@ class Layout:
     merged: int
     picks: tuple[Pick, ...]
     dims: tuple[int, ...] = field(init=False)
+    is_plain: bool = field(init=False)
     is_whole: bool = field(init=False)
     is_empty: bool = field(init=False)
     has_duplicates: bool = field(init=False)
@@ -99,6 +101,8 @@ class Layout:
     def __post_init__(self) -> None:
         picked = [dim for pick in self.picks for dim in pick.dims]
         self.dims = (*picked, *[dim for dim in range(len(self.result)) if dim not in picked])
+        one_each = all([len(pick.dims) == 1 for pick in self.picks])
+        self.is_plain = one_each and len(self.picks) == len(self.result)
         self.is_whole = all([pick.is_whole for pick in self.picks])
         self.is_empty = 0 in self.result
         self.has_duplicates = any([pick.has_duplicates for pick in self.picks])

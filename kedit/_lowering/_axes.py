@@ -59,31 +59,34 @@ def split(layout: Layout, x: Tensor, like: Tensor) -> Tensor:
 def to_picks(layout: Layout, values: Tensor) -> Tensor:
     """Bring values that broadcast to the selection into one dimension a pick."""
     rank = len(layout.result)
-    shape = [1] * (rank - len(values.shape)) + list(sizes(values))
-    values = ops.reshape(values, shape) if len(values.shape) < rank else values
+    if len(values.shape) < rank:
+        values = ops.reshape(values, (*[1] * (rank - len(values.shape)), *sizes(values)))
     if layout.dims != tuple(range(rank)):
         values = ops.transpose(values, layout.dims)
-    joint, grouped = [], []
+    if layout.is_plain:
+        return values
+    given, spread, merged, start = sizes(values), [], [], 0
     for pick in layout.picks:
-        group = [shape[dim] for dim in pick.dims]
-        whole = [layout.result[dim] for dim in pick.dims]
-        spread = len(group) > 1 and any(size != 1 for size in group)
-        joint.extend(whole if spread else group)
-        grouped.append(pick.count if spread else math.prod(group) if len(group) != 1 else group[0])
-    ones = [1] * (rank - len(joint))
-    if joint != [shape[dim] for pick in layout.picks for dim in pick.dims]:
-        values = ops.broadcast_to(values, (*joint, *ones))
-    return values if len(grouped) == rank and not ones else ops.reshape(values, grouped)
+        group = given[start : start + len(pick.dims)]
+        start += len(pick.dims)
+        if len(group) > 1 and any([size != 1 for size in group]):
+            # Dimensions that become one have to be written out first.
+            group = [layout.result[dim] for dim in pick.dims]
+        spread.extend(group)
+        merged.append(group[0] if len(group) == 1 else math.prod(group))
+    if tuple(spread) != tuple(given[:start]):
+        values = ops.broadcast_to(values, (*spread, *given[start:]))
+    return ops.reshape(values, merged)
 
 
 def from_picks(layout: Layout, picked: Tensor) -> Tensor:
     """Bring what was picked into NumPy's layout of the selection."""
     rank = len(layout.result)
-    along = sizes(picked)
-    shape: list[Any] = []
-    for pick, size in zip(layout.picks, along, strict=True):
-        shape.extend([size] if len(pick.dims) == 1 else [layout.result[dim] for dim in pick.dims])
-    if len(shape) != len(along) or len(shape) != rank:
+    if not layout.is_plain:
+        shape: list[Any] = []
+        for pick, size in zip(layout.picks, sizes(picked), strict=True):
+            one = len(pick.dims) == 1
+            shape.extend([size] if one else [layout.result[dim] for dim in pick.dims])
         picked = ops.reshape(picked, (*shape, *[1] * (rank - len(shape))))
     if layout.dims != tuple(range(rank)):
         picked = ops.transpose(picked, _inverse(layout.dims))
