@@ -21,7 +21,9 @@ _BOOL_OPS = frozenset({"get", "set", "apply", "min", "max"})
 
 def kind(dtype: str) -> int:
     """Rank of a dtype's kind: 0 bool, 1 integer, 2 float, 3 complex."""
-    for rank, prefixes in enumerate((("bool",), ("int", "uint"), ("float", "bfloat"), ("complex",))):
+    for rank, prefixes in enumerate(
+        (("bool",), ("int", "uint"), ("float", "bfloat"), ("complex",))
+    ):
         if dtype.startswith(prefixes):
             return rank
     raise DTypeError(
@@ -128,11 +130,15 @@ def saturate(values: Any, dtype: str) -> Any:
         return array
     low, high = integer_range(dtype)
     if array.dtype.kind != "f":
-        return np.clip(array, max(low, int(array.min(initial=0))), min(high, int(array.max(initial=0))))
+        return np.clip(
+            array, max(low, int(array.min(initial=0))), min(high, int(array.max(initial=0)))
+        )
     with np.errstate(invalid="ignore"):
         whole = np.nan_to_num(array, nan=0.0, posinf=np.inf, neginf=-np.inf)
         inside = np.where((whole > low) & (whole < high), whole, 0.0).astype(dtype)
-    return np.select([whole >= high, whole <= low], [np.array(high, dtype), np.array(low, dtype)], inside)
+    return np.select(
+        [whole >= high, whole <= low], [np.array(high, dtype), np.array(low, dtype)], inside
+    )
 
 
 def _shown(values: Any) -> str:

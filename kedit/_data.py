@@ -17,7 +17,6 @@ import numpy as np
 from kedit._types import Shape
 from kedit.errors import OperandError, SavingError
 
-
 SMALL = 1024
 """Arrays of up to so many entries are kept as numbers, too, which every compiler knows."""
 
@@ -39,10 +38,14 @@ class Array:
         self, dtype: str, shape: tuple[int, ...], numbers: tuple[Any, ...] | None, array: Any = None
     ) -> None:
         self.dtype, self.shape, self.numbers, self._array = dtype, shape, numbers, array
+        self.low: float
+        self.high: float
         if numbers is None:
             sizes = np.abs(array) if dtype.startswith("complex") else array
             finite = sizes[np.isfinite(sizes)]
-            self.low, self.high = (finite.min().item(), finite.max().item()) if finite.size else (0, 0)
+            self.low, self.high = (
+                (finite.min().item(), finite.max().item()) if finite.size else (0, 0)
+            )
         else:
             sizes = [abs(number) if isinstance(number, complex) else number for number in numbers]
             finite = [size for size in sizes if math.isfinite(size)]
@@ -120,7 +123,9 @@ def freeze(value: Any) -> Any:
     flat = flatten(value)
     if flat is None or not flat[1] or len(flat[1]) > SMALL:
         return _freeze_array(value)
-    kinds = [isinstance(n, bool) + 2 * isinstance(n, float) + 4 * isinstance(n, complex) for n in flat[1]]
+    kinds = [
+        isinstance(n, bool) + 2 * isinstance(n, float) + 4 * isinstance(n, complex) for n in flat[1]
+    ]
     dtype = {0: "int64", 1: "bool", 2: "float64", 4: "complex128"}[
         1 if min(kinds) == 1 == max(kinds) else max([kind - kind % 2 for kind in kinds])
     ]

@@ -11,7 +11,7 @@ from kedit._batch import PARTS, Part, edit_batch, is_batch
 from kedit._data import from_json, to_json
 from kedit._expression import Expression
 from kedit._index import Index
-from kedit._selection import Selection, code_of, freeze_operand, key_of, map_tensors, tensors_in
+from kedit._selection import Selection, code_of, key_of, map_tensors, tensors_in
 from kedit._types import Casting
 from kedit.errors import OperandError, SavingError
 

@@ -200,7 +200,11 @@ class Expression:
         """
         if self.name == "X":
             return x
-        if self.name in _COMPARISONS and kind(dtype) == 1 and isinstance(self.args[1], (int, float)):
+        if (
+            self.name in _COMPARISONS
+            and kind(dtype) == 1
+            and isinstance(self.args[1], (int, float))
+        ):
             return self._compare_integers(x, dtype, library, constant)
         self._check(dtype)
         of = "bool" if self.name in _LOGIC or self.name == "logical_not" else dtype

@@ -80,7 +80,7 @@ class Index:
     def mask(self) -> Any:
         """The mask of an index that is one mask and nothing else, or None."""
         item = self.items[0] if len(self.items) == 1 else None
-        return item if is_mask(item) and len(item.shape) else None
+        return item if item is not None and is_mask(item) and len(item.shape) else None
 
     def names_first_axis(self, rank: int | None) -> bool:
         """Whether the index picks particular positions on axis 0 of a tensor of `rank` axes.

@@ -173,7 +173,7 @@ def _bind(index: Index, shape: Shape) -> Layout:
             result.append(1)
         elif isinstance(item, slice):
             size = shape[axis]
-            positions = item if size is None else range(*item.indices(size))
+            positions: Any = item if size is None else range(*item.indices(size))
             singles[axis] = Pick(size, positions, (len(result),))
             result.append(singles[axis].count)
         elif isinstance(item, int):
@@ -196,7 +196,7 @@ def _expand(index: Index, shape: Shape) -> list[tuple[Any, int]]:
             f"for a tensor of shape {shape}: {needed} axes for {len(shape)}."
         )
     items: list[Any] = []
-    missing = [slice(None)] * (len(shape) - needed)
+    missing: list[Any] = [slice(None)] * (len(shape) - needed)
     for item in index.items:
         # A `...` for no axis stays: in NumPy it still stands between the items beside it.
         items.extend((missing or [...]) if item is ... else [item])
@@ -247,7 +247,9 @@ def _joint(index: Index, items: list[tuple[Any, int]], shape: Shape) -> _Joint |
             "`at(x)[numpy.ix_(rows, columns)]`."
         ) from error
     spread = [_spread(array, joint) for array in arrays]
-    placed = [(axis, numbers) for axis, numbers in zip(axes, spread, strict=True) if axis is not None]
+    placed = [
+        (axis, numbers) for axis, numbers in zip(axes, spread, strict=True) if axis is not None
+    ]
     return _Joint([axis for axis, _ in placed], joint, [numbers for _, numbers in placed])
 
 
@@ -320,15 +322,22 @@ def _merge(
             f"arrays for axes {tuple(joint.axes)} of a tensor of shape {shape}. Give the size in "
             "`keras.Input(shape=...)`."
         )
+    start = joint.axes[0] if joint.axes else 0
+    size: int | None
     if not joint.axes:  # only True or False: an axis of length 1 is added, and picked or not
-        start, size, positions = 0, 1, (0,) * math.prod(joint.shape)
+        size, positions = 1, (0,) * math.prod(joint.shape)
     elif len(sizes) == 1:
-        start, size, positions = joint.axes[0], sizes[0], joint.numbers[0]
+        size, positions = sizes[0], joint.numbers[0]
     else:
-        start, size, positions = joint.axes[0], math.prod(sizes), _flat(joint.numbers, sizes)  # type: ignore[arg-type]
+        known = [size for size in sizes if size is not None]
+        size, positions = math.prod(known), _flat(joint.numbers, known)
     before = [axis for axis in sorted(singles) if axis < start]
     after = [axis for axis in sorted(singles) if axis >= start]
-    picks = (*[singles[a] for a in before], Pick(size, positions, dims), *[singles[a] for a in after])
+    picks = (
+        *[singles[a] for a in before],
+        Pick(size, positions, dims),
+        *[singles[a] for a in after],
+    )
     order = (*before, *joint.axes, *after)
     return Layout(shape, result, order, len(before), len(joint.axes), picks)
 

@@ -4,7 +4,6 @@ import pytest
 from _backend import compiled
 
 
-
 @pytest.fixture(params=["eager", "compiled"])
 def run(request):
     """How a function is run: as it is, or compiled by the backend."""

@@ -117,9 +117,7 @@ def test_gradient_of_get(case):
 def test_gradient_of_set_goes_to_the_last_duplicate_only(compile):
     x, values = np.zeros(3, "float32"), np.array([5, 6, 7], "float32")
     upstream = np.array([1, 10, 100], "float32")
-    y, (dx, dv) = vjp(
-        lambda x, v: at(x)[[0, 0, 2]].set(v), [x, values], upstream, compile=compile
-    )
+    y, (dx, dv) = vjp(lambda x, v: at(x)[[0, 0, 2]].set(v), [x, values], upstream, compile=compile)
     assert y.tolist() == [6, 0, 7]
     assert dx.tolist() == [0, 10, 0]
     assert dv.tolist() == [0, 1, 100]
@@ -177,7 +175,9 @@ def test_gradients_of_broadcast_values_are_summed(shape):
 # --- Conditions and masks ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("index", [..., np.s_[1:, ::2], np.s_[[0, 2]], np.s_[:, [0, 0, 3]]], ids=repr)
+@pytest.mark.parametrize(
+    "index", [..., np.s_[1:, ::2], np.s_[[0, 2]], np.s_[:, [0, 0, 3]]], ids=repr
+)
 def test_condition_narrows_the_selection(index, run):
     x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
     places = oracle.positions(x.shape, index)
@@ -297,7 +297,9 @@ def test_operand_may_be_an_expression():
     for given in (x, ops.convert_to_tensor(x)):
         check_close(at(given)[:, 1].set(X * 10 + 1), np.array([[1, -19], [3, 41]], "float32"))
         check_close(at(given)[0].add(X), np.array([[2, -4], [3, 4]], "float32"))
-        check_close(at(given).where(X > 0).set(1 / X), np.array([[1, -2], [1 / 3, 0.25]], "float32"))
+        check_close(
+            at(given).where(X > 0).set(1 / X), np.array([[1, -2], [1 / 3, 0.25]], "float32")
+        )
         check_close(at(given)[1].apply(abs(X) - 3), np.array([[1, -2], [0, 1]], "float32"))
 
 
@@ -400,7 +402,11 @@ def test_tensor_of_a_higher_kind_raises():
 @pytest.mark.parametrize(
     ("dtype", "values", "expected"),
     [
-        ("int32", [2.7, -2.7, 1e20, -1e20, np.nan, np.inf], [2, -2, 2**31 - 1, -(2**31), 0, 2**31 - 1]),
+        (
+            "int32",
+            [2.7, -2.7, 1e20, -1e20, np.nan, np.inf],
+            [2, -2, 2**31 - 1, -(2**31), 0, 2**31 - 1],
+        ),
         ("uint8", [300, -5, 255.9, 7, -0.5, 256], [255, 0, 255, 7, 0, 255]),
         ("int8", [300, -300, 127, -128, 5, 0], [127, -128, 127, -128, 5, 0]),
         ("bool", [0, 1, 2, -1, 0, 300], [0, 1, 1, 1, 0, 1]),
@@ -447,7 +453,9 @@ def test_nan_wins_in_min_and_max(run):
     values = np.array([np.nan, 3.0, 5.0, np.inf], "float32")
     for op, function in (("min", np.minimum), ("max", np.maximum)):
         for index in (np.s_[:], np.s_[[0, 1, 2, 3]], np.s_[[0, 1, 2, 3, 3]]):
-            given = np.append(values, np.inf).astype("float32") if index == [0, 1, 2, 3, 3] else values
+            given = (
+                np.append(values, np.inf).astype("float32") if index == [0, 1, 2, 3, 3] else values
+            )
             edit = getattr(at[index], op)(given)
             check_close(run(edit)(ops.convert_to_tensor(x)), function(x, values))
 
@@ -528,7 +536,9 @@ def test_static_index_that_does_not_fit_raises(case):
 
 
 def test_out_of_bounds_says_what_and_where():
-    with pytest.raises(PositionError, match="index 7, which is out of bounds for axis 1 with size 3"):
+    with pytest.raises(
+        PositionError, match="index 7, which is out of bounds for axis 1 with size 3"
+    ):
         at(ops.zeros((2, 3)))[0, 7].set(1.0)
 
 
@@ -636,7 +646,9 @@ def test_coordinate_error_is_a_value_error():
     assert issubclass(CoordinateError, ValueError)
 
 
-@pytest.mark.parametrize("case", [Case((3, 4), np.s_[0, 2]), Case((5,), np.s_[[0, 0, 2]])], ids=repr)
+@pytest.mark.parametrize(
+    "case", [Case((3, 4), np.s_[0, 2]), Case((5,), np.s_[[0, 0, 2]])], ids=repr
+)
 def test_law_now_is_later(case):
     x, values, _ = data(case)
     for op in oracle.UPDATES:

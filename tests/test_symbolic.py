@@ -179,8 +179,8 @@ def test_values_masks_and_conditions_may_be_symbolic(tmp_path):
         at(x)[:, [2, 0]].set(v),
         at(x)[m].multiply(2.0),
         at(x).where(m).add(at(v)[:, :1].get()),
-        at(x).where(X > v[:, :1]).set(v[:, 1:] + 1.0),  # noqa: SIM300
-        sample(x)[1:3].where(X > v).set(X * v),  # noqa: SIM300
+        at(x).where(X > v[:, :1]).set(v[:, 1:] + 1.0),
+        sample(x)[1:3].where(X > v).set(X * v),
         at(ops.zeros((2, 4)))[:, 1:3].set(v),
     ]
     assert [tuple(y.shape) for y in outputs[:5]] == [(None, 4)] * 5

@@ -65,13 +65,15 @@ def to_picks(layout: Layout, values: Tensor) -> Tensor:
         values = ops.transpose(values, layout.dims)
     if layout.is_plain:
         return values
-    given, spread, merged, start = sizes(values), [], [], 0
+    given, start = sizes(values), 0
+    spread: list[Any] = []
+    merged: list[Any] = []
     for pick in layout.picks:
         group = given[start : start + len(pick.dims)]
         start += len(pick.dims)
         if len(group) > 1 and any([size != 1 for size in group]):
             # Dimensions that become one have to be written out first.
-            group = [layout.result[dim] for dim in pick.dims]
+            group = tuple([layout.result[dim] for dim in pick.dims])
         spread.extend(group)
         merged.append(group[0] if len(group) == 1 else math.prod(group))
     if tuple(spread) != tuple(given[:start]):
@@ -116,7 +118,7 @@ def _steps_back(pick: Pick) -> bool:
     return not pick.is_array and (pick.positions.step or 1) < 0
 
 
-def _slice(pick: Pick) -> slice:
+def _slice(pick: Pick) -> Any:
     """The slice to read: forward on an axis that is turned around before or after."""
     positions = pick.positions
     if pick.is_array or pick.is_whole:

@@ -93,7 +93,9 @@ def _reduce_axis(
 
 def _pairs(counts: list[int]) -> tuple[list[int], list[bool]]:
     """Where the left value of each pair is, and whether it has a neighbour on its right."""
-    left, paired, start = [], [], 0
+    left: list[int] = []
+    paired: list[bool] = []
+    start = 0
     for count in counts:
         left.extend(range(start, start + count, 2))
         paired.extend([place + 1 < count for place in range(0, count, 2)])

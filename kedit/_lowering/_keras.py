@@ -191,9 +191,7 @@ def _accumulate_extreme(
     if chosen is not None:
         ties = ops.logical_and(ties, chosen)
     tie_u = ops.equal(old_u, best_u)
-    count_u = ops.add(
-        _duplicates.total(layout, ops.cast(ties, dtype)), ops.cast(tie_u, dtype)
-    )
+    count_u = ops.add(_duplicates.total(layout, ops.cast(ties, dtype)), ops.cast(tie_u, dtype))
     tied_u = ops.add(
         _duplicates.total(layout, ops.where(ties, values, zero)), ops.where(tie_u, old_u, zero)
     )

@@ -80,13 +80,10 @@ def known_shape(x: Tensor, built: Shape) -> Shape:
     """
     sizes = [size if isinstance(size, int) else None for size in x.shape]
     return tuple(
-        None if built_size is None else size
-        for size, built_size in zip(sizes, built, strict=True)
+        None if built_size is None else size for size, built_size in zip(sizes, built, strict=True)
     )
 
 
 def _unique_name(prefix: str) -> str:
     number = keras.backend.get_uid(prefix)
     return prefix if number == 1 else f"{prefix}_{number - 1}"
-
-
