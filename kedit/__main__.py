@@ -35,16 +35,14 @@ BEFORE, AFTER = "tab:gray", "tab:orange"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a strategy did: `rows` of (what was measured, before, after) and `claims` of
-    (whether it held, what to say if not); `draw` draws it on the axes of a figure.
-    """
+    """What a strategy did: measured in `rows`, checked in `claims`, drawn by `draw`."""
 
     strategy: str
     title: str
     code: str
-    rows: list[tuple[str, Any, Any]]
-    claims: list[tuple[bool, str]]
-    draw: Callable[[Any], None]
+    rows: list[tuple[str, Any, Any]]  # what was measured, before, after
+    claims: list[tuple[bool, str]]  # whether it held, what to say if not
+    draw: Callable[[Any], None]  # on the axes of a figure
 
 
 class Progress(keras.callbacks.Callback):
@@ -114,7 +112,7 @@ def edit_inputs(reader: Any, images: Any, digits: Any) -> Outcome:
         repr(ERASE),
         [
             (f"read right, of {len(digits)} digits", sum(read == digits), sum(reread == digits)),
-            (f"image {shown}, which is a {digits[shown]}, read as", was, now),
+            (f"image {shown}, digit {digits[shown]}, is read as", was, now),
         ],
         [
             (np.array_equal(images, original), "the array that was given has changed"),
@@ -231,7 +229,8 @@ def draw_inputs(image: Any, edited: Any, was: int, now: int, axes: Any) -> None:
 
 def draw_activations(above: Any, below: Any, axes: Any) -> None:
     """Draw every activation after the layer against itself before."""
-    axes.axvline(THRESHOLD, color="black", linestyle="--", label=f"threshold {THRESHOLD:g}")
+    line = {"color": "black", "linestyle": "--", "zorder": 0}
+    axes.axvline(THRESHOLD, **line, label=f"threshold {THRESHOLD:g}")
     axes.scatter(*below, s=10, color=BEFORE, label="unchanged")
     axes.scatter(*above, s=10, color=AFTER, label=f"times {FACTOR:g}")
     axes.set(xlabel="before the layer", ylabel="after the layer")
@@ -241,18 +240,18 @@ def draw_activations(above: Any, below: Any, axes: Any) -> None:
 def draw_outputs(free: Any, guided: Any, axes: Any) -> None:
     """Draw the guided output for every patient, without and with the penalty."""
     order = free.argsort()
-    axes.axhline(TARGET, color="black", linestyle="--", label=f"target {TARGET:g}")
-    for values, color, label in ((free, BEFORE, "base loss"), (guided, AFTER, "with the penalty")):
-        missed = np.abs(values - TARGET).mean()
-        label = f"{label}: misses by {missed:.2f}"
-        axes.scatter(range(len(values)), values[order], s=14, color=color, label=label)
-    axes.set(xlabel="unseen patient", ylabel=f"output {GUIDED}", ylim=(0, None))
+    axes.axhline(TARGET, color="black", linestyle="--", zorder=0, label=f"target {TARGET:g}")
+    for y_pred, color, loss in ((free, BEFORE, "base loss"), (guided, AFTER, "with penalty")):
+        label = f"{loss}: misses by {np.abs(y_pred - TARGET).mean():.2f}"
+        axes.scatter(range(len(y_pred)), y_pred[order], s=20, color=color, label=label)
+    axes.set(xlabel="patient, not seen in training", ylabel=f"output {GUIDED}", ylim=(0, None))
     axes.legend(loc="upper left", markerscale=2, frameon=False)
 
 
 def draw(outcomes: list[Outcome], path: Path) -> None:
     """Write the picture, one panel for each strategy; a bare `Figure` needs no display."""
     figure = Figure(figsize=(5.2 * len(outcomes), 5.2), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06)
     panels = figure.subplots(1, len(outcomes), squeeze=False)[0]
     for outcome, axes in zip(outcomes, panels, strict=True):
         outcome.draw(axes)
@@ -292,6 +291,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, default=Path("kedit-demo.png"), metavar="PATH")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     options = parser.parse_args(arguments)
+    if not 0 <= options.seed < 2**32:
+        parser.error(f"--seed should be from 0 to 2**32 - 1. Received: {options.seed}")
     formats = Figure().canvas.get_supported_filetypes()
     if options.out.suffix.lower()[1:] not in formats:
         parser.error(f"--out should end in .{', .'.join(formats)}. Received: {options.out}")
@@ -307,8 +308,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"kedit {kedit.__version__} with Keras {keras.__version__} on {backend}")
     try:
         outcomes = run(options.strategy, options.seed, options.quiet)
-    except NotImplementedError:
-        print(f"The {backend} backend cannot train. Set KERAS_BACKEND to another.", file=sys.stderr)
+    except NotImplementedError as error:
+        print(f"Set KERAS_BACKEND to another than {backend}: {error}", file=sys.stderr)
         return 1
     print(table(outcomes))
     draw(outcomes, options.out)

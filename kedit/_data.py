@@ -21,7 +21,23 @@ SMALL = 1024
 """Arrays of up to so many entries are kept as numbers, too, which every compiler knows."""
 
 
-class Array:
+class Frozen:
+    """Base of values: attributes are set by `_init` once and never again."""
+
+    __slots__ = ()
+
+    def _init(self, **attributes: Any) -> None:
+        for name, value in attributes.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{type(self).__name__} cannot be changed: make a new one.")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} cannot be changed: make a new one.")
+
+
+class Array(Frozen):
     """A constant array: equal to another by dtype, shape and contents.
 
     Attributes:
@@ -33,33 +49,37 @@ class Array:
     """
 
     __slots__ = ("_array", "dtype", "high", "low", "numbers", "shape")
+    dtype: str
+    shape: tuple[int, ...]
+    numbers: tuple[Any, ...] | None
+    low: float
+    high: float
+    _array: Any
 
     def __init__(
         self, dtype: str, shape: tuple[int, ...], numbers: tuple[Any, ...] | None, array: Any = None
     ) -> None:
-        self.dtype, self.shape, self.numbers, self._array = dtype, shape, numbers, array
-        self.low: float
-        self.high: float
         if numbers is None:
             sizes = np.abs(array) if dtype.startswith("complex") else array
             finite = sizes[np.isfinite(sizes)]
-            self.low, self.high = (
-                (finite.min().item(), finite.max().item()) if finite.size else (0, 0)
-            )
+            low, high = (finite.min().item(), finite.max().item()) if finite.size else (0, 0)
         else:
             sizes = [abs(number) if isinstance(number, complex) else number for number in numbers]
             finite = [size for size in sizes if math.isfinite(size)]
-            self.low, self.high = min(finite, default=0), max(finite, default=0)
+            low, high = min(finite, default=0), max(finite, default=0)
+        self._init(dtype=dtype, shape=shape, numbers=numbers, _array=array, low=low, high=high)
 
     @classmethod
     def of(cls, array: Any) -> "Array":
-        array = np.array(array)
-        numbers = tuple(array.ravel().tolist()) if array.size <= SMALL else None
-        return cls(array.dtype.name, array.shape, numbers, None if numbers is not None else array)
+        array = np.asarray(array)
+        if array.size <= SMALL:
+            return cls(array.dtype.name, array.shape, tuple(array.ravel().tolist()))
+        copy = np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)  # read-only
+        return cls(array.dtype.name, array.shape, None, copy)
 
     @property
     def array(self) -> Any:
-        """The entries as a NumPy array of their own, or of this constant if there are many."""
+        """The entries as a NumPy array; if there are many, it is read-only."""
         if self.numbers is None:
             return self._array
         return np.array(self.numbers, self.dtype).reshape(self.shape)
@@ -111,6 +131,8 @@ def freeze(value: Any) -> Any:
     NumPy scalars become Python scalars, lists and arrays become an `Array`, so
     that nothing the user does later changes the edit.
     """
+    if isinstance(value, np.generic):
+        return _freeze_array(value)
     if is_scalar(value) or isinstance(value, (Array, Slot)) or is_tensor(value):
         return value
     if not isinstance(value, (list, tuple)):
@@ -193,6 +215,8 @@ def to_code(value: Any) -> str:
         return "[" + ", ".join(to_code(entry) for entry in value) + "]"
     if isinstance(value, float) and not math.isfinite(value):
         return f"float('{value}')"
+    if isinstance(value, complex):
+        return f"complex({to_code(value.real)}, {to_code(value.imag)})"
     if is_tensor(value):
         return f"<tensor of shape {tuple(value.shape)}>"
     return str(getattr(value, "__qualname__", repr(value)))
@@ -222,11 +246,16 @@ def to_json(value: Any) -> Any:
     )
 
 
+_FORMS = {"array", "complex", "slice", "slot", "float"}
+
+
 def from_json(data: Any) -> Any:
     if data == "...":
         return ...
-    if not isinstance(data, dict):
+    if is_scalar(data) or data is None:
         return data
+    if not isinstance(data, dict) or len(data.keys() & _FORMS) != 1:
+        raise SavingError(f"A saved edit should be what `get_config()` gave. Received: {data!r}.")
     if "array" in data:
         entries = [from_json(entry) for entry in data["array"]]
         return Array.of(np.array(entries, data["dtype"]).reshape(data["shape"]))

@@ -8,7 +8,7 @@ import keras
 
 from kedit import _lowering
 from kedit._batch import PARTS, Part, edit_batch, is_batch
-from kedit._data import from_json, to_json
+from kedit._data import Frozen, from_json, to_json
 from kedit._expression import Expression
 from kedit._index import Index
 from kedit._selection import Selection, code_of, key_of, map_tensors, tensors_in
@@ -175,6 +175,7 @@ class Edit:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Edit":
         """The edit that `get_config()` described; no code is run."""
+        _check_one_of("coordinates", config["coordinates"], ("at", "sample"))
         index = Index.from_json(config["index"])
         return cls(
             Selection(config["coordinates"], index, _decode(config["condition"])),
@@ -187,7 +188,7 @@ class Edit:
 
 
 @keras.saving.register_keras_serializable(package="kedit")
-class EditSequence:
+class EditSequence(Frozen):
     """Edits that are applied one after the other, from left to right: `first | second`.
 
     A value as `Edit` is: immutable, comparable, printable, picklable, saveable.
@@ -226,10 +227,7 @@ class EditSequence:
                     "A sequence should be made of edits that give a whole tensor. Received: "
                     f"`{edit!r}`. Apply the edits first: `at(edits(x))[...].get()`."
                 )
-        object.__setattr__(self, "edits", flat)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"An EditSequence is immutable; cannot set {name!r}.")
+        self._init(edits=flat)
 
     def __call__(self, x: Any, *rest: Any) -> Any:
         batch = (x, *rest) if rest else x
@@ -265,6 +263,7 @@ class EditSequence:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "EditSequence":
+        """The edits that `get_config()` described; no code is run."""
         return cls(*(Edit.from_config(edit) for edit in config["edits"]))
 
 

@@ -9,7 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 from kedit._casting import check_operation, integer_range, kind
-from kedit._data import Slot, freeze, from_json, is_tensor, to_code, to_json, to_key
+from kedit._data import (
+    Frozen,
+    Slot,
+    freeze,
+    from_json,
+    is_tensor,
+    to_code,
+    to_json,
+    to_key,
+)
 from kedit.errors import DTypeError, OperandError, SavingError
 
 _COMPARISONS = {
@@ -28,7 +37,7 @@ _CALLS = {"abs": "abs({})", "isnan": "{}.isnan()", "isinf": "{}.isinf()"}
 _NAMES = frozenset({"X", *_INFIX, *_PREFIX, *_CALLS})
 
 
-class Expression:
+class Expression(Frozen):
     """A function of the elements of a tensor, written with `X` for an element.
 
     Comparisons (`>`, `>=`, `<`, `<=`, `==`, `!=`), arithmetic (`+`, `-`, `*`,
@@ -51,8 +60,8 @@ class Expression:
             raise SavingError(
                 f"An expression should be made of {sorted(_NAMES)}. Received: {name!r}."
             )
-        self.name = name
-        self.args = tuple(arg if isinstance(arg, Expression) else freeze(arg) for arg in args)
+        frozen = [arg if isinstance(arg, Expression) else freeze(arg) for arg in args]
+        self._init(name=name, args=tuple(frozen))
 
     def __gt__(self, other: Any) -> "Expression":
         return Expression("greater", self, other)
@@ -138,6 +147,15 @@ class Expression:
         raise OperandError(
             "A condition over `X` has no truth value of its own: write `(X > 0) & (X < 1)` for "
             f"`0 < X < 1`, and `|`, `~` for `or`, `not`. Received: {self!r}."
+        )
+
+    @property
+    def shape(self) -> Any:
+        """Refuses to pass for a tensor, which would end in a model with `X` for a number."""
+        raise OperandError(
+            "An expression over `X` is no tensor. To index by it, write `at.where(X > 0)`; to "
+            "compare with a tensor, write `X` on the left: `X < tensor`, not `tensor > X`. "
+            f"Received: `{self!r}`."
         )
 
     def __repr__(self) -> str:
@@ -247,7 +265,8 @@ def _map(arg: Any, replace: Callable[[Any], Any]) -> Any:
 
 def _part_code(arg: Any) -> str:
     if not isinstance(arg, Expression):
-        return to_code(arg)
+        code = to_code(arg)
+        return f"({code})" if code.startswith("-") else code  # -2 ** X is -(2 ** X)
     return f"({arg!r})" if arg.name in _INFIX or arg.name == "negative" else repr(arg)
 
 

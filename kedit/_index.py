@@ -10,6 +10,7 @@ import numpy as np
 from kedit._data import (
     SMALL,
     Array,
+    Frozen,
     Slot,
     flatten,
     from_json,
@@ -36,7 +37,7 @@ class Positions(NamedTuple):
         return np.array(self.numbers, "int64").reshape(self.shape).tolist()
 
 
-class Index:
+class Index(Frozen):
     """One index expression in canonical form; `Index(index.items)` equals `index`.
 
     Integers are Python ints, arrays of them `Positions`, masks boolean `Array`s.
@@ -59,7 +60,7 @@ class Index:
             raise PositionError(
                 f"An index should have at most one `...`. Received: [{_code(items)}]."
             )
-        self.items = items
+        self._init(items=items)
 
     def __repr__(self) -> str:
         return f"[{_code(self.items)}]"
@@ -216,5 +217,5 @@ def _item_to_json(item: Item) -> Any:
 
 def _item_from_json(data: Any) -> Item:
     if isinstance(data, dict) and "positions" in data:
-        return Positions(tuple(data["shape"]), tuple(data["positions"]))
+        return Positions(tuple(data["shape"]), tuple([int(n) for n in data["positions"]]))
     return from_json(data)

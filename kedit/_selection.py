@@ -44,6 +44,19 @@ class Selection:
         """The layout of the index in a tensor of shape `shape`."""
         return bind(self.index, shape, per_sample=self.coordinates == "sample")
 
+    def inside_sample(self) -> "Selection":
+        """The same elements in sample coordinates, of a selection that names no rows."""
+        if self.coordinates == "sample":
+            return self
+        items = list(self.index.items)
+        for number, item in enumerate(items):
+            if isinstance(item, slice):  # the whole batch axis
+                del items[number]
+                break
+            if item is ...:
+                break
+        return Selection("sample", Index(tuple(items) or ...), self.condition)
+
     def tensors(self) -> list[Any]:
         """The tensors in the index and the condition."""
         return [i for i in self.index.items if is_tensor(i)] + tensors_in(self.condition)

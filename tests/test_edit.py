@@ -197,10 +197,10 @@ def test_sequences_are_flat_and_run_from_left_to_right():
 @pytest.mark.parametrize(
     ("edit", "fix"),
     [
-        (at[0].set(ops.ones(())), "convert_to_numpy"),
-        (at[ops.ones(2, "bool")].set(0.0), "convert_to_numpy"),
-        (at.where(ops.ones(2, "bool")).set(0.0), "convert_to_numpy"),
-        (at.where(ops.ones(2) < X).set(0.0), "convert_to_numpy"),
+        (at[0].set(keras.Variable(1.0)), "convert_to_numpy"),
+        (at[keras.KerasTensor((2,), "bool")].set(0.0), "convert_to_numpy"),
+        (at.where(keras.KerasTensor((2,), "bool")).set(0.0), "convert_to_numpy"),
+        (at.where(X > keras.Variable(1.0)).set(0.0), "convert_to_numpy"),
         (at[0].apply(lambda x: x), "register_keras_serializable"),
         (at.where(lambda x: x > 0).set(0.0), "register_keras_serializable"),
         (at[0].apply(ops.relu), "register_keras_serializable"),

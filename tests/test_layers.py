@@ -19,7 +19,7 @@ LAYERS = {
         lambda x: [x[0] + 1, *np.where(x[1:] < 0, x[1:] ** 2, x[1:])],
     ),
     "array": (
-        lambda **kw: Editing(sample[[-1, 0]].set(np.array([2.0, 3.0])), **kw),
+        lambda **kw: Editing(sample[[3, 0]].set(np.array([2.0, 3.0])), **kw),
         lambda x: [3, x[1], x[2], 2],
     ),
     "slice": (lambda **kw: Editing(at[:, 1::2].multiply(2.0), **kw), lambda x: x * [1, 2, 1, 2]),

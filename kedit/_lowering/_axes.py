@@ -184,6 +184,10 @@ def _spread(values_u: Tensor, pick: Pick, number: Tensor, axis: int) -> Tensor:
         padding = [(0, 0)] * len(values_u.shape)
         padding[axis] = (pick.positions.start, pick.size - pick.positions.stop)
         return ops.pad(values_u, padding)
+    if pick.size is None:  # there may turn out to be no value at all, and nothing to take from
+        padding = [(0, 0)] * len(values_u.shape)
+        padding[axis] = (0, 1)
+        values_u = ops.pad(values_u, padding)
     return ops.take(values_u, ops.maximum(number, 0), axis=axis)
 
 

@@ -66,9 +66,10 @@ def check(edit: Edit, shape: Shape, dtype: str, *, again: bool = False) -> Bound
         layout = selection.bind(shape)
         bound = Bound(layout, layout.result)
     else:
-        _check_mask_shape(selection, shape)
+        if not again:
+            _check_mask_shape(selection, shape)
         layout = Selection(selection.coordinates, Index(...)).bind(shape)
-        count = None if is_tensor(mask) else int(np.count_nonzero(mask.array))
+        count = None if again or is_tensor(mask) else int(np.count_nonzero(mask.array))
         selected = (count,) if selection.coordinates == "at" else (shape[0], count)
         bound = Bound(layout, selected, mask)
     if again:

@@ -27,17 +27,19 @@ class EditOperation(keras.Operation):
     def __init__(self, edit: Any, name: str | None = None) -> None:
         super().__init__(name=name or _unique_name(f"edit_{edit.op}"))
         self.edit = edit
-        self._shape: Shape = ()
+        self._shape: Shape | None = None
 
     def call(self, x: Tensor, *tensors: Tensor) -> Tensor:
         edit = fill(self.edit, tensors)
-        return _keras.apply(edit, x, known_shape(x, self._shape), again=True)
+        built = tuple(x.shape) if self._shape is None else self._shape
+        return _keras.apply(edit, x, known_shape(x, built), again=True)
 
     def compute_output_spec(self, x: Any, *tensors: Any) -> keras.KerasTensor:
-        self._shape = tuple(x.shape)
-        edit = fill(self.edit, tensors)
-        bound = check(edit, self._shape, _cast.dtype_of(x))
-        shape = bound.selected if edit.op == "get" else self._shape
+        edit, shape = fill(self.edit, tensors), tuple(x.shape)
+        bound = check(edit, shape, _cast.dtype_of(x))
+        if self._shape is None:  # a model that is called again keeps the meaning it was built with
+            self._shape = shape
+        shape = bound.selected if edit.op == "get" else shape
         return keras.KerasTensor(shape, dtype=x.dtype)
 
     def get_config(self) -> dict[str, Any]:

@@ -1,11 +1,23 @@
 """A `PyDataset` whose batches are edited."""
 
+from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 
+from kedit import _lowering
+from kedit._batch import edit_batch
 from kedit._edit import Edit, EditSequence
 from kedit.errors import OperandError
+
+
+def _edit_rows_alike(edit: Edit, x: Any) -> Any:
+    """Apply an edit to a batch, if it means the same for every row."""
+    x = np.asarray(x)
+    edit.selection.check_rows(x.ndim)
+    _lowering.check(edit, (None, *x.shape[1:]), x.dtype.name)
+    return _lowering.apply(edit, x)
 
 
 class EditedDataset(keras.utils.PyDataset):
@@ -42,6 +54,12 @@ class EditedDataset(keras.utils.PyDataset):
     """
 
     def __init__(self, dataset: Any, edit: Edit | EditSequence) -> None:
+        if not isinstance(dataset, keras.utils.PyDataset):
+            raise OperandError(
+                "An EditedDataset should be given a `keras.utils.PyDataset`. Received: "
+                f"{dataset!r} of type {type(dataset).__name__}. Edit an array by calling the edit "
+                "on it: `edit(x)`."
+            )
         if not isinstance(edit, (Edit, EditSequence)):
             raise OperandError(
                 "A dataset should be given an edit. Received: "
@@ -69,7 +87,10 @@ class EditedDataset(keras.utils.PyDataset):
         return batches
 
     def __getitem__(self, number: int) -> Any:
-        return self.edit(self.dataset[number])
+        batch = self.dataset[number]
+        for edit in self.edit.edits:
+            batch = edit_batch(partial(_edit_rows_alike, edit), batch, edit.path, edit.part)
+        return batch
 
     def on_epoch_begin(self) -> None:
         """Tell the other dataset that an epoch begins."""

@@ -7,12 +7,12 @@ from keras import ops
 
 from kedit import _lowering
 from kedit._at import Place
-from kedit._data import freeze, from_json, to_json
+from kedit._data import freeze, from_json, is_tensor, to_json
 from kedit._edit import Edit
 from kedit._index import Index
 from kedit._selection import Selection
 from kedit._types import Tensor
-from kedit.errors import OperandError, PositionError, ShapeError
+from kedit.errors import OperandError, PositionError, SavingError, ShapeError
 
 KINDS = ("l1", "l2")
 
@@ -92,6 +92,11 @@ class IndexPenalty(keras.losses.Loss):
             raise OperandError(f"`kind` should be one of {KINDS}. Received: kind={kind!r}.")
         self.selection = _selection(index)
         self.target = freeze(target)
+        if is_tensor(self.target):
+            raise OperandError(
+                "A target should be a number or an array that is known beforehand. Received: "
+                f"{target!r}. Write `keras.ops.convert_to_numpy(target)`."
+            )
         self.kind = kind
         self.weight = float(weight)
         self.base_loss = keras.losses.get(base_loss)
@@ -104,29 +109,29 @@ class IndexPenalty(keras.losses.Loss):
 
     def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> Tensor:
         """The penalty, reduced, and the base loss, reduced, added."""
-        if sample_weight is not None and any(size != 1 for size in sample_weight.shape[1:]):
-            raise ShapeError(
-                "`sample_weight` of an IndexPenalty should hold one weight for each sample, shape "
-                f"(batch_size,). Received: shape {tuple(sample_weight.shape)}. Average it over "
-                "the other axes: `keras.ops.mean(sample_weight, axis=1)`."
-            )
         # A copy carries no Keras mask, which is per timestep where the penalty is per sample.
-        penalty = super().__call__(y_true, ops.copy(y_pred), sample_weight)
+        chosen = ops.copy(ops.convert_to_tensor(y_pred))
+        penalty = super().__call__(y_true, chosen, _weight_per_sample(sample_weight))
         if self._base is None:
             return penalty
-        return ops.cast(self._base(y_true, y_pred, sample_weight), self.dtype) + penalty
+        base = ops.cast(self._base(y_true, y_pred, sample_weight), self.dtype)
+        if len(penalty.shape) < len(base.shape):  # not reduced: per sample, and per timestep
+            penalty = ops.reshape(penalty, (-1, *[1] * (len(base.shape) - 1)))
+        return base + penalty
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """The weighted penalty of each sample."""
-        shape, dtype = tuple(y_pred.shape), keras.backend.standardize_dtype(y_pred.dtype)
-        self.selection.check_rows(len(shape))
-        bound = _lowering.check(Edit(self.selection, "set", self.target), shape, dtype)
+        self.selection.check_rows(len(y_pred.shape))
+        shape = (None, *y_pred.shape[1:])  # the target is the same for every sample
+        dtype = keras.backend.standardize_dtype(y_pred.dtype)
+        selection = self.selection.inside_sample()
+        bound = _lowering.check(Edit(selection, "set", self.target), shape, dtype)
         if 0 in bound.selected[1:]:
             raise PositionError(
                 "A penalty should have at least one element to look at. Received: "
                 f"`{self.selection!r}`, which selects none of shape {shape}."
             )
-        chosen = _lowering.apply(Edit(self.selection, "get"), y_pred)
+        chosen = _lowering.apply(Edit(selection, "get"), y_pred)
         residual = chosen - _lowering.constant(self.target, dtype)
         if self.kind == "l2":
             each = residual * residual
@@ -144,7 +149,7 @@ class IndexPenalty(keras.losses.Loss):
             "target": to_json(self.target),
             "kind": self.kind,
             "weight": self.weight,
-            "base_loss": keras.losses.serialize(self.base_loss) if self.base_loss else None,
+            "base_loss": _serialized(self.base_loss),
             "dtype": self.dtype,
         }
 
@@ -153,6 +158,36 @@ class IndexPenalty(keras.losses.Loss):
         index = config["index"]
         selection = Selection(index["coordinates"], Index.from_json(index["items"]))
         return cls(**{**config, "index": selection, "target": from_json(config["target"])})
+
+
+def _weight_per_sample(sample_weight: Any) -> Any:
+    if sample_weight is None:
+        return None
+    sample_weight = ops.convert_to_tensor(sample_weight)
+    if any(size != 1 for size in sample_weight.shape[1:]):
+        raise ShapeError(
+            "`sample_weight` of an IndexPenalty should hold one weight for each sample, shape "
+            f"(batch_size,). Received: shape {tuple(sample_weight.shape)}. Average it over the "
+            "other axes: `keras.ops.mean(sample_weight, axis=1)`."
+        )
+    return sample_weight if len(sample_weight.shape) < 2 else ops.reshape(sample_weight, (-1,))
+
+
+def _serialized(base_loss: Any) -> Any:
+    """A base loss as data; a function only if it can be found again by its name."""
+    if base_loss is None:
+        return None
+    if callable(base_loss) and not isinstance(base_loss, keras.losses.Loss):
+        name = keras.saving.get_registered_name(base_loss)
+        registered = keras.saving.get_registered_object(name) is base_loss
+        built_in = getattr(keras.losses, getattr(base_loss, "__name__", ""), None) is base_loss
+        if not (registered or built_in):
+            raise SavingError(
+                "A base loss that is saved should be Keras's own or registered with Keras. "
+                f"Received: {base_loss!r}. Write `@keras.saving.register_keras_serializable()` "
+                "above it."
+            )
+    return keras.losses.serialize(base_loss)
 
 
 def _selection(index: Any) -> Selection:

@@ -1,0 +1,138 @@
+"""What is public, and that its prose says what the house demands."""
+
+import inspect
+import re
+
+import pytest
+
+import kedit
+
+PACKAGES = {
+    kedit: ["at", "sample", "X", "Edit", "EditSequence", "inputs", "layers", "losses", "errors"],
+    kedit.inputs: ["EditedDataset"],
+    kedit.layers: ["ConditionalModifier", "Editing"],
+    kedit.losses: ["IndexPenalty"],
+}
+ERRORS = {
+    "EditError": Exception,
+    "PositionError": IndexError,
+    "ShapeError": ValueError,
+    "DTypeError": TypeError,
+    "CoordinateError": ValueError,
+    "OperandError": TypeError,
+    "SavingError": TypeError,
+}
+OPERATIONS = "get set add subtract multiply divide power min max apply".split()  # noqa: SIM905
+PLACE = type(kedit.at[0])
+CLASSES = [
+    kedit.Edit,
+    kedit.EditSequence,
+    kedit.layers.Editing,
+    kedit.layers.ConditionalModifier,
+    kedit.losses.IndexPenalty,
+    kedit.inputs.EditedDataset,
+]
+# In the order in which Keras's docstrings have them, and then the house's own.
+SECTIONS = [
+    "Formula",
+    "Args",
+    "Call arguments",
+    "Input shape",
+    "Output shape",
+    "Returns",
+    "Raises",
+    "Gradient",
+    "References",
+    "Example",
+]
+
+
+def public(thing):
+    return [name for name in vars(thing) if not name.startswith("_")]
+
+
+def sections(thing):
+    doc = inspect.cleandoc(thing.__doc__)
+    return [
+        name for name in re.findall(r"^([A-Z][a-z ]+)\b[^\n]*:$", doc, re.M) if name in SECTIONS
+    ]
+
+
+def name_of(thing):
+    return getattr(thing, "__name__", repr(thing))
+
+
+@pytest.mark.parametrize(("package", "names"), PACKAGES.items(), ids=name_of)
+def test_public_names(package, names):
+    assert package.__all__ == names
+    assert sorted(name for name in dir(package) if not name.startswith("_")) == sorted(names)
+    assert package.__doc__
+    for name in names:
+        assert getattr(package, name) is not None
+
+
+def test_version():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", kedit.__version__)
+
+
+def test_errors_are_edit_errors_and_what_a_user_would_catch():
+    assert {name: kind for name in public(kedit.errors) for kind in [ERRORS.get(name)]} == ERRORS
+    for name, built_in in ERRORS.items():
+        error = getattr(kedit.errors, name)
+        assert issubclass(error, kedit.errors.EditError)
+        assert issubclass(error, built_in)
+        assert error.__doc__
+
+
+def test_operations_are_those_of_jax_and_no_others():
+    assert sorted(public(PLACE)) == sorted([*OPERATIONS, "where", "selection"])
+    for op in [*OPERATIONS, "where"]:
+        if op not in ("get", "where"):
+            assert "casting" in inspect.signature(getattr(PLACE, op)).parameters
+
+
+@pytest.mark.parametrize("op", [*OPERATIONS, "where"])
+def test_operations_state_their_gradient_and_show_an_example(op):
+    found = sections(getattr(PLACE, op))
+    assert {"Gradient", "Example"} <= set(found)
+    assert found == [name for name in SECTIONS if name in found]
+    assert f".{op}(" in getattr(PLACE, op).__doc__
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=name_of)
+def test_classes_state_their_arguments_gradient_and_an_example(cls):
+    found = sections(cls)
+    assert {"Args", "Gradient", "Example"} <= set(found)
+    assert found == [name for name in SECTIONS if name in found]
+    assert ">>> " in cls.__doc__
+    if issubclass(cls, kedit.layers.Editing):
+        assert {"Call arguments", "Input shape", "Output shape"} <= set(found)
+    documented = cls.__doc__.split("Args:")[1].split("\n\n")[0]
+    for parameter in inspect.signature(cls.__init__).parameters.values():
+        if parameter.name != "self":
+            assert re.search(rf"^ +\*{{0,2}}{parameter.name}:", documented, re.M)
+
+
+@pytest.mark.parametrize("cls", [*CLASSES, PLACE, type(kedit.at)], ids=name_of)
+def test_everything_public_has_a_docstring(cls):
+    fields = getattr(cls, "__slots__", ())
+    bare = [
+        name
+        for name in public(cls)
+        if name not in fields and not inspect.getdoc(inspect.getattr_static(cls, name))
+    ]
+    # What only overrides is documented where it comes from.
+    inherited = [name for name in bare if any(hasattr(base, name) for base in cls.__mro__[1:])]
+    assert set(bare) == set(inherited)
+
+
+def test_what_is_public_says_where_it_lives():
+    for package, names in PACKAGES.items():
+        for name in names:
+            thing = getattr(package, name)
+            if inspect.isclass(thing):
+                assert thing.__name__ == name
+                assert thing.__module__.startswith("kedit.")
+    assert repr(kedit.at) == "at"
+    assert repr(kedit.sample) == "sample"
+    assert repr(kedit.X) == "X"
