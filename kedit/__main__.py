@@ -86,7 +86,7 @@ def train_reader(seed: int, quiet: bool) -> tuple[Any, Any, Any]:
     )
     reader.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     callbacks = [] if quiet else [Progress("a reader of digits")]
-    reader.fit(x, y, batch_size=128, epochs=20, verbose=0, callbacks=callbacks)
+    reader.fit(x, y, batch_size=128, epochs=12, verbose=0, callbacks=callbacks)
     return reader, images, digits
 
 
@@ -196,7 +196,7 @@ def guide_outputs(seed: int, quiet: bool) -> Outcome:
 
 def train_outputs(x: Any, y: Any, loss: Any, seed: int, callbacks: list[Any]) -> Any:
     """Train a linear model of three outputs."""
-    epochs, batch_size = 40, 64
+    epochs, batch_size = 40, 128
     keras.utils.set_random_seed(seed)
     model = keras.Sequential(
         [

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from kedit._binding import bind
 from kedit._data import Slot, freeze, is_tensor, to_code, to_key
 from kedit._expression import Expression
 from kedit._index import Index
-from kedit._layout import Layout, bind
+from kedit._layout import Layout
 from kedit._types import Coordinates, Shape
 from kedit.errors import CoordinateError
 

@@ -1,13 +1,16 @@
 """The index floor against NumPy: the same positions, or an error where NumPy has one."""
 
+import json
+import pickle
+
 import numpy as np
 import pytest
 from cases import CASES, OUT_OF_BOUNDS, Case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kedit._binding import bind
 from kedit._index import Index
-from kedit._layout import bind
 from kedit.errors import PositionError, ShapeError
 
 
@@ -144,9 +147,6 @@ def test_sample_coordinates_are_those_of_each_sample(case):
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(cases())
 def test_index_survives_json_code_and_pickle(case):
-    import json
-    import pickle
-
     try:
         index = Index(case.index)
     except PositionError:

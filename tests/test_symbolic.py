@@ -204,6 +204,8 @@ def test_a_tensor_may_stand_left_of_x_or_is_refused():
         for each in operators:
             with contextlib.suppress(TypeError, ValueError):
                 made = each(x, X)
+                if made is False:  # what Python makes of an `==` that neither side answers
+                    at.where(made)  # is refused
                 assert type(made) is type(X), f"{each.__name__}: {type(x).__name__} gave {made!r}"
 
 

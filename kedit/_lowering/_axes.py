@@ -215,7 +215,8 @@ def _number_in_slice(pick: Pick, place: Tensor, size: Any) -> Tensor:
     def bound(value: int | None, default: Any) -> Any:
         if value is None or pick.size is not None:  # the bounds of a range are final
             return default if value is None else value
-        return ops.clip(value + size if value < 0 else value, low, high)
+        counted = value + size if value < 0 else value
+        return ops.minimum(ops.maximum(counted, low), high)
 
     start = bound(item.start, low if step > 0 else high)
     stop = bound(item.stop, high if step > 0 else low)

@@ -102,7 +102,7 @@ class IndexPenalty(keras.losses.Loss):
         self.base_loss = keras.losses.get(base_loss)
         is_function = callable(self.base_loss) and not isinstance(self.base_loss, keras.losses.Loss)
         self._base = (
-            _FunctionLoss(self.base_loss, reduction=reduction, dtype=dtype)
+            _FunctionLoss(self.base_loss, name="base_loss", reduction=reduction, dtype=dtype)
             if is_function
             else self.base_loss
         )
