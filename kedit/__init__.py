@@ -4,6 +4,11 @@
 [[0.0, 0.0, 100.0], [0.0, 0.0, 0.0]]
 """
 
+from kedit import _backend_choice
+
+if _backend_choice.is_starting():  # `python -m kedit`; an import by others leaves Keras alone
+    _backend_choice.choose()
+
 from kedit import errors, inputs, layers, losses
 from kedit._at import at, sample
 from kedit._edit import Edit, EditSequence

@@ -256,9 +256,9 @@ def test_training_reaches_the_target_that_the_weight_allows(kind, weight, tmp_pa
     y = x @ RNG.normal(size=(4, 3)).astype("float32")
     loss = IndexPenalty(2, 5.0, kind=kind, weight=weight, base_loss="mse")
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    schedule = keras.optimizers.schedules.CosineDecay(0.3, 400)
+    schedule = keras.optimizers.schedules.CosineDecay(0.3, 200)
     model.compile(keras.optimizers.Adam(schedule), loss)
-    model.fit(x, y, epochs=100, batch_size=16, verbose=0)
+    model.fit(x, y, epochs=100, batch_size=32, verbose=0)
     found = model.predict(x, verbose=0)
     check_close(found[:, 2], np.full(64, 5.0), atol=0.05)
     assert np.abs(found - y)[:, :2].mean() < 0.5

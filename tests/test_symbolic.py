@@ -91,7 +91,8 @@ def test_axes_of_unknown_size(op, index, shape):
         columns = index[1] if len(index) > 1 else slice(None)
         picked[:, np.arange(length)[rows, None], np.arange(4)[columns]] = True
         check_close(predict(model, x), np.where(picked, -x, x))
-        check_close(model(ops.convert_to_tensor(x)), np.where(picked, -x, x))
+        if length == 1:  # eager
+            check_close(model(ops.convert_to_tensor(x)), np.where(picked, -x, x))
         np.testing.assert_array_equal(x, given)
 
 
