@@ -65,8 +65,9 @@ class Place:
 
     * `values`: a number, an array or a tensor that broadcasts to the shape of
       what is selected, with no axis to spare; or an expression over `X`, which
-      stands for the selected elements. In `sample[...]`, an array or number is
-      the same for every sample; a tensor with one axis more has the batch axis.
+      stands for the selected elements. In `sample[...]` that shape starts with
+      the batch axis. Where a size is not known, as that of the batch in a layer,
+      an array has one entry for all.
     * `casting`: values take the dtype of the tensor. "same_kind", the default,
       refuses a float for integers, a complex number for floats, and a number
       out of range; "unsafe" saturates: fractions are cut off towards zero,
