@@ -54,6 +54,9 @@ class At:
         """The elements, of all, that meet a condition; see `Place.where`."""
         return self[...].where(condition)
 
+    __iter__ = None  # `at[0], at[1], ...` would have no end
+    __contains__ = None
+
     def __repr__(self) -> str:
         return self._coordinates if self._x is _LATER else f"{self._coordinates}({self._x!r})"
 
@@ -173,8 +176,8 @@ class Place:
     def add(self, values: Any, *, casting: Casting = "same_kind") -> Any:
         """Return a copy with `values` added at the index: `x[index] += values`.
 
-        If the index names an element more than once, every value is added, as
-        by `numpy.add.at`.
+        If the index names an element more than once, the sum of its values is
+        added: `numpy.add.at`, up to rounding and overflow.
 
         Gradient:
             With upstream gradient `g`: `x` receives `g`; `values` receive
@@ -206,8 +209,8 @@ class Place:
     def multiply(self, values: Any, *, casting: Casting = "same_kind") -> Any:
         """Return a copy with the index multiplied by `values`: `x[index] *= values`.
 
-        If the index names an element more than once, it is multiplied by every
-        value.
+        If the index names an element more than once, it is multiplied by the
+        product of its values: `numpy.multiply.at`, up to rounding and overflow.
 
         Gradient:
             With upstream gradient `g`, where `p` is the product of the values
@@ -225,8 +228,8 @@ class Place:
     def divide(self, values: Any, *, casting: Casting = "same_kind") -> Any:
         """Return a copy with the index divided by `values`: `x[index] /= values`.
 
-        If the index names an element more than once, it is divided by every
-        value. Integers are refused: their quotients are not integers.
+        If the index names an element more than once, it is divided by the
+        product of its values. Integers are refused: their quotients are not integers.
 
         Gradient:
             With upstream gradient `g`, where `p` is the product of the values
@@ -250,7 +253,7 @@ class Place:
         Gradient:
             With upstream gradient `g`, where `v` is the exponent of an element:
             `x` receives `g * v * x ** (v - 1)`; `v` receives
-            `g * x ** v * log(x)`.
+            `g * x ** v * log(x)`, which exists for positive `x` only.
 
         Example:
         >>> y = kedit.at(ops.array([2.0, 3.0]))[1].power(2.0)

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
-from kedit._data import is_array, is_tensor
+import numpy as np
+
+from kedit._data import is_tensor
 from kedit.errors import OperandError
 
 Part: TypeAlias = Literal["x", "y", "sample_weight"]
@@ -15,7 +17,8 @@ def is_batch(value: Any) -> bool:
     if isinstance(value, dict):
         return True
     return isinstance(value, (list, tuple)) and any(
-        is_array(entry) or is_tensor(entry) or entry is None or is_batch(entry) for entry in value
+        isinstance(entry, np.ndarray) or is_tensor(entry) or entry is None or is_batch(entry)
+        for entry in value
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kedit._data import Array
+from kedit._data import SMALL, Array
 from kedit._index import Index, Positions, axes_of
 from kedit._layout import Layout, Pick
 from kedit._types import Shape
@@ -30,7 +30,10 @@ def bind(index: Index, shape: Shape, *, per_sample: bool = False) -> Layout:
         kedit.errors.PositionError: If the index does not fit the shape.
         kedit.errors.ShapeError: If index arrays do not broadcast together.
     """
-    return _cached(_hashable(index.items), tuple(shape), per_sample)
+    key = (_hashable(index.items), tuple(shape), per_sample)
+    # Plans of long index arrays are large, and seldom met twice.
+    long = any([isinstance(i, Positions) and len(i.numbers) > SMALL for i in index.items])
+    return _plan(*key) if long else _cached(*key)
 
 
 def _hashable(items: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -40,6 +43,10 @@ def _hashable(items: tuple[Any, ...]) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=1024)
 def _cached(items: tuple[Any, ...], shape: Shape, per_sample: bool) -> Layout:
+    return _plan(items, shape, per_sample)
+
+
+def _plan(items: tuple[Any, ...], shape: Shape, per_sample: bool) -> Layout:
     index = Index(tuple([slice(*item) if type(item) is tuple else item for item in items]))
     if per_sample and not shape:
         raise PositionError(

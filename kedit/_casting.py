@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kedit._data import Array, is_scalar, to_code
+from kedit._data import Array, brief, is_scalar, to_code
 from kedit._types import Casting
 from kedit.errors import DTypeError
 
@@ -73,7 +73,9 @@ def _check_integer_power(operand: Any, dtype: str) -> None:
         )
 
 
-def check_values(values: Any, values_dtype: str, dtype: str, casting: Casting) -> None:
+def check_values(
+    values: Any, values_dtype: str, dtype: str, casting: Casting = "same_kind"
+) -> None:
     """Refuse values that `dtype` cannot hold, unless `casting` is "unsafe".
 
     Of a tensor only the kind of its dtype decides, of a constant its numbers too;
@@ -95,12 +97,16 @@ def check_values(values: Any, values_dtype: str, dtype: str, casting: Casting) -
     if isinstance(values, complex):
         least, greatest = 0, abs(values)
     # Infinity and NaN are in every range of floats; integers have passed the check of kinds.
-    if any([math.isfinite(number) and not low <= number <= high for number in (least, greatest)]):
+    if any([_is_finite(n) and not low <= n <= high for n in (least, greatest)]):
         raise DTypeError(
             f"Values for a tensor of dtype {dtype!r} should lie between {low} and {high}. "
-            f"Received: {to_code(values)}. Cast the tensor to a wider dtype, or allow "
+            f"Received: {brief(values)}. Cast the tensor to a wider dtype, or allow "
             'saturation: `casting="unsafe"`.'
         )
+
+
+def _is_finite(number: float) -> bool:
+    return isinstance(number, int) or math.isfinite(number)
 
 
 def value_range(dtype: str) -> tuple[float, float]:
@@ -142,4 +148,4 @@ def saturate(values: Any, dtype: str) -> Any:
 
 
 def _shown(values: Any) -> str:
-    return "" if values is None else f"{to_code(values)} of "
+    return "" if values is None else f"{brief(values)} of "

@@ -133,6 +133,10 @@ def freeze(value: Any) -> Any:
     """
     if isinstance(value, np.generic):
         return _freeze_array(value)
+    if isinstance(value, int) and abs(value) >= 2**64:
+        raise OperandError(
+            f"A number should fit into 64 bits. Received: one of {value.bit_length()} bits."
+        )
     if is_scalar(value) or isinstance(value, (Array, Slot)) or is_tensor(value):
         return value
     if not isinstance(value, (list, tuple)):
@@ -143,7 +147,7 @@ def freeze(value: Any) -> Any:
             f"a {type(value).__name__} that holds tensors. Write `keras.ops.stack([...])`."
         )
     flat = flatten(value)
-    if flat is None or not flat[1] or len(flat[1]) > SMALL:
+    if flat is None or not 0 < len(flat[1]) <= SMALL or any([_is_wide(n) for n in flat[1]]):
         return _freeze_array(value)
     kinds = [
         isinstance(n, bool) + 2 * isinstance(n, float) + 4 * isinstance(n, complex) for n in flat[1]
@@ -152,6 +156,10 @@ def freeze(value: Any) -> Any:
         1 if min(kinds) == 1 == max(kinds) else max([kind - kind % 2 for kind in kinds])
     ]
     return Array(dtype, flat[0], flat[1])
+
+
+def _is_wide(number: Any) -> bool:
+    return isinstance(number, int) and not -(2**63) <= number < 2**63
 
 
 def flatten(entries: Any) -> tuple[tuple[int, ...], tuple[Any, ...]] | None:
@@ -220,6 +228,13 @@ def to_code(value: Any) -> str:
     if is_tensor(value):
         return f"<tensor of shape {tuple(value.shape)}>"
     return str(getattr(value, "__qualname__", repr(value)))
+
+
+def brief(value: Any) -> str:
+    """`to_code` for a message: of many entries only how many."""
+    if isinstance(value, Array) and value.array.size > 20:
+        return f"an array of shape {value.shape}"
+    return to_code(value)
 
 
 def to_json(value: Any) -> Any:

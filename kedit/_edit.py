@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from inspect import isclass
 from typing import Any
 
 import keras
@@ -89,6 +90,8 @@ class Edit:
         _check_one_of("op", self.op, OPERATIONS)
         _check_one_of("casting", self.casting, CASTINGS)
         _check_one_of("part", self.part, PARTS)
+        if self.op != "get" and self.operand is None:
+            raise OperandError(f"`{self.op}` should be given values. Received: None.")
 
     def __call__(self, x: Any, *rest: Any) -> Any:
         if rest:
@@ -293,9 +296,9 @@ def _decode(data: Any) -> Any:
     if not isinstance(data, dict) or "function" not in data:
         return from_json(data)
     function = keras.saving.get_registered_object(data["function"])
-    if function is None:
+    if function is None or isclass(function):
         raise SavingError(
-            "A function in a saved edit should be registered with Keras before the edit is "
+            "A function in a saved edit should be a function, and registered before the edit is "
             f"loaded. Received: {data['function']!r}. Import the module that registers it."
         )
     return function

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from kedit._casting import check_operation, integer_range, kind
+from kedit._casting import check_operation, check_values, integer_range, kind
 from kedit._data import (
     Frozen,
     Slot,
@@ -42,8 +42,8 @@ class Expression(Frozen):
 
     Comparisons (`>`, `>=`, `<`, `<=`, `==`, `!=`), arithmetic (`+`, `-`, `*`,
     `/`, `**`), `abs(X)`, `X.isnan()`, `X.isinf()`, and `&`, `|`, `~` between
-    conditions. Constants are taken in the dtype of the tensor; an integer
-    tensor may be compared with a fraction. Being data, an expression prints,
+    conditions. Constants are taken in the dtype of the tensor and have to fit it;
+    an integer tensor may be compared with any number. Being data, an expression prints,
     pickles and saves.
 
     Example:
@@ -61,6 +61,8 @@ class Expression(Frozen):
                 f"An expression should be made of {sorted(_NAMES)}. Received: {name!r}."
             )
         frozen = [arg if isinstance(arg, Expression) else freeze(arg) for arg in args]
+        if len(frozen) != (0 if name == "X" else 2 if name in _INFIX else 1):
+            raise SavingError(f"`{name}` was given {len(frozen)} arguments, which are not its own.")
         self._init(name=name, args=tuple(frozen))
 
     def __gt__(self, other: Any) -> "Expression":
@@ -225,16 +227,44 @@ class Expression(Frozen):
         ):
             return self._compare_integers(x, dtype, library, constant)
         self._check(dtype)
-        of = "bool" if self.name in _LOGIC or self.name == "logical_not" else dtype
         args = [
             arg.evaluate(x, dtype, library, constant)
             if isinstance(arg, Expression)
-            else constant(arg, of)
+            else constant(arg, "bool" if self._is_logic else dtype)
             for arg in self.args
         ]
+        if self.name == "abs" and kind(dtype) == 2 and hasattr(library, "stop_gradient"):
+            # The gradient of abs at 0 differs between backends; that of x * sign(x) is 0.
+            return args[0] * library.stop_gradient(library.sign(args[0]))
         return getattr(library, self.name)(*args)
 
+    @property
+    def _is_logic(self) -> bool:
+        return self.name in _LOGIC or self.name == "logical_not"
+
     def _check(self, dtype: str) -> None:
+        """Refuse what has no answer in `dtype`, or another one in another library."""
+        for arg in self.args:
+            if isinstance(arg, Expression):
+                fits = arg.is_condition or (arg.name == "X" and dtype == "bool")
+                if self._is_logic and not fits:
+                    raise DTypeError(
+                        "`&`, `|` and `~` should join conditions. Received: "
+                        f"`{self!r}` for a tensor of dtype {dtype!r}. Compare, as in `X != 0`."
+                    )
+            else:
+                check_values(arg, _dtype_name(arg), "bool" if self._is_logic else dtype)
+        ordered = self.name in _COMPARISONS and self.name not in ("equal", "not_equal")
+        if kind(dtype) == 0 and (ordered or self.name in ("negative", "abs")):
+            raise DTypeError(
+                "A condition on booleans should use `X`, `~X`, `==`, `&` or `|`. "
+                f"Received: {self!r}."
+            )
+        if self.name == "negative" and dtype.startswith("uint"):
+            raise DTypeError(
+                f"A tensor of dtype {dtype!r} has no negative elements. Received: {self!r}. Cast "
+                "it first, as in `keras.ops.cast(x, 'int32')`."
+            )
         if self.name in _ARITHMETIC:
             check_operation(self.name, self.args[1], dtype)
         elif kind(dtype) == 3 and self.name not in ("equal", "not_equal", "isnan", "isinf"):
@@ -255,6 +285,12 @@ class Expression(Frozen):
 
 
 X = Expression("X")
+
+
+def _dtype_name(value: Any) -> str:
+    """Name of the dtype of a constant or of any framework's tensor."""
+    dtype = getattr(value, "dtype", type(value).__name__)
+    return str(getattr(dtype, "name", str(dtype).split(".")[-1]))
 
 
 def _map(arg: Any, replace: Callable[[Any], Any]) -> Any:

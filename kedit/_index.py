@@ -130,6 +130,8 @@ def _canonical(item: Any) -> Item:
     if item is None or isinstance(item, (EllipsisType, Slot, Array, Positions)):
         return item
     if isinstance(item, slice):
+        if item.step is not None and _bound(item.step) == 0:
+            raise PositionError(f"A slice should have a step other than 0. Received: {item}.")
         return slice(*[_bound(part) for part in (item.start, item.stop, item.step)])
     if isinstance(item, int) and not isinstance(item, bool):
         return item

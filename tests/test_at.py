@@ -657,3 +657,104 @@ def test_law_now_is_later(case):
         for given in (x, ops.convert_to_tensor(x)):
             now = to_numpy(edited(op, given, case.index, values))
             np.testing.assert_array_equal(to_numpy(edit(given)), now)
+
+
+# --- Found by review ---------------------------------------------------------------------------
+
+
+def test_mask_with_one_constant_for_each_true():
+    x = np.array([[1, 2], [3, 4]], "float32")
+    mask = np.array([[True, False], [True, False]])
+    for given in (x, ops.convert_to_tensor(x)):
+        place = at(given)[mask]
+        check_close(place.set(X + np.array([10, 20])), np.array([[11, 2], [23, 4]], "float32"))
+        found = place.where(np.array([True, False])).set(0.0)
+        check_close(found, np.array([[0, 2], [3, 4]], "float32"))
+        found = place.where(X > np.array([5, 0])).set(0.0)
+        check_close(found, np.array([[1, 2], [0, 4]], "float32"))
+
+
+@pytest.mark.tensors
+def test_mask_that_is_a_tensor_takes_one_value():
+    with pytest.raises(OperandError, match=r"at\.where"):
+        at(ops.zeros(3))[ops.ones(3, "bool")].set([1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "edit"),
+    [
+        ("float32", at[:].set(X > 1)),
+        ("int32", at[:].set(X * 2.5)),
+        ("int32", at[:].set(X + np.array([0.5, 0.9]))),
+        ("int32", at.where(X >= np.array([4.5, 4.5])).set(0)),
+        ("int8", at.where(X == np.array([300, 300])).set(0)),
+        ("uint8", at[:].set(X * 300)),
+        ("uint8", at[:].set(-X)),
+        ("float32", at[:].set(X + 1j)),
+        ("float32", at.where(~X).set(0.0)),
+        ("bool", at.where(X == 5).set(True)),
+        ("bool", at.where(X > False).set(True)),
+    ],
+    ids=repr,
+)
+def test_expression_without_an_answer_in_the_dtype_raises(dtype, edit):
+    for given in (np.ones(2, dtype), ops.ones((2,), dtype)):
+        with pytest.raises(DTypeError, match="Received"):
+            edit(given)
+
+
+@pytest.mark.gradient
+def test_extremes_among_duplicates_with_infinity_and_at_the_end_of_the_range():
+    values = np.array([np.inf, 2], "float32")
+    y, _ = vjp(lambda x, v: at(x)[[0, 0]].max(v), [np.ones(1, "float32"), values], np.ones(1, "f"))
+    assert y.tolist() == [np.inf]
+    large, least = np.full(2, 40000, "float16"), np.full(2, 3 * 2.0**-24, "float16")
+    for x in (large, least):
+        y, (dx, dv) = vjp(lambda x, v: at(x)[[0, 0]].max(v), [x, x], np.ones(2, "float16"))
+        assert y.tolist() == x.tolist()
+        np.testing.assert_allclose(dx, [1 / 3, 1], rtol=1e-3)
+        np.testing.assert_allclose(dv, [1 / 3, 1 / 3], rtol=1e-3)
+
+
+@pytest.mark.gradient
+def test_tensor_in_an_expression_gets_no_nan_from_elements_not_chosen():
+    x, w = np.array([-1, 1], "float32"), np.array([0, 2], "float32")
+    edit = lambda x, w: at(x).where(X > 0).set(X / w)  # noqa: E731
+    _, (dx, dw) = vjp(edit, [x, w], np.ones(2, "float32"))
+    assert dx.tolist() == [1, 0.5]
+    assert dw.tolist() == [0, -0.25]
+
+
+@pytest.mark.gradient
+def test_gradient_of_abs_at_zero_is_zero():
+    _, (dx,) = vjp(lambda x: at(x)[:].set(abs(X)), [np.array([-2, 0, 2], "f")], np.ones(3, "f"))
+    assert dx.tolist() == [-1, 0, 1]
+
+
+def test_at_is_no_collection():
+    with pytest.raises(TypeError):
+        list(at(np.zeros(3)))
+    with pytest.raises(TypeError):
+        5 in at(np.zeros(3))  # noqa: B015
+
+
+def test_numbers_of_more_than_64_bits_raise():
+    for make in (lambda: at[0].set(10**400), lambda: at.where(X < 10**400)):
+        with pytest.raises(OperandError, match="64 bits"):
+            make()
+
+
+def test_masked_array_raises():
+    with pytest.raises(OperandError, match="dense"):
+        at(np.ma.masked_array([1.0, 2.0], [True, False]))[0].set(5.0)
+
+
+def test_long_index_array():
+    count = 3000
+    numbers = np.random.default_rng(0).permutation(count)
+    x = np.arange(2 * count, dtype="float32").reshape(count, 2)
+    expected = x.copy()
+    expected[numbers] = x
+    check_close(at(ops.convert_to_tensor(x))[numbers].set(x), expected)
+    check_close(at(x)[numbers].set(x), expected)
+    check_close(at(ops.convert_to_tensor(x))[numbers].get(), x[numbers])

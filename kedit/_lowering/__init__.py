@@ -41,14 +41,30 @@ def apply(edit: Any, x: Any, shape: Shape | None = None) -> Any:
     )
 
 
+def _is_dense(x: Any) -> bool:
+    """Whether `x` is none of the tensors that have the looks but not the layout of others."""
+    if isinstance(x, np.ma.MaskedArray):
+        return False
+    layout = f"{type(x).__name__} {getattr(x, 'layout', '')}".lower()
+    is_nested = getattr(x, "is_nested", False) is True
+    return not is_nested and not any([kind in layout for kind in ("sparse", "ragged", "bcoo")])
+
+
 def _is_numpy(x: Any) -> bool:
     if isinstance(x, (list, tuple)):
         return all(_is_numpy(entry) and not isinstance(entry, np.ndarray) for entry in x)
+    if isinstance(x, np.ma.MaskedArray):
+        return False
     return is_array(x) or isinstance(x, (bool, int, float, complex))
 
 
 def _tensor(x: Any) -> Any:
     """A tensor of the running backend."""
+    if not _is_dense(x):
+        raise OperandError(
+            "An edit works on dense tensors. Received: a sparse, ragged or masked one, "
+            f"{type(x).__name__}. Convert it first, as in `x.to_dense()` or `x.filled()`."
+        )
     if ops.is_tensor(x) or isinstance(x, keras.Variable) or _is_numpy(x):
         return ops.convert_to_tensor(np.asarray(x) if isinstance(x, (list, tuple)) else x)
     raise OperandError(

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from kedit._data import SMALL
 from kedit._layout import Layout, Pick
 from kedit._types import Tensor
+from kedit.errors import ShapeError
 
 
 def sizes(x: Tensor) -> tuple[Any, ...]:
@@ -22,7 +24,9 @@ def sizes(x: Tensor) -> tuple[Any, ...]:
 def known(numbers: Any) -> Tensor:
     """Integers that are known beforehand as a tensor; via lists, which every compiler traces."""
     largest = max([abs(number) for number in numbers], default=0)
-    return ops.convert_to_tensor(list(numbers), dtype="int32" if largest < 2**31 else "int64")
+    dtype = "int32" if largest < 2**31 else "int64"
+    many = len(numbers) > SMALL
+    return ops.convert_to_tensor(np.array(numbers, dtype) if many else list(numbers), dtype=dtype)
 
 
 def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
@@ -140,8 +144,14 @@ def _take(x: Tensor, pick: Pick, axis: int, *, unique: bool) -> Tensor:
     size = sizes(x)[axis]
     counted = ops.where(positions < 0, positions + size, positions)
     inside = ops.logical_and(counted >= 0, counted < size)
-    taken = ops.take(x, ops.clip(counted, 0, size - 1), axis=axis)
-    return ops.where(along(inside, axis, len(x.shape)), taken, ops.zeros_like(taken))
+    # Positions that do not exist are read from a 0 that is put behind the axis.
+    return ops.take(_padded(x, axis), ops.where(inside, counted, size), axis=axis)
+
+
+def _padded(x: Tensor, axis: int) -> Tensor:
+    padding = [(0, 0)] * len(x.shape)
+    padding[axis] = (0, 1)
+    return ops.pad(x, padding)
 
 
 # --- Writing -----------------------------------------------------------------------------------
@@ -150,7 +160,7 @@ def _take(x: Tensor, pick: Pick, axis: int, *, unique: bool) -> Tensor:
 def write(layout: Layout, x: Tensor, values_u: Tensor) -> Tensor:
     """Write values that broadcast to the unique positions of the picks; the rest is `x`."""
     if layout.is_whole:
-        return ops.broadcast_to(values_u, sizes(x))
+        return ops.copy(ops.broadcast_to(values_u, sizes(x)))  # not a view of the values
     partial = [axis for axis, pick in enumerate(layout.picks) if not pick.is_whole]
     first = layout.picks[0]
     if partial == [0] and first.is_array and first.size is not None and values_u.shape[0] != 1:
@@ -159,12 +169,24 @@ def write(layout: Layout, x: Tensor, values_u: Tensor) -> Tensor:
         return ops.scatter_update(_unshared(x), ops.expand_dims(known(first.unique), 1), values_u)
     mask = None
     for axis in partial:
+        _check_length(layout.picks[axis], sizes(x)[axis], values_u.shape[axis])
         number = _number(layout.picks[axis], sizes(x)[axis])
         here = along(number >= 0, axis, len(x.shape))
         mask = here if mask is None else ops.logical_and(mask, here)
         if values_u.shape[axis] != 1:
             values_u = _spread(values_u, layout.picks[axis], number, axis)
     return ops.where(mask, values_u, x)
+
+
+def _check_length(pick: Pick, size: Any, given: Any) -> None:
+    """Refuse values that do not fit a slice whose length shows only now."""
+    if isinstance(pick.positions, slice) and isinstance(size, int) and isinstance(given, int):
+        length = len(range(*pick.positions.indices(size)))
+        if given not in (1, length):
+            raise ShapeError(
+                f"Values should broadcast to the selection. Received: {given} values for a slice "
+                f"that has {length} elements on an axis of size {size}."
+            )
 
 
 def _unshared(x: Tensor) -> Tensor:
@@ -185,9 +207,7 @@ def _spread(values_u: Tensor, pick: Pick, number: Tensor, axis: int) -> Tensor:
         padding[axis] = (pick.positions.start, pick.size - pick.positions.stop)
         return ops.pad(values_u, padding)
     if pick.size is None:  # there may turn out to be no value at all, and nothing to take from
-        padding = [(0, 0)] * len(values_u.shape)
-        padding[axis] = (0, 1)
-        values_u = ops.pad(values_u, padding)
+        values_u = _padded(values_u, axis)
     return ops.take(values_u, ops.maximum(number, 0), axis=axis)
 
 
@@ -215,6 +235,7 @@ def _number_in_slice(pick: Pick, place: Tensor, size: Any) -> Tensor:
     def bound(value: int | None, default: Any) -> Any:
         if value is None or pick.size is not None:  # the bounds of a range are final
             return default if value is None else value
+        value = max(-(2**31) + 1, min(2**31 - 1, value))  # sizes are of 32 bits
         counted = value + size if value < 0 else value
         return ops.minimum(ops.maximum(counted, low), high)
 

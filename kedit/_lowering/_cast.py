@@ -21,12 +21,13 @@ def constant(value: Any, dtype: str) -> Tensor:
     if isinstance(value, Array):
         if value.numbers is None or not value.numbers:
             return ops.convert_to_tensor(value.array, dtype=dtype)
-        flat = ops.convert_to_tensor(list(value.numbers), dtype=dtype)
+        numbers = [int(n) for n in value.numbers] if value.dtype == "bool" else list(value.numbers)
+        flat = ops.convert_to_tensor(numbers, dtype=dtype)
         return ops.reshape(flat, value.shape)
     if isinstance(value, float) and str(value) == "-0.0":
         # Frameworks may keep constants by value, where -0.0 equals 0.0 and would pass for it.
         return ops.negative(ops.zeros((), dtype=dtype))
-    return ops.convert_to_tensor(value, dtype=dtype)
+    return ops.convert_to_tensor(int(value) if isinstance(value, bool) else value, dtype=dtype)
 
 
 def values(value: Any, dtype: str, casting: Casting) -> Tensor:
@@ -50,7 +51,7 @@ def _saturate(value: Tensor, dtype: str) -> Tensor:
         given_low, given_high = integer_range(given)
         return ops.clip(value, max(low, given_low), min(high, given_high))
     # Cast only what fits: a float cast beyond the range differs between backends.
-    inside = ops.logical_and(value > low, value < high)
+    inside = ops.logical_and(value > float(low), value < float(high))
     whole = ops.cast(ops.where(inside, value, ops.zeros_like(value)), dtype)
-    whole = ops.where(value >= high, constant(high, dtype), whole)
-    return ops.where(value <= low, constant(low, dtype), whole)
+    whole = ops.where(value >= float(high), constant(high, dtype), whole)
+    return ops.where(value <= float(low), constant(low, dtype), whole)

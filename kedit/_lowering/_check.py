@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from kedit._casting import check_operation, check_values
+from kedit._casting import check_operation, check_values, kind
 from kedit._data import Array, is_tensor, shape_of
 from kedit._expression import Expression
 from kedit._index import Index
@@ -86,15 +86,29 @@ def is_computed(operand: Any) -> bool:
 
 
 def _whole_mask(edit: Edit, rank: int) -> Any:
-    """The mask that is the whole index, if it is a tensor or meets at most one value."""
+    """The mask that is the whole index, if it is a tensor or all that it meets is for all."""
     mask, operand = edit.selection.index.mask, edit.operand
     per_sample = edit.selection.coordinates == "sample"
     if mask is None or len(mask.shape) != rank - per_sample:
         return None
     if edit.op == "get":
         return mask if is_tensor(mask) else None
-    one_value = is_computed(operand) or all([size == 1 for size in shape_of(operand)])
-    return mask if is_tensor(mask) or one_value else None
+    one_for_all = _is_one_for_all(operand) and _is_one_for_all(edit.selection.condition)
+    if is_tensor(mask) and not one_for_all:
+        raise OperandError(
+            "Where the mask is a tensor, values should be one number for all. Received: values "
+            f"of shape {shape_of(operand) if not is_computed(operand) else 'unknown'} for "
+            f"`{edit.selection!r}`. Give a value for every element of x: "
+            "`at.where(mask).set(values)`."
+        )
+    return mask if one_for_all else None
+
+
+def _is_one_for_all(value: Any) -> bool:
+    """Whether an operand or a condition holds no array with entries for single elements."""
+    if isinstance(value, Expression):
+        return all([_is_one_for_all(constant) for constant in value.constants()])
+    return value is None or callable(value) or all([n == 1 for n in shape_of(value)])
 
 
 def _check_mask_shape(selection: Selection, shape: Shape) -> None:
@@ -136,6 +150,11 @@ def _check_operand(edit: Edit, selected: Shape, dtype: str) -> None:
             )
         return
     if isinstance(operand, Expression):
+        if operand.is_condition and kind(dtype) > 0:
+            raise DTypeError(
+                f"Values for a tensor of dtype {dtype!r} should be numbers. Received: the "
+                f"condition `{operand!r}`. Write `.where(condition).set(...)`."
+            )
         for constant in operand.constants():
             _check_broadcast(constant, selected, edit.selection, "A constant of an expression")
     elif not callable(operand):

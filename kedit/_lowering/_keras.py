@@ -38,8 +38,10 @@ def apply(edit: Edit, x: Tensor, shape: Shape, *, again: bool = False) -> Tensor
     bound = check(edit, shape, _cast.dtype_of(x), again=again)
     layout = bound.layout
     if edit.op == "get":
-        return _read(layout, x)
-    if layout.is_empty:
+        return ops.copy(
+            _read(layout, x)
+        )  # where reading gives a view, the caller gets no part of x
+    if layout.is_empty or 0 in x.shape:
         return ops.copy(x)
     chosen = _chosen(edit, bound, x)
     values = _axes.to_picks(layout, _values(edit, bound, x, chosen))
@@ -84,10 +86,12 @@ def _values(edit: Edit, bound: Bound, x: Tensor, chosen: Tensor | None) -> Tenso
         values = _cast.values(operand, dtype, edit.casting)
         # Of the one value for a mask only the number counts, not its shape.
         return values if bound.mask is None else ops.reshape(values, ())
-    selected = _read(bound.layout, x)
+    selected = ops.copy(_read(bound.layout, x))  # a function may change what it is given
     if chosen is not None:
         selected = ops.where(chosen, selected, _safe_element(selected, chosen))
     if isinstance(operand, Expression):
+        if chosen is not None:
+            operand = operand.map(lambda constant: _safe_constant(constant, chosen, dtype))
         return operand.evaluate(selected, dtype, ops, _cast.constant)
     values = operand(selected)
     check_computed(values, tuple(selected.shape), dtype, edit.casting)
@@ -106,6 +110,13 @@ def _safe_element(selected: Tensor, chosen: Tensor) -> Tensor:
     candidates = ops.concatenate([ops.reshape(chosen, (-1,)), ops.ones((1,), dtype="bool")])
     element = ops.take(elements, ops.argmax(ops.cast(candidates, "int32")), axis=0)
     return ops.stop_gradient(element)
+
+
+def _safe_constant(constant: Tensor, chosen: Tensor, dtype: str) -> Tensor:
+    """A tensor in an expression, with 1 for elements that are not chosen."""
+    if not len(constant.shape):
+        return constant
+    return ops.where(chosen, ops.cast(constant, dtype), _cast.constant(1, dtype))
 
 
 def _combine(
@@ -155,6 +166,9 @@ def _extreme(op: str, left: Tensor, right: Tensor) -> Tensor:
         return ops.where(beats(left, right), left, right)
     half = _cast.constant(0.5, dtype)
     tie = ops.add(ops.multiply(half, left), ops.multiply(half, right))  # NaN if one is
+    # Half of the least numbers is rounded away; what is lost is added back.
+    lost = ops.stop_gradient(ops.subtract(left, tie))
+    tie = ops.add(tie, ops.where(ops.isfinite(lost), lost, _cast.constant(0, dtype)))
     return ops.where(beats(left, right), left, ops.where(beats(right, left), right, tie))
 
 
@@ -170,6 +184,12 @@ def _accumulate(
         values = ops.where(chosen, values, _cast.constant(neutral, dtype))
     reduce = _duplicates.total if op in ("add", "subtract") else _duplicates.product
     return _pair(op, old_u, reduce(layout, values))
+
+
+def _shares(values: Tensor, ties: Tensor, zero: Tensor) -> Tensor:
+    """Nothing but a gradient: 0 with that of the finite values that tie."""
+    finite = ops.where(ops.logical_and(ties, ops.isfinite(values)), values, zero)
+    return ops.subtract(finite, ops.stop_gradient(finite))
 
 
 def _accumulate_extreme(
@@ -192,10 +212,6 @@ def _accumulate_extreme(
         ties = ops.logical_and(ties, chosen)
     tie_u = ops.equal(old_u, best_u)
     count_u = ops.add(_duplicates.total(layout, ops.cast(ties, dtype)), ops.cast(tie_u, dtype))
-    tied_u = ops.add(
-        _duplicates.total(layout, ops.where(ties, values, zero)), ops.where(tie_u, old_u, zero)
-    )
-    # Equals `best_u` but for rounding; only its gradient is wanted, its value cancels.
-    share_u = ops.divide(tied_u, ops.maximum(count_u, 1))
-    share_u = ops.where(ops.isfinite(share_u), share_u, zero)
-    return ops.add(best_u, ops.subtract(share_u, ops.stop_gradient(share_u)))
+    shares = _shares(values, ties, zero)
+    share_u = ops.add(_duplicates.total(layout, shares), _shares(old_u, tie_u, zero))
+    return ops.add(best_u, ops.divide(share_u, ops.maximum(count_u, _cast.constant(1, dtype))))

@@ -5,8 +5,20 @@ from typing import Any
 import keras
 
 from kedit._at import at
+from kedit._data import freeze, is_scalar
 from kedit._expression import X
+from kedit.errors import OperandError
 from kedit.layers._editing import Editing
+
+
+def _number(name: str, value: Any) -> Any:
+    number = freeze(value)
+    if not is_scalar(number) or isinstance(number, complex):
+        raise OperandError(
+            f"`{name}` should be a number. Received: {name}={value!r}. For one a channel, write "
+            "`Editing(at.where(X > thresholds).multiply(factors))`."
+        )
+    return number
 
 
 @keras.saving.register_keras_serializable(package="kedit")
@@ -40,6 +52,7 @@ class ConditionalModifier(Editing):
     """
 
     def __init__(self, threshold: float, factor: float = 2.0, **kwargs: Any) -> None:
+        threshold, factor = _number("threshold", threshold), _number("factor", factor)
         super().__init__(at.where(X > threshold).multiply(factor), **kwargs)
         self.threshold = threshold
         self.factor = factor

@@ -137,7 +137,7 @@ class IndexPenalty(keras.losses.Loss):
             each = residual * residual
         else:  # abs(r), whose gradient at 0 differs between backends
             each = residual * ops.stop_gradient(ops.sign(residual))
-        return self.weight * ops.mean(ops.reshape(each, (ops.shape(each)[0], -1)), axis=1)
+        return self.weight * ops.mean(each, axis=tuple(range(1, len(each.shape))))
 
     def get_config(self) -> dict[str, Any]:
         return {
