@@ -1,5 +1,7 @@
 """`at(x)[index].op(values)` against the oracle: values, gradients, dtypes, errors, purity."""
 
+import contextlib
+
 import keras
 import numpy as np
 import oracle
@@ -729,6 +731,27 @@ def test_tensor_in_an_expression_gets_no_nan_from_elements_not_chosen():
 def test_gradient_of_abs_at_zero_is_zero():
     _, (dx,) = vjp(lambda x: at(x)[:].set(abs(X)), [np.array([-2, 0, 2], "f")], np.ones(3, "f"))
     assert dx.tolist() == [-1, 0, 1]
+
+
+def test_nothing_that_comes_back_or_is_handed_out_is_a_view_of_the_input():
+    def spoil(z):
+        """Set the first row to 99, where a tensor lets itself be changed."""
+        with contextlib.suppress(TypeError):
+            z[0] = 99.0
+        return z
+
+    def never(z):
+        return ops.equal(spoil(z) * 0, 1)
+
+    x = ops.convert_to_tensor(np.arange(4, dtype="float32"))
+    values = ops.zeros(4)
+    spoil(at(x)[1:3].get())
+    spoil(at(x)[...].set(values))
+    spoil(at(x)[[]].set(0.0))
+    at(x)[1:3].apply(spoil)
+    at(x)[1:3].where(never).set(0.0)
+    assert to_numpy(x).tolist() == [0, 1, 2, 3]
+    assert to_numpy(values).tolist() == [0] * 4
 
 
 def test_at_is_no_collection():

@@ -38,9 +38,7 @@ def apply(edit: Edit, x: Tensor, shape: Shape, *, again: bool = False) -> Tensor
     bound = check(edit, shape, _cast.dtype_of(x), again=again)
     layout = bound.layout
     if edit.op == "get":
-        return ops.copy(
-            _read(layout, x)
-        )  # where reading gives a view, the caller gets no part of x
+        return ops.copy(_read(layout, x))  # reading may give a view of x
     if layout.is_empty or 0 in x.shape:
         return ops.copy(x)
     chosen = _chosen(edit, bound, x)
@@ -69,7 +67,7 @@ def _chosen(edit: Edit, bound: Bound, x: Tensor) -> Tensor | None:
         if isinstance(condition, Expression):
             chosen = condition.evaluate(selected, _cast.dtype_of(x), ops, _cast.constant)
         else:
-            chosen = condition(selected)
+            chosen = condition(ops.copy(selected))  # a function may change what it is given
         check_computed_condition(chosen, tuple(selected.shape))
     elif condition is not None:
         chosen = _cast.constant(condition, "bool")
@@ -86,14 +84,14 @@ def _values(edit: Edit, bound: Bound, x: Tensor, chosen: Tensor | None) -> Tenso
         values = _cast.values(operand, dtype, edit.casting)
         # Of the one value for a mask only the number counts, not its shape.
         return values if bound.mask is None else ops.reshape(values, ())
-    selected = ops.copy(_read(bound.layout, x))  # a function may change what it is given
+    selected = _read(bound.layout, x)
     if chosen is not None:
         selected = ops.where(chosen, selected, _safe_element(selected, chosen))
     if isinstance(operand, Expression):
         if chosen is not None:
             operand = operand.map(lambda constant: _safe_constant(constant, chosen, dtype))
         return operand.evaluate(selected, dtype, ops, _cast.constant)
-    values = operand(selected)
+    values = operand(ops.copy(selected))
     check_computed(values, tuple(selected.shape), dtype, edit.casting)
     return _cast.values(values, dtype, edit.casting)
 
