@@ -228,11 +228,16 @@ def test_reference_model_predicts_what_numpy_does():
 
 
 def test_models_load_on_every_backend(tmp_path):
-    """`KEDIT_MODELS` names a directory that several backends write to, one after the other."""
+    """Files that every backend wrote, kept beside the tests, and those of this run.
+
+    `KEDIT_MODELS` names a directory that several backends write to, one after the other.
+    """
     models = pathlib.Path(os.environ.get("KEDIT_MODELS", tmp_path))
     models.mkdir(exist_ok=True, parents=True)
     reference_model().save(models / f"{keras.backend.backend()}.keras")
-    for path in sorted(models.glob("*.keras")):
+    kept = sorted((pathlib.Path(__file__).parent / "models").glob("*.keras"))
+    assert len(kept) == 3
+    for path in [*kept, *sorted(models.glob("*.keras"))]:
         check_holds_no_code(path)
         model = keras.saving.load_model(path)
         check_close(predict(model, REFERENCE_INPUT), reference_prediction(), atol=1e-4)
