@@ -52,13 +52,13 @@ def lint(session):
 def build(session):
     """The wheel, installed into an environment that holds nothing else, does the main job."""
     session.install("build")
-    wheels = Path(session.create_tmp())
+    wheels = Path(session.create_tmp()).absolute()
     for old in wheels.glob("*.whl"):
         old.unlink()
     session.run("python", "-m", "build", "--outdir", str(wheels))
     (wheel,) = wheels.glob("*.whl")
     empty = wheels / "empty"
-    session.run("python", "-m", "virtualenv", "--clear", "--quiet", str(empty), external=True)
+    session.run("python", "-m", "venv", "--clear", str(empty))
     python = str(empty / ("Scripts" if os.name == "nt" else "bin") / "python")
     session.run(
         python, "-m", "pip", "install", "--quiet", *CONSTRAINTS, f"{wheel}[jax,demo]", external=True
