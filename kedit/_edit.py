@@ -252,10 +252,8 @@ class EditSequence(Frozen):
         return hash(self.edits)
 
     def __repr__(self) -> str:
-        return " | ".join(map(repr, self.edits)) if len(self.edits) > 1 else self._call_code()
-
-    def _call_code(self) -> str:
-        return f"EditSequence({', '.join(map(repr, self.edits))})"
+        codes = [repr(edit) for edit in self.edits]
+        return " | ".join(codes) if len(codes) > 1 else f"EditSequence({', '.join(codes)})"
 
     def __reduce__(self) -> Any:
         return (EditSequence, self.edits)
