@@ -13,6 +13,19 @@ from kedit import errors, inputs, layers, losses
 from kedit._at import at, sample
 from kedit._edit import Edit, EditSequence
 from kedit._expression import X
+from kedit._items import block, each
 
-__all__ = ["at", "sample", "X", "Edit", "EditSequence", "inputs", "layers", "losses", "errors"]
+__all__ = [
+    "at",
+    "sample",
+    "each",
+    "block",
+    "X",
+    "Edit",
+    "EditSequence",
+    "inputs",
+    "layers",
+    "losses",
+    "errors",
+]
 __version__ = "0.1.0"

@@ -8,7 +8,7 @@ from kedit._edit import Edit
 from kedit._expression import Expression
 from kedit._index import Index
 from kedit._selection import Selection, freeze_operand
-from kedit._types import Casting, Coordinates, Tensor
+from kedit._types import Casting, Coordinates, Mode, Tensor
 from kedit.errors import DTypeError, OperandError
 
 _LATER: Any = object()
@@ -23,9 +23,11 @@ class At:
     axis on. `at(x)[i].op(v)` is `at[i].op(v)(x)`.
 
     An index is what NumPy takes: integers, slices of any step, `...`, `None`,
-    lists and arrays of integers or booleans, mixed. It has to fit: what is out
-    of bounds raises. A boolean tensor may be an index if it has the shape of
-    the tensor.
+    lists and arrays of integers or booleans, mixed; it has to fit, or raises. In
+    place of an integer or an array a tensor may stand, whose values are known only
+    when the model runs; of it, what is out of bounds is dropped. Further items are
+    `kedit.each`, for positions of their own in each sample, and `kedit.block`, for a
+    block that starts where a tensor says.
 
     Example:
     >>> x = ops.zeros((2, 3))
@@ -75,6 +77,18 @@ class Place:
       refuses a float for integers, a complex number for floats, and a number
       out of range; "unsafe" saturates: fractions are cut off towards zero,
       integers stop at the ends of their range, NaN becomes 0.
+
+    * `mode`: what happens to positions out of bounds. None, the default, raises
+      for those that are known beforehand, as integers and arrays are, and drops
+      those that are tensors, as nothing can raise under a compiler. "drop" (or
+      "fill") writes nothing there, and no gradient comes back; "clip" moves them
+      to the nearest position, after negative ones have been counted from the end
+      once; "wrap" counts on from the start; "promise_in_bounds" may be faster,
+      and picks any position if the promise is broken; "raise" looks at tensors,
+      too, and is refused under a compiler. A size that the model does not know
+      is treated as a position that it does not know.
+    * `unique_indices`, `indices_are_sorted`: promises about positions that are
+      tensors, which save sorting them. If broken, any of the values may win.
 
     and returns, of `at(x)`, a new tensor of the shape and dtype of `x`, else an
     `Edit`. All raise `kedit.errors.PositionError` (an `IndexError`) if the index
@@ -132,8 +146,27 @@ class Place:
         index = self.selection.index
         return Place(Selection(self.selection.coordinates, index, condition), self._x)
 
-    def get(self) -> Any:
+    def get(
+        self,
+        *,
+        mode: Mode | None = None,
+        fill_value: complex | None = None,
+        size: int | None = None,
+        unique_indices: bool = False,
+        indices_are_sorted: bool = False,
+    ) -> Any:
         """Return the selected elements, in NumPy's layout: `x[index]`.
+
+        Args:
+            mode: As for `set`.
+            fill_value: Number that is read where there is no element. Defaults
+                to NaN for floats and complex numbers, the least of signed and the
+                greatest of unsigned integers, and True for booleans.
+            size: Of a mask, how many elements to get: if fewer are True the rest
+                is filled, if more the rest is left out. Under a compiler and in a
+                model, where the shape has to be known beforehand, a mask needs it.
+            unique_indices: As for `set`.
+            indices_are_sorted: As for `set`.
 
         Returns:
             Tensor of the shape of `x[index]` and the dtype of `x`.
@@ -153,9 +186,21 @@ class Place:
                 f"`{self.selection!r}.get()`. Keep the shape instead: "
                 "`keras.ops.where(condition, x, 0.0)`."
             )
-        return self._finish(Edit(self.selection, "get"))
+        fill = None if fill_value is None else freeze(fill_value)
+        if fill is not None and not is_scalar(fill):
+            raise OperandError(f"`fill_value` should be a number. Received: {to_code(fill)}.")
+        options = (mode, fill, size, unique_indices, indices_are_sorted)
+        return self._finish(Edit(self.selection, "get", None, "same_kind", None, "x", *options))
 
-    def set(self, values: Any, *, casting: Casting = "same_kind") -> Any:
+    def set(
+        self,
+        values: Any,
+        *,
+        casting: Casting = "same_kind",
+        mode: Mode | None = None,
+        unique_indices: bool = False,
+        indices_are_sorted: bool = False,
+    ) -> Any:
         """Return a copy with `values` written at the index: `x[index] = values`.
 
         If the index names an element more than once, the value that comes last
@@ -171,9 +216,18 @@ class Place:
         >>> ops.convert_to_numpy(y).tolist()
         [0.0, 9.0, 9.0, 3.0]
         """
-        return self._edit("set", values, casting)
+        options = (mode, unique_indices, indices_are_sorted)
+        return self._edit("set", values, casting, *options)
 
-    def add(self, values: Any, *, casting: Casting = "same_kind") -> Any:
+    def add(
+        self,
+        values: Any,
+        *,
+        casting: Casting = "same_kind",
+        mode: Mode | None = None,
+        unique_indices: bool = False,
+        indices_are_sorted: bool = False,
+    ) -> Any:
         """Return a copy with `values` added at the index: `x[index] += values`.
 
         If the index names an element more than once, the sum of its values is
@@ -188,9 +242,18 @@ class Place:
         >>> ops.convert_to_numpy(y).tolist()
         [3.0, 0.0, 5.0]
         """
-        return self._edit("add", values, casting)
+        options = (mode, unique_indices, indices_are_sorted)
+        return self._edit("add", values, casting, *options)
 
-    def subtract(self, values: Any, *, casting: Casting = "same_kind") -> Any:
+    def subtract(
+        self,
+        values: Any,
+        *,
+        casting: Casting = "same_kind",
+        mode: Mode | None = None,
+        unique_indices: bool = False,
+        indices_are_sorted: bool = False,
+    ) -> Any:
         """Return a copy with `values` subtracted at the index: `x[index] -= values`.
 
         If the index names an element more than once, every value is subtracted.
@@ -204,9 +267,18 @@ class Place:
         >>> ops.convert_to_numpy(y).tolist()
         [0.0, 0.0, -2.0]
         """
-        return self._edit("subtract", values, casting)
+        options = (mode, unique_indices, indices_are_sorted)
+        return self._edit("subtract", values, casting, *options)
 
-    def multiply(self, values: Any, *, casting: Casting = "same_kind") -> Any:
+    def multiply(
+        self,
+        values: Any,
+        *,
+        casting: Casting = "same_kind",
+        mode: Mode | None = None,
+        unique_indices: bool = False,
+        indices_are_sorted: bool = False,
+    ) -> Any:
         """Return a copy with the index multiplied by `values`: `x[index] *= values`.
 
         If the index names an element more than once, it is multiplied by the
@@ -223,9 +295,18 @@ class Place:
         >>> ops.convert_to_numpy(y).tolist()
         [2.0, 1.0, 3.0]
         """
-        return self._edit("multiply", values, casting)
+        options = (mode, unique_indices, indices_are_sorted)
+        return self._edit("multiply", values, casting, *options)
 
-    def divide(self, values: Any, *, casting: Casting = "same_kind") -> Any:
+    def divide(
+        self,
+        values: Any,
+        *,
+        casting: Casting = "same_kind",
+        mode: Mode | None = None,
+        unique_indices: bool = False,
+        indices_are_sorted: bool = False,
+    ) -> Any:
         """Return a copy with the index divided by `values`: `x[index] /= values`.
 
         If the index names an element more than once, it is divided by the
@@ -241,9 +322,18 @@ class Place:
         >>> ops.convert_to_numpy(y).tolist()
         [1.0, 0.25, 0.25]
         """
-        return self._edit("divide", values, casting)
+        options = (mode, unique_indices, indices_are_sorted)
+        return self._edit("divide", values, casting, *options)
 
-    def power(self, values: Any, *, casting: Casting = "same_kind") -> Any:
+    def power(
+        self,
+        values: Any,
+        *,
+        casting: Casting = "same_kind",
+        mode: Mode | None = None,
+        unique_indices: bool = False,
+        indices_are_sorted: bool = False,
+    ) -> Any:
         """Return a copy with the index raised to `values`: `x[index] **= values`.
 
         If the index names an element more than once, it is raised once, to the
@@ -260,9 +350,18 @@ class Place:
         >>> ops.convert_to_numpy(y).tolist()
         [2.0, 9.0]
         """
-        return self._edit("power", values, casting)
+        options = (mode, unique_indices, indices_are_sorted)
+        return self._edit("power", values, casting, *options)
 
-    def min(self, values: Any, *, casting: Casting = "same_kind") -> Any:
+    def min(
+        self,
+        values: Any,
+        *,
+        casting: Casting = "same_kind",
+        mode: Mode | None = None,
+        unique_indices: bool = False,
+        indices_are_sorted: bool = False,
+    ) -> Any:
         """Return a copy with the lesser of element and value at the index.
 
         If the index names an element more than once, the least of it and all
@@ -277,9 +376,18 @@ class Place:
         >>> ops.convert_to_numpy(y).tolist()
         [0.0, 1.0, 2.0, 2.0]
         """
-        return self._edit("min", values, casting)
+        options = (mode, unique_indices, indices_are_sorted)
+        return self._edit("min", values, casting, *options)
 
-    def max(self, values: Any, *, casting: Casting = "same_kind") -> Any:
+    def max(
+        self,
+        values: Any,
+        *,
+        casting: Casting = "same_kind",
+        mode: Mode | None = None,
+        unique_indices: bool = False,
+        indices_are_sorted: bool = False,
+    ) -> Any:
         """Return a copy with the greater of element and value at the index.
 
         If the index names an element more than once, the greatest of it and all
@@ -295,10 +403,17 @@ class Place:
         >>> ops.convert_to_numpy(y).tolist()
         [0.5, 1.0, 2.0, 3.0]
         """
-        return self._edit("max", values, casting)
+        options = (mode, unique_indices, indices_are_sorted)
+        return self._edit("max", values, casting, *options)
 
     def apply(
-        self, function: Callable[[Tensor], Tensor] | Expression, *, casting: Casting = "same_kind"
+        self,
+        function: Callable[[Tensor], Tensor] | Expression,
+        *,
+        casting: Casting = "same_kind",
+        mode: Mode | None = None,
+        unique_indices: bool = False,
+        indices_are_sorted: bool = False,
     ) -> Any:
         """Return a copy with `function` applied at the index: `x[index] = f(x[index])`.
 
@@ -310,6 +425,9 @@ class Place:
                 `keras.saving.register_keras_serializable`, or give an expression
                 over `X`.
             casting: As for `set`.
+            mode: As for `set`.
+            unique_indices: As for `set`.
+            indices_are_sorted: As for `set`.
 
         Gradient:
             With upstream gradient `g`: `x` receives `g * f'(x)` at the index and
@@ -326,15 +444,26 @@ class Place:
                 "`apply` should be given a function or an expression over `X`. Received: "
                 f"{function!r}. To write values, use `.set({function!r})`."
             )
-        return self._edit("apply", function, casting)
+        options = (mode, unique_indices, indices_are_sorted)
+        return self._edit("apply", function, casting, *options)
 
-    def _edit(self, op: str, values: Any, casting: Casting) -> Any:
+    def _edit(
+        self,
+        op: str,
+        values: Any,
+        casting: Casting,
+        mode: Mode | None,
+        unique: bool,
+        ascending: bool,
+    ) -> Any:
         if callable(values) and op != "apply":
             raise OperandError(
                 f"`{op}` should be given a number, an array, a tensor or an expression over `X`. "
                 f"Received: {values!r}. To apply a function, use `.apply(function)`."
             )
-        return self._finish(Edit(self.selection, op, freeze_operand(values), casting))
+        operand = freeze_operand(values)
+        options = (mode, None, None, unique, ascending)
+        return self._finish(Edit(self.selection, op, operand, casting, None, "x", *options))
 
     def _finish(self, edit: Edit) -> Any:
         return edit if self._x is _LATER else edit(self._x)

@@ -6,18 +6,39 @@ Everything here is worked out in plain Python before any tensor is touched.
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal, NamedTuple
 
 from kedit._data import SMALL, Array
-from kedit._index import Index, Positions, axes_of
-from kedit._layout import Layout, Pick
-from kedit._types import Shape
-from kedit.errors import OperandError, PositionError, ShapeError
+from kedit._index import Index
+from kedit._items import Block, Each, Open, Positions, axes_of, is_mask, item_code
+from kedit._layout import Computed, Layout, Part, Pick, size_of
+from kedit._types import Mode, Shape
+from kedit.errors import CoordinateError, OperandError, PositionError, ShapeError
 
 
-def bind(index: Index, shape: Shape, *, per_sample: bool = False) -> Layout:
+class Terms(NamedTuple):
+    """On what terms an index is bound.
+
+    Attributes:
+        mode: What happens to positions out of bounds. None raises for those that
+            are known beforehand, and drops the others.
+        unique: Whether the user promises that no position occurs twice.
+        masks: What becomes of a mask: the "positions" where it is True; all of
+            its "places"; or the positions of so many True, be there more or less.
+    """
+
+    mode: Mode | None = None
+    unique: bool = False
+    masks: Literal["positions", "places"] | int = "positions"
+
+
+def bind(
+    index: Index,
+    shape: Shape,
+    *,
+    per_sample: bool = False,
+    terms: Terms = Terms(),  # noqa: B008
+) -> Layout:
     """Bind an index to a shape.
 
     Args:
@@ -25,14 +46,16 @@ def bind(index: Index, shape: Shape, *, per_sample: bool = False) -> Layout:
         shape: Shape of the tensor; None for a size that is not known.
         per_sample: Whether the index counts inside one sample, that is from
             axis 1 on. The result then starts with the batch axis.
+        terms: What happens to positions out of bounds, and to masks.
 
     Raises:
         kedit.errors.PositionError: If the index does not fit the shape.
         kedit.errors.ShapeError: If index arrays do not broadcast together.
     """
-    key = (_hashable(index.items), tuple(shape), per_sample)
+    items = index.outline()
+    key = (_hashable(items), tuple(shape), per_sample, terms)
     # Plans of long index arrays are large, and seldom met twice.
-    long = any([isinstance(i, Positions) and len(i.numbers) > SMALL for i in index.items])
+    long = any([isinstance(i, Positions) and len(i.numbers) > SMALL for i in items])
     return _plan(*key) if long else _cached(*key)
 
 
@@ -42,40 +65,74 @@ def _hashable(items: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _cached(items: tuple[Any, ...], shape: Shape, per_sample: bool) -> Layout:
-    return _plan(items, shape, per_sample)
+def _cached(items: tuple[Any, ...], shape: Shape, per_sample: bool, terms: Terms) -> Layout:
+    return _plan(items, shape, per_sample, terms)
 
 
-def _plan(items: tuple[Any, ...], shape: Shape, per_sample: bool) -> Layout:
+def _plan(items: tuple[Any, ...], shape: Shape, per_sample: bool, terms: Terms) -> Layout:
     index = Index(tuple([slice(*item) if type(item) is tuple else item for item in items]))
     if per_sample and not shape:
         raise PositionError(
             "`sample[...]` should be given a tensor with a batch axis. Received: a tensor of "
             "shape (). Write `at[...]`."
         )
-    layout = _bind(index, shape[1:] if per_sample else shape)
-    return _with_batch_axis(layout, shape[0]) if per_sample else layout
+    if index.counts_samples and not per_sample:
+        raise CoordinateError(
+            "`each` gives positions inside a sample and should stand in `sample[...]`. Received: "
+            f"`at{index}`. Write `sample{index}`, where axes are counted after the batch axis."
+        )
+    if not per_sample:
+        return _bind(index, shape, terms, 1)
+    return _with_batch_axis(_bind(index, shape[1:], terms, shape[0]), shape[0])
 
 
 def _with_batch_axis(layout: Layout, batch: int | None) -> Layout:
-    whole = slice(None) if batch is None else range(batch)
-    picks = [Pick(p.size, p.positions, tuple([dim + 1 for dim in p.dims])) for p in layout.picks]
+    picks = [_behind_batch_axis(pick) for pick in layout.picks]
+    start = layout.start
+    order = [axis + 1 for axis in layout.order]
+    merged = layout.merged
+    for number, pick in enumerate(picks):
+        if pick.is_computed and any([part.each for part in pick.positions.parts]):
+            # The batch axis is addressed together with these, by the numbers of the samples.
+            joint = order[start : start + merged]
+            order = [0, *joint, *order[:start], *order[start + merged :]]
+            parts = (Part("rows", (0,)), *pick.positions.parts)
+            rows = pick.positions._replace(parts=parts, shape=(batch, *pick.positions.shape))
+            size = size_of((batch, pick.size))
+            picks = [Pick(size, rows, (0, *pick.dims)), *picks[:number], *picks[number + 1 :]]
+            start, merged = 0, merged + 1
+            break
+    else:
+        whole = slice(None) if batch is None else range(batch)
+        picks.insert(0, Pick(batch, whole, (0,)))
+        order, start = [0, *order], start + 1
     return Layout(
         shape=(batch, *layout.shape),
         result=(batch, *layout.result),
-        order=(0, *[axis + 1 for axis in layout.order]),
-        start=layout.start + 1,
-        merged=layout.merged,
-        picks=(Pick(batch, whole, (0,)), *picks),
+        order=tuple(order),
+        start=start,
+        merged=merged,
+        picks=tuple(picks),
+        mask=layout.mask,
+        mask_dim=layout.mask_dim + 1,
     )
 
 
-def _bind(index: Index, shape: Shape) -> Layout:
+def _behind_batch_axis(pick: Pick) -> Pick:
+    positions = pick.positions
+    if pick.is_computed:
+        parts = [part._replace(axes=tuple([a + 1 for a in part.axes])) for part in positions.parts]
+        positions = positions._replace(parts=tuple(parts))
+    return Pick(pick.size, positions, tuple([dim + 1 for dim in pick.dims]))
+
+
+def _bind(index: Index, shape: Shape, terms: Terms, batch: int | None) -> Layout:
     items = _expand(index, shape)
-    joint = _joint(index, items, shape)
+    joint = _joint(index, items, shape, terms, batch)
     # NumPy puts the dimensions of index arrays where the arrays stand, or first where a slice,
     # None or `...` stands between them. An int beside arrays counts as one of them.
-    advanced = [n for n, (item, _) in enumerate(items) if isinstance(item, (int, Positions, Array))]
+    kinds = (int, Positions, Array, Open, Each)
+    advanced = [n for n, (item, _) in enumerate(items) if isinstance(item, kinds)]
     together = advanced == list(range(advanced[0], advanced[-1] + 1)) if advanced else True
     joint_at = advanced[0] if together and advanced else 0
     result: list[int | None] = []
@@ -87,20 +144,55 @@ def _bind(index: Index, shape: Shape) -> Layout:
             result.extend(joint.shape)
         if item is None:
             result.append(1)
-        elif isinstance(item, slice):
-            size = shape[axis]
-            positions: Any = item if size is None else range(*item.indices(size))
-            singles[axis] = Pick(size, positions, (len(result),))
+        elif isinstance(item, (slice, Block)):
+            positions = _block(item, axis, shape, terms) if isinstance(item, Block) else item
+            if isinstance(positions, slice) and shape[axis] is not None:
+                positions = range(*positions.indices(shape[axis] or 0))
+            singles[axis] = Pick(shape[axis], positions, (len(result),))
             result.append(singles[axis].count)
-        elif isinstance(item, int):
-            position = _in_bounds(item, axis, shape)
-            known = shape[axis] is not None
-            positions = range(position, position + 1) if known else (position,)
-            singles[axis] = Pick(shape[axis], positions, ())
+        elif isinstance(item, int) or _is_number(item):
+            singles[axis] = Pick(shape[axis], _one(item, axis, shape, terms), ())
     if joint is None:
         order = tuple(range(len(shape)))
         return Layout(shape, tuple(result), order, 0, 0, tuple([singles[a] for a in order]))
     return _merge(shape, tuple(result), singles, joint, joint_dims)
+
+
+def _is_number(item: Any) -> bool:
+    """Whether an item is a tensor that holds a single position."""
+    return isinstance(item, Open) and not item.is_mask and item.shape == ()
+
+
+def _one(item: Any, axis: int, shape: Shape, terms: Terms) -> Any:
+    """The positions of an item that picks one, and takes its axis away."""
+    if isinstance(item, int):
+        position = _settled(item, axis, shape, terms.mode)
+        if position is not None:
+            return range(position, position + 1)
+        item = Positions((), (_of_32_bits(item),))
+    return Computed((Part("numbers", (axis,), item),), (), False)
+
+
+def _block(item: Block, axis: int, shape: Shape, terms: Terms) -> Any:
+    """The positions of a block: a range, if it is known to lie inside."""
+    size = shape[axis]
+    if isinstance(item.start, int) and size is not None:
+        start = item.start + size if item.start < 0 else item.start
+        if terms.mode in ("clip", "promise_in_bounds"):
+            start = max(0, min(start, size - item.size))
+        if 0 <= start and start + item.size <= size:
+            return range(start, start + item.size)
+        if terms.mode == "raise":
+            raise PositionError(
+                f"A block of {item.size} should lie on axis {axis} of size {size}. Received: start "
+                f"{item.start} for a tensor of shape {shape}. To drop what lies outside, leave "
+                '`mode` out; to move the block inside, write `mode="clip"`.'
+            )
+    start = _of_32_bits(item.start) if isinstance(item.start, int) else item.start
+    part = Part("block", (axis,), start, size=item.size)
+    repeats = terms.mode in ("clip", "promise_in_bounds", "wrap")
+    fits = size is not None and item.size <= size
+    return Computed((part,), (item.size,), repeats and not fits and not terms.unique)
 
 
 def _expand(index: Index, shape: Shape) -> list[tuple[Any, int]]:
@@ -130,43 +222,167 @@ class _Joint:
     """The index arrays of an index, broadcast together.
 
     Attributes:
-        axes: The axis of each.
+        axes: The axes that they address.
         shape: Their common shape.
-        numbers: Of each, the positions in C order.
+        numbers: Of each axis, the positions in C order, or None if they are computed.
+        parts: What positions are computed from, where `numbers` is None.
+        may_repeat: Whether computed positions may occur twice.
+        mask: The mask of which the result has all places, or None.
     """
 
     axes: list[int]
-    shape: tuple[int, ...]
-    numbers: list[tuple[int, ...]]
+    shape: Shape
+    numbers: list[tuple[int, ...]] | None = None
+    parts: tuple[Part, ...] = ()
+    may_repeat: bool = False
+    mask: Any = None
 
 
-def _joint(index: Index, items: list[tuple[Any, int]], shape: Shape) -> _Joint | None:
-    axes: list[int | None] = []  # None for a mask without axes, which only adds a dimension
-    arrays: list[Positions] = []
-    for item, axis in items:
-        if isinstance(item, Positions):
-            numbers = tuple([_in_bounds(number, axis, shape) for number in item.numbers])
-            arrays.append(Positions(item.shape, numbers))
-            axes.append(axis)
-        elif isinstance(item, Array):
+_ARRAYS = (Positions, Array, Open, Each)
+
+
+def _joint(
+    index: Index, items: list[tuple[Any, int]], shape: Shape, terms: Terms, batch: int | None
+) -> _Joint | None:
+    arrays = [
+        (item, axis) for item, axis in items if isinstance(item, _ARRAYS) and not _is_number(item)
+    ]
+    for item, axis in arrays:
+        if is_mask(item):
             _check_mask(item, axis, shape)
-            arrays.extend(_places(item))
-            axes.extend(range(axis, axis + len(item.shape)) if item.shape else [None])
     if not arrays:
         return None
-    try:
-        joint = np.broadcast_shapes(*[array.shape for array in arrays])
-    except ValueError as error:
-        raise ShapeError(
-            f"Index arrays should broadcast together. Received: {index} with arrays of shapes "
-            f"{', '.join([str(array.shape) for array in arrays])}. For all combinations, write "
-            "`at(x)[numpy.ix_(rows, columns)]`."
-        ) from error
-    spread = [_spread(array, joint) for array in arrays]
+    if terms.masks == "places":
+        mask: Any
+        ((mask, axis),) = arrays
+        axes = list(range(axis, axis + len(mask.shape)))
+        size = size_of(tuple([shape[a] for a in axes])) if axes else 1
+        return _Joint(axes, (size,), mask=mask)
+    if terms.masks == "positions":
+        known = _known_joint(index, arrays, shape, terms)
+        if known is not None:
+            return known
+    return _computed_joint(index, arrays, shape, terms, batch)
+
+
+def _known_joint(
+    index: Index, arrays: list[tuple[Any, int]], shape: Shape, terms: Terms
+) -> _Joint | None:
+    """Index arrays that are known beforehand, in bounds of axes that are; else None."""
+    axes: list[int | None] = []  # None for a mask without axes, which only adds a dimension
+    known: list[Positions] = []
+    for item, axis in arrays:
+        if isinstance(item, Array):
+            for places, on in _without_known_mask(item, axis):
+                known.append(places)
+                axes.append(on)
+            continue
+        if not isinstance(item, Positions):
+            return None
+        numbers = [_settled(number, axis, shape, terms.mode) for number in item.numbers]
+        settled = tuple([number for number in numbers if number is not None])
+        if shape[axis] is None or len(settled) < len(numbers):
+            return None
+        known.append(Positions(item.shape, settled))
+        axes.append(axis)
+    joint = _broadcast(index, [array.shape for array in known])
+    spread = [_spread(array, joint) for array in known]
     placed = [
         (axis, numbers) for axis, numbers in zip(axes, spread, strict=True) if axis is not None
     ]
     return _Joint([axis for axis, _ in placed], joint, [numbers for _, numbers in placed])
+
+
+def _computed_joint(
+    index: Index,
+    arrays: list[tuple[Any, int]],
+    shape: Shape,
+    terms: Terms,
+    batch: int | None,
+) -> _Joint:
+    """Index arrays of which some are tensors, or lie on axes of unknown size."""
+    if terms.masks == "positions":
+        arrays = [entry for item, axis in arrays for entry in _without_known_mask(item, axis)]
+    masks = [item for item, _ in arrays if is_mask(item)]
+    shapes = [
+        _shape_in_sample(item, batch) if isinstance(item, Each) else item.shape
+        for item, _ in arrays
+        if not is_mask(item)
+    ]
+    others = _broadcast(index, shapes)
+    count = terms.masks if isinstance(terms.masks, int) else others[-1] if others else None
+    if len(masks) > 1 or (masks and (count is None or (others and count == 1))):
+        raise OperandError(
+            "A mask beside index arrays should be the only one, and they should hold a position "
+            f"for each True. Received: {index} for a tensor of shape {shape}. Write an int in "
+            "place of an array of one position, or a condition that broadcasts: "
+            "`at.where(mask[:, None])`."
+        )
+    parts: list[Part] = []
+    for item, axis in arrays:
+        if is_mask(item):
+            axes = tuple(range(axis, axis + len(item.shape)))
+            parts.append(Part("mask", axes, item, size=count or 0))
+        elif isinstance(item, Each):
+            parts.append(Part("numbers", (axis,), _positions_32(item.positions), each=True))
+        elif axis is not None:
+            parts.append(Part("numbers", (axis,), _positions_32(item)))
+    joint = _broadcast(index, [*shapes, *[(count,) for _ in masks]])
+    may_repeat = not terms.unique and not masks and size_of(joint) != 1
+    if may_repeat and terms.mode in (None, "raise", "drop", "fill") and len(arrays) == 1:
+        may_repeat = _may_repeat(arrays[0][0])
+    axes_all = [axis for part in parts for axis in part.axes]
+    return _Joint(axes_all, joint, None, tuple(parts), may_repeat)
+
+
+def _without_known_mask(item: Any, axis: int) -> list[tuple[Any, Any]]:
+    """An index array, or the positions of a mask that is known; on no axis if it has none."""
+    if not isinstance(item, Array):
+        return [(item, axis)]
+    axes = range(axis, axis + len(item.shape)) if item.shape else [None]
+    return list(zip(_places(item), axes, strict=True))
+
+
+def _may_repeat(item: Any) -> bool:
+    """Whether an array on an axis of unknown size may name a position twice."""
+    if not isinstance(item, Positions):
+        return True
+    mixed = min(item.numbers, default=0) < 0 <= max(item.numbers, default=0)
+    return mixed or len(set(item.numbers)) < len(item.numbers)
+
+
+def _shape_in_sample(item: Each, batch: int | None) -> Shape:
+    """The shape of the positions inside a sample."""
+    given = item.positions.shape
+    fits = given[0] == 1 or given[0] == batch
+    if isinstance(item.positions, Open):
+        fits = fits or None in (given[0], batch)
+    if not fits:
+        raise ShapeError(
+            "`each` should be given positions whose first axis is the batch, or of length 1. "
+            f"Received: `{item_code(item)}` of shape {given} for a batch of "
+            f"{'unknown size' if batch is None else batch}. For the same positions in every "
+            "sample write them without `each`."
+        )
+    rest: Shape = given[1:]
+    return rest
+
+
+def _broadcast(index: Index, shapes: list[Shape]) -> Shape:
+    """The shape that shapes broadcast to; a size that is not known goes with any other."""
+    rank = max([len(shape) for shape in shapes], default=0)
+    joint: list[int | None] = [1] * rank
+    for shape in shapes:
+        for dim, size in enumerate(shape, rank - len(shape)):
+            if joint[dim] == 1 or (joint[dim] is None and size != 1):
+                joint[dim] = size
+            elif size not in (1, None, joint[dim]):
+                raise ShapeError(
+                    f"Index arrays should broadcast together. Received: {index} with arrays of "
+                    f"shapes {', '.join([str(shape) for shape in shapes])}. For all combinations, "
+                    "write `at(x)[numpy.ix_(rows, columns)]`."
+                )
+    return tuple(joint)
 
 
 def _places(mask: Array) -> list[Positions]:
@@ -182,71 +398,80 @@ def _places(mask: Array) -> list[Positions]:
     return places
 
 
-def _spread(array: Positions, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _spread(array: Positions, shape: Shape) -> tuple[int, ...]:
     """The numbers of an array that is broadcast to `shape`."""
     if array.shape == shape:
         return array.numbers
     sizes = (1,) * (len(shape) - len(array.shape)) + array.shape
     numbers, inner = [0], 1
     for size, wanted in zip(reversed(sizes), reversed(shape), strict=True):
-        steps = range(wanted) if size == wanted else (0,) * wanted
+        steps = range(size) if size == wanted else (0,) * (wanted or 0)
         numbers = [step * inner + number for step in steps for number in numbers]
         inner *= size
     return tuple([array.numbers[number] for number in numbers])
 
 
-def _check_mask(mask: Array, axis: int, shape: Shape) -> None:
+def _check_mask(mask: Any, axis: int, shape: Shape) -> None:
     sizes = shape[axis : axis + len(mask.shape)]
-    if None in sizes:
+    if None in sizes and isinstance(mask, Array):
         raise OperandError(
             "A mask should lie on axes of known size. Received: a mask of shape "
             f"{mask.shape} for axes of sizes {sizes}. Give the size in `keras.Input(shape=...)` "
             "or use a condition: `at.where(X > 0)`."
         )
-    if mask.shape != sizes:
-        raise PositionError(
-            f"A mask should have the shape of the axes it lies on. Received: a mask of shape "
-            f"{mask.shape} for axes of shape {sizes} in a tensor of shape {shape}. For one mask "
-            "for every sample write `sample[mask]`; to broadcast write `at.where(mask)`."
-        )
+    for given, size in zip(mask.shape, sizes, strict=True):
+        if given != size and None not in (given, size):
+            raise PositionError(
+                "A mask should have the shape of the axes it lies on. Received: a mask of shape "
+                f"{tuple(mask.shape)} for axes of shape {sizes} in a tensor of shape {shape}. For "
+                "one mask for every sample write `sample[mask]`; to broadcast write "
+                "`at.where(mask)`."
+            )
 
 
-def _in_bounds(position: int, axis: int, shape: Shape) -> int:
-    """A position counted from the start, where the size of the axis is known."""
+def _settled(position: int, axis: int, shape: Shape, mode: Mode | None) -> int | None:
+    """A position counted from the start, where it exists; None where only the tensor can tell."""
     size = shape[axis]
     if size is None:
-        return position
-    if not -size <= position < size:
+        return None
+    if -size <= position < size:
+        return position + size if position < 0 else position
+    if mode is None or mode == "raise":
         raise PositionError(
             f"An index should lie between {-size} and {size - 1} on axis {axis}. Received: index "
             f"{position}, which is out of bounds for axis {axis} with size {size} in a tensor of "
             f"shape {shape}."
         )
-    return position + size if position < 0 else position
+    if mode in ("drop", "fill") or not size:
+        return None
+    return position % size if mode == "wrap" else 0 if position < 0 else size - 1
+
+
+def _of_32_bits(number: int) -> int:
+    """A number that is as far out of bounds of any axis."""
+    return max(-(2**31) + 1, min(2**31 - 1, number))
+
+
+def _positions_32(item: Any) -> Any:
+    if not isinstance(item, Positions):
+        return item
+    return Positions(item.shape, tuple([_of_32_bits(number) for number in item.numbers]))
 
 
 def _merge(
     shape: Shape, result: Shape, singles: dict[int, Pick], joint: _Joint, dims: tuple[int, ...]
 ) -> Layout:
     """Join the axes that index arrays address together into one axis of flat positions."""
-    sizes = [shape[axis] for axis in joint.axes]
-    if len(sizes) == 1 and sizes[0] is None:
-        _check_one_sign(joint.numbers[0], shape)
-    elif None in sizes:
-        raise OperandError(
-            "Index arrays that belong together should lie on axes of known size. Received: "
-            f"arrays for axes {tuple(joint.axes)} of a tensor of shape {shape}. Give the size in "
-            "`keras.Input(shape=...)`."
-        )
+    size = size_of(tuple([shape[axis] for axis in joint.axes]))  # 1 without axes: one is added
+    if joint.mask is not None:
+        positions: Any = slice(None) if size is None else range(size)
+    elif joint.numbers is None:
+        positions = Computed(joint.parts, joint.shape, joint.may_repeat)
+    elif joint.numbers:
+        positions = _flat(joint.numbers, [shape[axis] or 0 for axis in joint.axes])
+    else:  # only True or False: an axis of length 1 is added, and picked or not
+        positions = (0,) * (size_of(joint.shape) or 0)
     start = joint.axes[0] if joint.axes else 0
-    size: int | None
-    if not joint.axes:  # only True or False: an axis of length 1 is added, and picked or not
-        size, positions = 1, (0,) * math.prod(joint.shape)
-    elif len(sizes) == 1:
-        size, positions = sizes[0], joint.numbers[0]
-    else:
-        known = [size for size in sizes if size is not None]
-        size, positions = math.prod(known), _flat(joint.numbers, known)
     before = [axis for axis in sorted(singles) if axis < start]
     after = [axis for axis in sorted(singles) if axis >= start]
     picks = (
@@ -255,7 +480,9 @@ def _merge(
         *[singles[a] for a in after],
     )
     order = (*before, *joint.axes, *after)
-    return Layout(shape, result, order, len(before), len(joint.axes), picks)
+    merged = len(joint.axes)
+    mask_dim = dims[0] if joint.mask is not None else 0
+    return Layout(shape, result, order, len(before), merged, picks, joint.mask, mask_dim)
 
 
 def _flat(numbers: list[tuple[int, ...]], sizes: list[int]) -> tuple[int, ...]:
@@ -263,13 +490,3 @@ def _flat(numbers: list[tuple[int, ...]], sizes: list[int]) -> tuple[int, ...]:
     for axis_numbers, size in zip(numbers[1:], sizes[1:], strict=True):
         flat = [a * size + b for a, b in zip(flat, axis_numbers, strict=True)]
     return tuple(flat)
-
-
-def _check_one_sign(numbers: tuple[int, ...], shape: Shape) -> None:
-    if min(numbers, default=0) < 0 <= max(numbers, default=0):
-        raise OperandError(
-            "Positions on an axis of unknown size should be counted all from its start or all "
-            "from its end: else two may turn out to be one. Received: "
-            f"{list(numbers)} for a tensor of shape {shape}. Edit twice, `first | second`, or give "
-            "the size in `keras.Input(shape=...)`."
-        )

@@ -120,6 +120,17 @@ def value_range(dtype: str) -> tuple[float, float]:
     return -FLOAT_MAX.get(part, math.inf), FLOAT_MAX.get(part, math.inf)
 
 
+def default_fill(dtype: str) -> Any:
+    """What reads as an element that does not exist, as in JAX: NaN, or what is seldom met."""
+    rank = kind(dtype)
+    if rank == 0:
+        return True
+    if rank > 1:
+        return math.nan
+    low, high = integer_range(dtype)
+    return low if low < 0 else high
+
+
 def saturate(values: Any, dtype: str) -> Any:
     """Bring an array into the range and kind of `dtype`, as `casting="unsafe"` defines it.
 

@@ -9,11 +9,11 @@ import keras
 
 from kedit import _lowering
 from kedit._batch import PARTS, Part, edit_batch, is_batch
-from kedit._data import Frozen, from_json, to_json
+from kedit._data import Frozen, from_json, to_code, to_json
 from kedit._expression import Expression
 from kedit._index import Index
 from kedit._selection import Selection, code_of, key_of, map_tensors, tensors_in
-from kedit._types import Casting
+from kedit._types import Casting, Mode
 from kedit.errors import OperandError, SavingError
 
 OPERATIONS = (
@@ -29,6 +29,9 @@ OPERATIONS = (
     "apply",
 )
 CASTINGS = ("same_kind", "unsafe")
+MODES = ("drop", "fill", "clip", "wrap", "promise_in_bounds", "raise")
+_OPTIONS = ("mode", "fill_value", "size", "unique_indices", "indices_are_sorted")
+_REST = ("casting", "path", "part", *_OPTIONS)
 
 
 @keras.saving.register_keras_serializable(package="kedit")
@@ -52,6 +55,15 @@ class Edit:
         path: In nested data, which array is edited. Defaults to None: the data
             is one array.
         part: Which part of `(x, y, sample_weight)` is edited. Defaults to "x".
+        mode: What happens to positions out of bounds: "drop", "fill", "clip",
+            "wrap", "promise_in_bounds" or "raise". Defaults to None: those that
+            are known beforehand raise, those that are tensors are dropped.
+        fill_value: What "get" reads where there is no element. Defaults to None:
+            NaN, the least of signed and the greatest of unsigned integers, True.
+        size: How many elements "get" gives of a mask. Defaults to None: as many
+            as are True.
+        unique_indices: Promise that positions differ. Defaults to False.
+        indices_are_sorted: Promise that they ascend. Defaults to False.
 
     Call arguments:
         x: Tensor of the running backend, `KerasTensor`, Variable, NumPy array,
@@ -85,11 +97,24 @@ class Edit:
     casting: Casting = "same_kind"
     path: str | None = None
     part: Part = "x"
+    mode: Mode | None = None
+    fill_value: Any = None
+    size: int | None = None
+    unique_indices: bool = False
+    indices_are_sorted: bool = False
 
     def __post_init__(self) -> None:
         _check_one_of("op", self.op, OPERATIONS)
+        _check_one_of("mode", self.mode, (None, *MODES))
         _check_one_of("casting", self.casting, CASTINGS)
         _check_one_of("part", self.part, PARTS)
+        if self.op != "get" and (self.fill_value is not None or self.size is not None):
+            raise OperandError(
+                "`fill_value` and `size` say what `get` reads. Received: "
+                f"fill_value={self.fill_value!r}, size={self.size!r} for `{self.op}`. Drop them."
+            )
+        if self.size is not None and (type(self.size) is not int or self.size < 0):
+            raise OperandError(f"`size` should be an int, not negative. Received: {self.size!r}.")
         if self.op != "get" and self.operand is None:
             raise OperandError(f"`{self.op}` should be given values. Received: None.")
 
@@ -131,12 +156,15 @@ class Edit:
 
     def _key(self) -> Any:
         operand = key_of(self.operand)
-        return (self.selection.key(), self.op, operand, self.casting, self.path, self.part)
+        options = [(name, key_of(value)) for name, value in self._options()]
+        where = (self.path, self.part)
+        return (self.selection.key(), self.op, operand, self.casting, *where, *options)
 
     def __repr__(self) -> str:
         arguments = [] if self.op == "get" else [code_of(self.operand)]
         if self.casting != "same_kind":
             arguments.append(f"casting={self.casting!r}")
+        arguments += [f"{name}={to_code(value)}" for name, value in self._options()]
         code = f"{self.selection!r}.{self.op}({', '.join(arguments)})"
         if self.path is None and self.part == "x":
             return code
@@ -147,6 +175,13 @@ class Edit:
     def __reduce__(self) -> Any:
         return (Edit, tuple(getattr(self, field.name) for field in fields(self)))
 
+    def _options(self) -> list[tuple[str, Any]]:
+        """The options that are not left at their defaults, None and False."""
+        options = [(name, getattr(self, name)) for name in _OPTIONS]
+        return [
+            (name, value) for name, value in options if value is not None and value is not False
+        ]
+
     def tensors(self) -> list[Any]:
         """The tensors in the edit, which are no constants; those that `map` replaces."""
         return self.selection.tensors() + tensors_in(self.operand)
@@ -154,8 +189,15 @@ class Edit:
     def map(self, replace_tensor: Callable[[Any], Any]) -> "Edit":
         """The same edit with `replace_tensor` applied to every tensor in it."""
         operand = map_tensors(self.operand, replace_tensor)
-        selection = self.selection.map(replace_tensor)
-        return Edit(selection, self.op, operand, self.casting, self.path, self.part)
+        return self._with(self.selection.map(replace_tensor), operand)
+
+    def with_index(self, index: Index) -> "Edit":
+        """The same edit at another index."""
+        selection = Selection(self.selection.coordinates, index, self.selection.condition)
+        return self._with(selection, self.operand)
+
+    def _with(self, selection: Selection, operand: Any) -> "Edit":
+        return Edit(selection, self.op, operand, *[getattr(self, name) for name in _REST])
 
     def get_config(self) -> dict[str, Any]:
         """The edit as data for JSON.
@@ -173,6 +215,7 @@ class Edit:
             "casting": self.casting,
             "path": self.path,
             "part": self.part,
+            **{n: to_json(v) if n == "fill_value" else v for n, v in self._options()},
         }
 
     @classmethod
@@ -187,6 +230,11 @@ class Edit:
             config["casting"],
             config["path"],
             config["part"],
+            **{
+                name: from_json(config[name]) if name == "fill_value" else config[name]
+                for name in _OPTIONS
+                if name in config
+            },
         )
 
 
@@ -268,7 +316,7 @@ class EditSequence(Frozen):
         return cls(*(Edit.from_config(edit) for edit in config["edits"]))
 
 
-def _check_one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+def _check_one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     if value not in allowed:
         raise OperandError(f"`{name}` should be one of {allowed}. Received: {name}={value!r}.")
 

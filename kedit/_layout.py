@@ -7,9 +7,43 @@ that; here is what comes of it.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from kedit._types import Shape
+
+
+class Part(NamedTuple):
+    """Positions on one axis, or of a mask on several, that are computed when the tensor is there.
+
+    Attributes:
+        kind: "numbers" are positions; "rows" are the numbers of the samples;
+            "mask" are the places where a mask is True; "block" are neighbours.
+        axes: The axes of the tensor that they are on.
+        source: `Positions`, boolean `Array` or int, or an `Open` for a tensor of
+            the index.
+        each: Whether the first axis of the source is the batch.
+        size: Of a block or a mask, how many positions.
+    """
+
+    kind: Literal["numbers", "rows", "mask", "block"]
+    axes: tuple[int, ...]
+    source: Any = None
+    each: bool = False
+    size: int = 0
+
+
+class Computed(NamedTuple):
+    """Positions on an axis that are computed when the tensor is there.
+
+    Attributes:
+        parts: What they are computed from; of several, flat positions.
+        shape: Shape of the positions.
+        may_repeat: Whether a position may occur more than once.
+    """
+
+    parts: tuple[Part, ...]
+    shape: Shape
+    may_repeat: bool
 
 
 @dataclass(eq=False)
@@ -19,14 +53,15 @@ class Pick:
     Attributes:
         size: Length of the axis, or None.
         positions: `range` or tuple of positions, in order, not negative; where
-            `size` is None a slice or a tuple of positions as the user wrote them.
+            `size` is None a slice; or `Computed`.
         dims: The dimensions of the result that run along this pick; none for an int.
         count: How many positions are picked, or None.
         is_whole: Whether the whole axis is picked, in order.
         is_array: Whether `positions` is a tuple.
+        is_computed: Whether `positions` is `Computed`.
         unique: The different positions: of a tuple ascending, else in order.
         is_ordered: Whether the positions are `unique`, one for one.
-        has_duplicates: Whether a position is picked more than once.
+        has_duplicates: Whether a position is picked more than once, or may be.
     """
 
     size: int | None
@@ -35,13 +70,21 @@ class Pick:
     count: int | None = field(init=False)
     is_whole: bool = field(init=False)
     is_array: bool = field(init=False)
+    is_computed: bool = field(init=False)
     unique: Any = field(init=False)
     is_ordered: bool = field(init=False)
     has_duplicates: bool = field(init=False)
 
     def __post_init__(self) -> None:
         positions = self.positions
-        self.is_array = isinstance(positions, tuple)
+        self.is_computed = isinstance(positions, Computed)
+        self.is_array = isinstance(positions, tuple) and not self.is_computed
+        if self.is_computed:
+            self.count = size_of(positions.shape)
+            self.is_whole = self.is_ordered = False
+            self.unique = None
+            self.has_duplicates = positions.may_repeat
+            return
         is_slice = isinstance(positions, slice)
         self.count = None if is_slice else len(positions)
         whole = slice(None) if is_slice else range(self.size or 0)
@@ -67,16 +110,21 @@ class Layout:
 
     Attributes:
         shape: Shape of the tensor.
-        result: NumPy's shape of `x[index]`.
+        result: NumPy's shape of `x[index]`; with `mask`, all of the places of the
+            mask stand for those where it is True.
         order: The tensor's axes in the order that puts merged axes side by side.
         merged: How many axes, from `start` on in that order, are merged into one.
         start: See `merged`.
-        picks: One for each axis after merging.
+        picks: One for each axis after merging: a `Pick`, or what has taken the place
+            of one with computed positions.
+        mask: The mask, `Array` or `Open`, of which the result has all places.
+        mask_dim: The dimension of the result that runs along its places.
         dims: The result's dimensions in the order of the picks; those of `None` come last.
         is_plain: Whether the result has one dimension for each pick and no other.
         is_whole: Whether the whole tensor is selected, in order.
         is_empty: Whether nothing is selected.
-        has_duplicates: Whether an element is selected more than once.
+        is_computed: Whether any positions are computed when the tensor is there.
+        has_duplicates: Whether an element is selected more than once, or may be.
     """
 
     shape: Shape
@@ -84,11 +132,14 @@ class Layout:
     order: tuple[int, ...]
     start: int
     merged: int
-    picks: tuple[Pick, ...]
+    picks: tuple[Any, ...]
+    mask: Any = None
+    mask_dim: int = 0
     dims: tuple[int, ...] = field(init=False)
     is_plain: bool = field(init=False)
     is_whole: bool = field(init=False)
     is_empty: bool = field(init=False)
+    is_computed: bool = field(init=False)
     has_duplicates: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,4 +149,15 @@ class Layout:
         self.is_plain = one_each and len(self.picks) == len(self.result)
         self.is_whole = all([pick.is_whole for pick in self.picks])
         self.is_empty = 0 in self.result
+        self.is_computed = any([pick.is_computed for pick in self.picks])
         self.has_duplicates = any([pick.has_duplicates for pick in self.picks])
+
+
+def size_of(shape: Shape) -> int | None:
+    """Number of elements of a shape, or None."""
+    size = 1
+    for length in shape:
+        if length is None:
+            return None
+        size *= length
+    return size

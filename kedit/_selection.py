@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kedit._binding import bind
+from kedit._binding import Terms, bind
 from kedit._data import Slot, freeze, is_tensor, to_code, to_key
 from kedit._expression import Expression
 from kedit._index import Index
@@ -41,9 +41,9 @@ class Selection:
         where = "" if self.condition is None else f".where({code_of(self.condition)})"
         return f"{self.coordinates}{index}{where}"
 
-    def bind(self, shape: Shape) -> Layout:
+    def bind(self, shape: Shape, terms: Terms = Terms()) -> Layout:  # noqa: B008
         """The layout of the index in a tensor of shape `shape`."""
-        return bind(self.index, shape, per_sample=self.coordinates == "sample")
+        return bind(self.index, shape, per_sample=self.coordinates == "sample", terms=terms)
 
     def inside_sample(self) -> "Selection":
         """The same elements in sample coordinates, of a selection that names no rows."""
@@ -60,7 +60,7 @@ class Selection:
 
     def tensors(self) -> list[Any]:
         """The tensors in the index and the condition."""
-        return [i for i in self.index.items if is_tensor(i)] + tensors_in(self.condition)
+        return self.index.tensors() + tensors_in(self.condition)
 
     def map(self, replace: Callable[[Any], Any]) -> "Selection":
         """The same selection with `replace` applied to every tensor and slot."""

@@ -13,3 +13,6 @@ Coordinates: TypeAlias = Literal["at", "sample"]
 
 Casting: TypeAlias = Literal["same_kind", "unsafe"]
 """What may happen to values on their way into the dtype of the tensor."""
+
+Mode: TypeAlias = Literal["drop", "fill", "clip", "wrap", "promise_in_bounds", "raise"]
+"""What happens to a position that lies outside of the tensor."""

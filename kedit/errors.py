@@ -4,6 +4,10 @@
 class EditError(Exception):
     """Base of every error that kedit raises."""
 
+    # TensorFlow's AutoGraph raises anew, with its own traceback, what was raised in a graph; it
+    # keeps the class of those that are made just as `Exception` is.
+    __init__ = Exception.__init__
+
 
 class PositionError(EditError, IndexError):
     """An index does not fit: out of bounds, too many axes, not integers."""

@@ -15,14 +15,63 @@ def positions(shape, index, *, per_sample=False):
     return whole[index]
 
 
-def get(x, places):
-    return x.ravel()[places]
+def positions_in_bounds(shape, index, mode="drop", *, per_sample=False):
+    """As `positions`, where an index may be out of bounds: -1 for what is dropped.
+
+    Looks up the index in an array that is one longer on every axis, where -1 stands.
+    """
+    whole = np.pad(np.arange(np.prod(shape, dtype=int)).reshape(shape), (0, 1), constant_values=-1)
+    items = list(index) if isinstance(index, tuple) else [index]
+    rank, inner = len(shape) - per_sample, shape[per_sample:]
+    used = sum(_axes(item) for item in items)
+    if not any(item is ... for item in items):
+        items.append(...)
+    moved, axis = [], 0
+    for item in items:
+        if item is ...:
+            missing = rank - used
+            moved += [slice(0, inner[a]) for a in range(axis, axis + missing)] or [...]
+            axis += missing
+            continue
+        moved.append(_in_bounds(item, inner[axis : axis + _axes(item)], mode))
+        axis += _axes(item)
+    if per_sample:
+        return np.stack([whole[(n, *moved)] for n in range(shape[0])])
+    return whole[tuple(moved)]
+
+
+def _axes(item):
+    if item is None or item is ...:
+        return 0
+    return np.ndim(item) if not isinstance(item, slice) and np.asarray(item).dtype == bool else 1
+
+
+def _in_bounds(item, sizes, mode):
+    if item is None:
+        return item
+    if isinstance(item, slice):
+        start, stop, step = item.indices(sizes[0])
+        return slice(start, None if stop < 0 else stop, step)
+    item = np.asarray(item)
+    if item.dtype == bool:
+        return np.pad(item, (0, 1)) if item.ndim else item
+    size, item = sizes[0], item.astype("int64")
+    if mode == "wrap" and size:
+        return item % size
+    item = np.where(item < 0, item + size, item)
+    if mode == "clip" and size:
+        return np.clip(item, 0, size - 1)
+    return np.where((item < 0) | (item >= size), size, item)
+
+
+def get(x, places, fill=np.nan):
+    return np.append(x.ravel(), np.array(fill, x.dtype))[places]  # -1 is the fill value
 
 
 def get_vjp(x, places, upstream):
-    dx = np.zeros(x.size)
+    dx = np.zeros(x.size + 1)
     np.add.at(dx, places.ravel(), upstream.ravel())
-    return dx.reshape(x.shape)
+    return dx[:-1].reshape(x.shape)
 
 
 def update(op, x, places, values):
@@ -31,6 +80,8 @@ def update(op, x, places, values):
     values = np.broadcast_to(values, places.shape)
     with np.errstate(all="ignore"):
         for place, value in zip(places.ravel(), values.ravel(), strict=True):
+            if place < 0:
+                continue
             old = x.ravel()[place] if op in ("power", "apply") else y[place]
             y[place] = _ONE[op](old, value)
     return y.reshape(x.shape)
@@ -57,6 +108,8 @@ def update_vjp(op, x, places, values, upstream):
     dx, dv = g.copy(), np.zeros(spread.size)
     picks = {}  # element -> the picks that name it, in order
     for pick, place in enumerate(places.ravel()):
+        if place < 0:
+            continue
         picks.setdefault(place, []).append(pick)
     for place, named in picks.items():
         dx[place], shares = _one_vjp(op, flat[place], spread[named])

@@ -602,18 +602,6 @@ def test_condition_that_differs_between_duplicates_raises():
         assert to_numpy(y).tolist() == [5, 0, 0]
 
 
-@pytest.mark.tensors
-def test_get_with_a_mask_that_is_a_tensor_raises():
-    with pytest.raises(OperandError, match="where"):
-        at(ops.zeros(3))[ops.zeros(3, "bool")].get()
-
-
-@pytest.mark.tensors
-def test_integer_tensor_as_index_raises():
-    with pytest.raises(PositionError, match="convert_to_numpy"):
-        at(ops.zeros(3))[ops.zeros((1,), "int32")]
-
-
 # --- Sample coordinates ------------------------------------------------------------------------
 
 SAMPLE_CASES = [case for case in FEW if case.shape]
@@ -674,12 +662,6 @@ def test_mask_with_one_constant_for_each_true():
         check_close(found, np.array([[0, 2], [3, 4]], "float32"))
         found = place.where(X > np.array([5, 0])).set(0.0)
         check_close(found, np.array([[1, 2], [0, 4]], "float32"))
-
-
-@pytest.mark.tensors
-def test_mask_that_is_a_tensor_takes_one_value():
-    with pytest.raises(OperandError, match=r"at\.where"):
-        at(ops.zeros(3))[ops.ones(3, "bool")].set([1.0, 2.0, 3.0])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,19 @@ import pytest
 import kedit
 
 PACKAGES = {
-    kedit: ["at", "sample", "X", "Edit", "EditSequence", "inputs", "layers", "losses", "errors"],
+    kedit: [
+        "at",
+        "sample",
+        "each",
+        "block",
+        "X",
+        "Edit",
+        "EditSequence",
+        "inputs",
+        "layers",
+        "losses",
+        "errors",
+    ],
     kedit.inputs: ["EditedDataset"],
     kedit.layers: ["ConditionalModifier", "Editing"],
     kedit.losses: ["IndexPenalty"],

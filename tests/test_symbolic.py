@@ -21,8 +21,15 @@ from kit import (
 )
 
 import kedit
-from kedit import X, at, sample
-from kedit.errors import DTypeError, EditError, OperandError, PositionError, ShapeError
+from kedit import X, at, each, sample
+from kedit.errors import (
+    CoordinateError,
+    DTypeError,
+    EditError,
+    OperandError,
+    PositionError,
+    ShapeError,
+)
 
 S = np.s_
 RNG = np.random.default_rng(0)
@@ -96,10 +103,11 @@ def test_axes_of_unknown_size(op, index, shape):
         np.testing.assert_array_equal(x, given)
 
 
-def test_positions_that_do_not_exist_read_as_zero():
-    model = model_of(lambda x: at(x)[:, [0, 3], 1].get(), (None, 4))
+@pytest.mark.parametrize(("options", "fill"), [({}, np.nan), ({"fill_value": 0.0}, 0)])
+def test_positions_that_do_not_exist_read_as_the_fill_value(options, fill):
+    model = model_of(lambda x: at(x)[:, [0, 3], 1].get(**options), (None, 4))
     x = RNG.normal(size=(2, 2, 4)).astype("float32")
-    check_close(predict(model, x), np.stack([x[:, 0, 1], np.zeros(2)], axis=1))
+    check_close(predict(model, x), np.stack([x[:, 0, 1], np.full(2, fill)], axis=1))
 
 
 def test_values_go_with_their_positions_on_an_unknown_axis():
@@ -110,8 +118,13 @@ def test_values_go_with_their_positions_on_an_unknown_axis():
     expected[:, [2, 0, 2]] = values
     check_close(predict(model, x), expected)
     check_close(predict(model, x[:, :2]), expected[:, :2])
-    with pytest.raises(OperandError, match="from its start or all"):
-        model_of(lambda x: at(x)[:, [0, -1]].set(1.0), (None, 2))
+    model = model_of(lambda x: at(x)[:, [0, -1, 2]].set(values), (None, 2))
+    expected = x.copy()
+    expected[:, [0, -1, 2]] = values
+    check_close(predict(model, x), expected)
+    expected = x[:, :1].copy()
+    expected[:, 0] = 20  # what 0 and -1 name is one and the same
+    check_close(predict(model, x[:, :1]), expected)
 
 
 def test_a_model_inside_another_keeps_its_meaning():
@@ -156,8 +169,14 @@ def test_dtype_is_inferred(dtype):
         (lambda x: sample(x)[0].set(np.zeros(2)), ShapeError, ValueError),
         (lambda x: at(x).where(np.ones(3, bool)).set(0.0), ShapeError, ValueError),
         (lambda x: at(x)[:, :2].set(x), ShapeError, ValueError),
-        (lambda x: at(x)[at(x)[:, :2].get() > 0].set(0.0), ShapeError, ValueError),
-        (lambda x: at(x)[at(x)[:, 0].get() > 0].set(0.0), OperandError, TypeError),
+        (lambda x: at(x)[at(x)[:, :2].get() > 0].set(0.0), PositionError, IndexError),
+        (lambda x: at(x)[:, at(x)[:, 0].get() > 0, 0].set(0.0), PositionError, IndexError),
+        (lambda x: at(x)[x > 0, [0, 1]].set(0.0), PositionError, IndexError),
+        (lambda x: at(x)[:, x[0] > 0, [0, 1]].set(0.0), PositionError, IndexError),
+        (lambda x: at(x)[x].set(0.0), PositionError, IndexError),
+        (lambda x: at(x)[:, each([0])].set(0.0), CoordinateError, ValueError),
+        (lambda x: sample(x)[each([0, 1])].set(0.0), ShapeError, ValueError),
+        (lambda x: at(x)[ops.cast(x[0], "int32")].set(0.0, mode="raise"), OperandError, TypeError),
         (lambda x: at(x)[:, 0].set(1j), DTypeError, TypeError),
         (lambda x: at(ops.cast(x, "int32"))[:, 0].set(0.5), DTypeError, TypeError),
         (lambda x: at(ops.cast(x, "int32"))[:, 0].set(x[:, 0]), DTypeError, TypeError),
@@ -193,8 +212,8 @@ def test_values_masks_and_conditions_may_be_symbolic(tmp_path):
     expected += [np.where(x > v[:, :1], v[:, 1:] + 1, x), x.copy(), np.zeros((2, 4))]
     expected[4][:, 1:3] = np.where(x[:, 1:3] > v, x[:, 1:3] * v, x[:, 1:3])
     expected[5][:, 1:3] = v
-    for each in (model, saved_and_loaded(model, tmp_path / "model.keras")):
-        for found, wanted in zip(each.predict([x, v, m], verbose=0), expected, strict=True):
+    for one in (model, saved_and_loaded(model, tmp_path / "model.keras")):
+        for found, wanted in zip(one.predict([x, v, m], verbose=0), expected, strict=True):
             check_close(found, wanted)
 
 
@@ -202,12 +221,14 @@ def test_a_tensor_may_stand_left_of_x_or_is_refused():
     """Never may the tensor's own operator take `X` for a number."""
     operators = [operator.lt, operator.ge, operator.eq, operator.add, operator.mul, operator.and_]
     for x in (keras.Input((4,)), ops.ones(4), keras.Variable(np.ones(4))):
-        for each in operators:
+        for operation in operators:
             with contextlib.suppress(TypeError, ValueError):
-                made = each(x, X)
+                made = operation(x, X)
                 if made is False:  # what Python makes of an `==` that neither side answers
                     at.where(made)  # is refused
-                assert type(made) is type(X), f"{each.__name__}: {type(x).__name__} gave {made!r}"
+                assert type(made) is type(X), (
+                    f"{operation.__name__}: {type(x).__name__} gave {made!r}"
+                )
 
 
 def test_a_function_is_saved_if_it_is_registered(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from kedit._data import is_array
-from kedit._lowering import _keras, _numpy
+from kedit._lowering import _cast, _keras, _numpy
 from kedit._lowering._cast import constant
 from kedit._lowering._check import Edit, check
 from kedit._lowering._node import call_node, known_shape
@@ -30,15 +30,34 @@ def apply(edit: Any, x: Any, shape: Shape | None = None) -> Any:
     """
     tensors = edit.tensors()
     if any([isinstance(tensor, keras.KerasTensor) for tensor in (x, *tensors)]):
+        for tensor in tensors:
+            _check_dense(tensor)
         return call_node(edit, x if isinstance(x, keras.KerasTensor) else _tensor(x))
     if _is_numpy(x) and not tensors and shape is None:
         return _numpy.apply(edit, x)
     x = _tensor(x)
-    return _keras.apply(
-        edit.map(_tensor) if tensors else edit,
-        x,
-        known_shape(x, tuple(x.shape) if shape is None else shape),
-    )
+    if tensors:
+        edit = edit.map(_tensor)
+        if _needs_values(edit):
+            edit = _with_known_index(edit)
+    return _keras.apply(edit, x, known_shape(x, tuple(x.shape) if shape is None else shape))
+
+
+def _needs_values(edit: Edit) -> bool:
+    """Whether an edit can be had only if the values of its index are there to look at."""
+    tensors = edit.selection.index.tensors()
+    if edit.mode == "raise":
+        return bool(tensors)
+    reads = edit.op == "get" and edit.size is None
+    return reads and any([_cast.dtype_of(tensor) == "bool" for tensor in tensors])
+
+
+def _with_known_index(edit: Any) -> Any:
+    """The edit with the values of its index, or the same where a compiler has hidden them."""
+    try:
+        return edit.with_index(edit.selection.index.known(ops.convert_to_numpy))
+    except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError):
+        return edit  # which will be refused
 
 
 def _is_dense(x: Any) -> bool:
@@ -46,8 +65,16 @@ def _is_dense(x: Any) -> bool:
     if isinstance(x, np.ma.MaskedArray):
         return False
     layout = f"{type(x).__name__} {getattr(x, 'layout', '')}".lower()
-    is_nested = getattr(x, "is_nested", False) is True
-    return not is_nested and not any([kind in layout for kind in ("sparse", "ragged", "bcoo")])
+    flags = [getattr(x, name, False) is True for name in ("is_nested", "sparse", "ragged")]
+    return not any(flags) and not any([kind in layout for kind in ("sparse", "ragged", "bcoo")])
+
+
+def _check_dense(x: Any) -> None:
+    if not _is_dense(x):
+        raise OperandError(
+            "An edit works on dense tensors. Received: a sparse, ragged or masked one, "
+            f"{type(x).__name__}. Convert it first, as in `x.to_dense()` or `x.filled()`."
+        )
 
 
 def _is_numpy(x: Any) -> bool:
@@ -60,11 +87,7 @@ def _is_numpy(x: Any) -> bool:
 
 def _tensor(x: Any) -> Any:
     """A tensor of the running backend."""
-    if not _is_dense(x):
-        raise OperandError(
-            "An edit works on dense tensors. Received: a sparse, ragged or masked one, "
-            f"{type(x).__name__}. Convert it first, as in `x.to_dense()` or `x.filled()`."
-        )
+    _check_dense(x)
     if ops.is_tensor(x) or isinstance(x, keras.Variable) or _is_numpy(x):
         return ops.convert_to_tensor(np.asarray(x) if isinstance(x, (list, tuple)) else x)
     raise OperandError(

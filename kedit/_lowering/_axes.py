@@ -1,7 +1,7 @@
 """Reading from and writing to the axes of a tensor in canonical form.
 
-An axis of unknown size is treated as if its positions were not known either:
-what lies outside is not written and reads as 0.
+Slices of an axis of unknown size follow Python's rules for slices, with the
+size that shows when the tensor is there.
 """
 
 import math
@@ -44,7 +44,8 @@ def merge(layout: Layout, x: Tensor) -> Tensor:
         return x
     start, stop = layout.start, layout.start + layout.merged
     shape = sizes(x)
-    return ops.reshape(x, (*shape[:start], layout.picks[start].size, *shape[stop:]))
+    size = layout.picks[start].size
+    return ops.reshape(x, (*shape[:start], -1 if size is None else size, *shape[stop:]))
 
 
 def split(layout: Layout, x: Tensor, like: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ def to_picks(layout: Layout, values: Tensor) -> Tensor:
         start += len(pick.dims)
         if len(group) > 1 and any([size != 1 for size in group]):
             # Dimensions that become one have to be written out first.
-            group = tuple([layout.result[dim] for dim in pick.dims])
+            group = _dim_sizes(layout, pick)
         spread.extend(group)
         merged.append(group[0] if len(group) == 1 else math.prod(group))
     if tuple(spread) != tuple(given[:start]):
@@ -85,14 +86,23 @@ def to_picks(layout: Layout, values: Tensor) -> Tensor:
     return ops.reshape(values, merged)
 
 
+def _dim_sizes(layout: Layout, pick: Any) -> tuple[Any, ...]:
+    """Sizes of the dimensions of the result that run along a pick."""
+    if pick.is_computed:
+        given: tuple[Any, ...] = pick.dim_sizes
+        return given
+    return tuple([layout.result[dim] for dim in pick.dims])
+
+
 def from_picks(layout: Layout, picked: Tensor) -> Tensor:
     """Bring what was picked into NumPy's layout of the selection."""
     rank = len(layout.result)
     if not layout.is_plain:
         shape: list[Any] = []
-        for pick, size in zip(layout.picks, sizes(picked), strict=True):
-            one = len(pick.dims) == 1
-            shape.extend([size] if one else [layout.result[dim] for dim in pick.dims])
+        for axis, (pick, size) in enumerate(zip(layout.picks, sizes(picked), strict=True)):
+            one_for_all = picked.shape[axis] == 1
+            several = [1] * len(pick.dims) if one_for_all else _dim_sizes(layout, pick)
+            shape.extend([size] if len(pick.dims) == 1 else several)
         picked = ops.reshape(picked, (*shape, *[1] * (rank - len(shape))))
     if layout.dims != tuple(range(rank)):
         picked = ops.transpose(picked, _inverse(layout.dims))
@@ -103,55 +113,54 @@ def from_picks(layout: Layout, picked: Tensor) -> Tensor:
 
 
 def read(layout: Layout, x: Tensor, *, unique: bool = False) -> Tensor:
-    """What the picks pick from `x`, or with `unique` each position once, ascending."""
+    """What the picks pick from `x`, or with `unique` each position once, ascending.
+
+    Positions that are computed are read as they come, and those that do not
+    exist give any element.
+    """
     for axis, pick in enumerate(layout.picks):
         if pick.size is None and _steps_back(pick):
             x = ops.flip(x, axis=axis)
-    slices = tuple(_slice(pick) for pick in layout.picks)
-    if any(item != slice(None) for item in slices):
+    slices = tuple([_slice(pick) for pick in layout.picks])
+    if any([item != slice(None) for item in slices]):
         x = x[slices]
     for axis, pick in enumerate(layout.picks):
-        if pick.size is not None and _steps_back(pick):
-            x = ops.flip(x, axis=axis)
+        if pick.is_computed:
+            x = pick.read(x, axis)
         elif pick.is_array:
-            x = _take(x, pick, axis, unique=unique)
+            x = ops.take(x, known(pick.unique if unique else pick.positions), axis=axis)
+        elif pick.size is not None and _steps_back(pick):
+            x = ops.flip(x, axis=axis)
     return x
 
 
-def _steps_back(pick: Pick) -> bool:
-    return not pick.is_array and (pick.positions.step or 1) < 0
+def inside(layout: Layout) -> Tensor | None:
+    """Whether what the index selects exists, to broadcast to the selection; None if all does."""
+    exists = None
+    for axis, pick in enumerate(layout.picks):
+        if pick.is_computed and pick.inside is not None:
+            here = from_picks(layout, along(pick.inside, axis, len(layout.picks)))
+            exists = here if exists is None else ops.logical_and(exists, here)
+    return exists
 
 
-def _slice(pick: Pick) -> Any:
+def _steps_back(pick: Any) -> bool:
+    return not (pick.is_array or pick.is_computed) and (pick.positions.step or 1) < 0
+
+
+def _slice(pick: Any) -> Any:
     """The slice to read: forward on an axis that is turned around before or after."""
-    positions = pick.positions
-    if pick.is_array or pick.is_whole:
+    if pick.is_array or pick.is_computed or pick.is_whole:
         return slice(None)
+    positions = pick.positions
     if isinstance(positions, range):
         forward = positions[::-1] if positions.step < 0 else positions
         return slice(forward.start, max(forward.stop, forward.start), forward.step)
     if not _steps_back(pick):
         return positions
     # Counted from the other end, position p is -1 - p.
-    start, stop = (None if p is None else -1 - p for p in (positions.start, positions.stop))
+    start, stop = [None if p is None else -1 - p for p in (positions.start, positions.stop)]
     return slice(start, stop, -positions.step)
-
-
-def _take(x: Tensor, pick: Pick, axis: int, *, unique: bool) -> Tensor:
-    positions = known(pick.unique if unique else pick.positions)
-    if pick.size is not None:
-        return ops.take(x, positions, axis=axis)
-    size = sizes(x)[axis]
-    counted = ops.where(positions < 0, positions + size, positions)
-    inside = ops.logical_and(counted >= 0, counted < size)
-    # Positions that do not exist are read from a 0 that is put behind the axis.
-    return ops.take(_padded(x, axis), ops.where(inside, counted, size), axis=axis)
-
-
-def _padded(x: Tensor, axis: int) -> Tensor:
-    padding = [(0, 0)] * len(x.shape)
-    padding[axis] = (0, 1)
-    return ops.pad(x, padding)
 
 
 # --- Writing -----------------------------------------------------------------------------------
@@ -163,14 +172,16 @@ def write(layout: Layout, x: Tensor, values_u: Tensor) -> Tensor:
         return ops.copy(ops.broadcast_to(values_u, sizes(x)))  # not a view of the values
     partial = [axis for axis, pick in enumerate(layout.picks) if not pick.is_whole]
     first = layout.picks[0]
-    if partial == [0] and first.is_array and first.size is not None and values_u.shape[0] != 1:
+    if partial == [0] and first.is_array and values_u.shape[0] != 1:
         # Few positions in a long axis: the cost is theirs, not that of the axis.
         values_u = ops.broadcast_to(values_u, (len(first.unique), *sizes(x)[1:]))
         return ops.scatter_update(_unshared(x), ops.expand_dims(known(first.unique), 1), values_u)
     mask = None
     for axis in partial:
-        _check_length(layout.picks[axis], sizes(x)[axis], values_u.shape[axis])
-        number = _number(layout.picks[axis], sizes(x)[axis])
+        if not layout.picks[axis].is_computed:
+            _check_length(layout.picks[axis], sizes(x)[axis], values_u.shape[axis])
+        pick = layout.picks[axis]
+        number = pick.number() if pick.is_computed else _number(pick, sizes(x)[axis])
         here = along(number >= 0, axis, len(x.shape))
         mask = here if mask is None else ops.logical_and(mask, here)
         if values_u.shape[axis] != 1:
@@ -200,14 +211,15 @@ def along(values: Any, axis: int, rank: int) -> Tensor:
     return ops.reshape(values, shape)
 
 
-def _spread(values_u: Tensor, pick: Pick, number: Tensor, axis: int) -> Tensor:
+def _spread(values_u: Tensor, pick: Any, number: Tensor, axis: int) -> Tensor:
     """Move values to their positions on the whole axis; what lies between does not matter."""
-    if isinstance(pick.positions, range) and pick.positions.step == 1 and pick.size is not None:
-        padding = [(0, 0)] * len(values_u.shape)
+    padding = [(0, 0)] * len(values_u.shape)
+    if not pick.is_computed and isinstance(pick.positions, range) and pick.positions.step == 1:
         padding[axis] = (pick.positions.start, pick.size - pick.positions.stop)
         return ops.pad(values_u, padding)
-    if pick.size is None:  # there may turn out to be no value at all, and nothing to take from
-        values_u = _padded(values_u, axis)
+    if pick.count is None:  # there may turn out to be no value at all, and nothing to take from
+        padding[axis] = (0, 1)
+        values_u = ops.pad(values_u, padding)
     return ops.take(values_u, ops.maximum(number, 0), axis=axis)
 
 
@@ -216,13 +228,8 @@ def _number(pick: Pick, size: Any) -> Tensor:
     place = ops.arange(size, dtype="int32")
     if not pick.is_array:
         return _number_in_slice(pick, place, size)
-    from_end = pick.unique[0] < 0  # then all are, on an axis of unknown size
-    unique = [-1 - position for position in reversed(pick.unique)] if from_end else pick.unique
-    place = size - 1 - place if from_end else place
-    places = known(unique)
-    number = ops.minimum(ops.searchsorted(places, place), len(unique) - 1)
-    if from_end:
-        return ops.where(ops.take(places, number) == place, len(unique) - 1 - number, -1)
+    places = known(pick.unique)
+    number = ops.minimum(ops.searchsorted(places, place), len(pick.unique) - 1)
     return ops.where(ops.take(places, number) == place, number, -1)
 
 

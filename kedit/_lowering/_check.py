@@ -6,13 +6,14 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from kedit._binding import Terms
 from kedit._casting import check_operation, check_values, kind
 from kedit._data import Array, is_tensor, shape_of
 from kedit._expression import Expression
-from kedit._index import Index
+from kedit._items import Open, Traced, is_mask
 from kedit._layout import Layout
 from kedit._selection import Selection
-from kedit._types import Casting, Shape
+from kedit._types import Casting, Mode, Shape
 from kedit.errors import DTypeError, OperandError, ShapeError
 
 ACCUMULATING = frozenset({"add", "subtract", "multiply", "divide", "min", "max"})
@@ -29,6 +30,17 @@ class Edit(Protocol):
     def operand(self) -> Any: ...
     @property
     def casting(self) -> Casting: ...
+    @property
+    def mode(self) -> Mode | None: ...
+    @property
+    def fill_value(self) -> Any: ...
+    @property
+    def size(self) -> int | None: ...
+    @property
+    def unique_indices(self) -> bool: ...
+    @property
+    def indices_are_sorted(self) -> bool: ...
+    def tensors(self) -> list[Any]: ...
 
 
 @dataclass(eq=False)
@@ -38,16 +50,18 @@ class Bound:
     Attributes:
         layout: Where the index lands.
         selected: Shape of what is selected, to which values broadcast.
-        mask: The mask of an index that is one mask over the whole tensor and is
-            lowered as a condition; `layout` is then that of `...`.
+        counted: Of a mask that is a tensor, the axis of `selected` along which
+            the elements lie where it is True, of which nobody knows the number.
     """
 
     layout: Layout
     selected: Shape
-    mask: Any = None
+    counted: int | None = None
 
 
-def check(edit: Edit, shape: Shape, dtype: str, *, again: bool = False) -> Bound:
+def check(
+    edit: Edit, shape: Shape, dtype: str, *, again: bool = False, spread_masks: bool = True
+) -> Bound:
     """Bind an edit to a tensor of the given shape and dtype, or say why it does not fit.
 
     Args:
@@ -57,51 +71,72 @@ def check(edit: Edit, shape: Shape, dtype: str, *, again: bool = False) -> Bound
         again: Whether this was checked when a graph was built. Then only the
             index is bound anew: on the NumPy backend the tensors of a graph
             cannot be told from constants, for which the rules are stricter.
+        spread_masks: Whether a mask, with one value for all, may select all of
+            its places, to be met by a `where`.
     """
     selection = edit.selection
     check_operation(edit.op, edit.operand, dtype)
-    mask = _whole_mask(edit, len(shape))
-    if mask is None:
-        _check_no_tensors(selection.index)
-        layout = selection.bind(shape)
-        bound = Bound(layout, layout.result)
-    else:
-        if not again:
-            _check_mask_shape(selection, shape)
-        layout = Selection(selection.coordinates, Index(...)).bind(shape)
-        count = None if again or is_tensor(mask) else int(np.count_nonzero(mask.array))
-        selected = (count,) if selection.coordinates == "at" else (shape[0], count)
-        bound = Bound(layout, selected, mask)
+    if not again:
+        _check_terms(edit)
+    layout = selection.bind(shape, _terms(edit, spread_masks))
     if again:
-        return bound
-    _check_operand(edit, bound.selected, dtype)
-    _check_condition(selection, bound.selected)
+        return Bound(layout, layout.result)
+    bound = _bound(layout)
+    _check_operand(edit, bound, dtype)
+    _check_condition(selection, bound)
     _check_one_answer_per_place(edit, layout)
     return bound
+
+
+def _bound(layout: Layout) -> Bound:
+    """What values have to fit: of a mask, not its places but those where it is True."""
+    if layout.mask is None:
+        return Bound(layout, layout.result)
+    is_open = isinstance(layout.mask, Open)
+    count = None if is_open else int(np.count_nonzero(layout.mask.array))
+    dim = layout.mask_dim
+    selected = (*layout.result[:dim], count, *layout.result[dim + 1 :])
+    return Bound(layout, selected, dim if is_open else None)
+
+
+def _terms(edit: Edit, spread_masks: bool) -> Terms:
+    """How the index is to be bound."""
+    mask, unique = edit.selection.index.mask, edit.unique_indices
+    if edit.op == "get" or mask is None:
+        return Terms(edit.mode, unique, "positions" if edit.size is None else edit.size)
+    one_for_all = _is_one_for_all(edit.operand) and _is_one_for_all(edit.selection.condition)
+    spread = spread_masks and (isinstance(mask, Traced) or one_for_all)
+    return Terms(edit.mode, unique, "places" if spread else "positions")
+
+
+def _check_terms(edit: Edit) -> None:
+    """Refuse what cannot be had of positions that are computed, and options without a use."""
+    index = edit.selection.index
+    masks = [item for item in index.items if is_mask(item)]
+    if edit.mode == "raise" and index.tensors():
+        raise OperandError(
+            '`mode="raise"` should be given positions whose values are there to look at. Received: '
+            f"`{edit.selection!r}` inside a compiled function or a model, where an error cannot be "
+            'raised. Use `mode="drop"`, `"clip"` or `"wrap"`, or check before: '
+            "`keras.ops.convert_to_numpy(index)`."
+        )
+    if edit.op == "get" and edit.size is None and any([isinstance(m, Traced) for m in masks]):
+        raise OperandError(
+            "`get` with a mask whose values are not there to look at has no shape that is known "
+            f"beforehand. Received: `{edit.selection!r}` inside a compiled function or a model. "
+            "Keep the shape, `keras.ops.where(mask, x, 0.0)`, or say how many there are to be, "
+            "`.get(size=10, fill_value=0.0)`."
+        )
+    if edit.size is not None and not masks:
+        raise OperandError(
+            "`size` says how many elements of a mask to get. Received: "
+            f"size={edit.size} for `{edit.selection!r}`. Drop `size`, or index by a mask."
+        )
 
 
 def is_computed(operand: Any) -> bool:
     """Whether an operand is computed from the selected elements."""
     return isinstance(operand, Expression) or callable(operand)
-
-
-def _whole_mask(edit: Edit, rank: int) -> Any:
-    """The mask that is the whole index, if it is a tensor or all that it meets is for all."""
-    mask, operand = edit.selection.index.mask, edit.operand
-    per_sample = edit.selection.coordinates == "sample"
-    if mask is None or len(mask.shape) != rank - per_sample:
-        return None
-    if edit.op == "get":
-        return mask if is_tensor(mask) else None
-    one_for_all = _is_one_for_all(operand) and _is_one_for_all(edit.selection.condition)
-    if is_tensor(mask) and not one_for_all:
-        raise OperandError(
-            "Where the mask is a tensor, values should be one number for all. Received: values "
-            f"of shape {shape_of(operand) if not is_computed(operand) else 'unknown'} for "
-            f"`{edit.selection!r}`. Give a value for every element of x: "
-            "`at.where(mask).set(values)`."
-        )
-    return mask if one_for_all else None
 
 
 def _is_one_for_all(value: Any) -> bool:
@@ -111,43 +146,17 @@ def _is_one_for_all(value: Any) -> bool:
     return value is None or callable(value) or all([n == 1 for n in shape_of(value)])
 
 
-def _check_mask_shape(selection: Selection, shape: Shape) -> None:
-    mask = selection.index.mask
-    if is_tensor(mask):
-        wanted = shape[1:] if selection.coordinates == "sample" else shape
-        if not _agree(tuple(mask.shape), wanted):
-            raise ShapeError(
-                f"A mask should have the shape {wanted}. Received: a mask of shape "
-                f"{tuple(mask.shape)}. To broadcast it, write `.where(mask)`."
-            )
-    else:
-        selection.bind(shape)  # raises what NumPy would
-
-
 def _agree(left: Shape, right: Shape) -> bool:
     return len(left) == len(right) and all(
         a is None or b is None or a == b for a, b in zip(left, right, strict=True)
     )
 
 
-def _check_no_tensors(index: Index) -> None:
-    if any(is_tensor(item) for item in index.items):
-        raise OperandError(
-            "A mask that is a tensor should stand alone in the brackets and have the shape of "
-            f"the whole tensor. Received: {index}. Write a condition: `at.where(mask)`, where "
-            "the mask may broadcast."
-        )
-
-
-def _check_operand(edit: Edit, selected: Shape, dtype: str) -> None:
+def _check_operand(edit: Edit, bound: Bound, dtype: str) -> None:
     operand = edit.operand
     if edit.op == "get":
-        if selected.count(None) and is_tensor(edit.selection.index.mask):
-            raise OperandError(
-                "`get` with a mask that is a tensor has no shape that is known beforehand. "
-                f"Received: {edit.selection!r}. Keep the shape instead: "
-                "`keras.ops.where(mask, x, 0.0)`, or give the mask as a NumPy array."
-            )
+        if edit.fill_value is not None:
+            check_values(edit.fill_value, type(edit.fill_value).__name__, dtype)
         return
     if isinstance(operand, Expression):
         if operand.is_condition and kind(dtype) > 0:
@@ -156,17 +165,17 @@ def _check_operand(edit: Edit, selected: Shape, dtype: str) -> None:
                 f"condition `{operand!r}`. Write `.where(condition).set(...)`."
             )
         for constant in operand.constants():
-            _check_broadcast(constant, selected, edit.selection, "A constant of an expression")
+            _check_broadcast(constant, bound, edit.selection, "A constant of an expression")
     elif not callable(operand):
-        _check_broadcast(operand, selected, edit.selection, "Values")
+        _check_broadcast(operand, bound, edit.selection, "Values", counted=bound.counted)
         check_values(operand, _dtype(operand), dtype, edit.casting)
 
 
-def _check_condition(selection: Selection, selected: Shape) -> None:
+def _check_condition(selection: Selection, bound: Bound) -> None:
     condition = selection.condition
     if isinstance(condition, Expression):
         for constant in condition.constants():
-            _check_broadcast(constant, selected, selection, "A constant of a condition")
+            _check_broadcast(constant, bound, selection, "A constant of a condition")
     elif condition is not None and not callable(condition):
         if _dtype(condition) != "bool":
             raise DTypeError(
@@ -174,23 +183,25 @@ def _check_condition(selection: Selection, selected: Shape) -> None:
                 f"that gives one. Received: an array of dtype {_dtype(condition)!r}. Write "
                 "`.where(mask != 0)`."
             )
-        _check_broadcast(condition, selected, selection, "A mask")
+        _check_broadcast(condition, bound, selection, "A mask")
 
 
-def _check_broadcast(values: Any, selected: Shape, selection: Selection, what: str) -> None:
+def _check_broadcast(
+    values: Any, bound: Bound, selection: Selection, what: str, counted: int | None = None
+) -> None:
     """Check that `values` broadcast to the selection, with no axis to spare.
 
     A constant has to fit for certain: where a size is not known, as that of the
     batch in a layer, it has one entry for all. Of a tensor that shows later.
+    Along a mask that is a tensor values may have any length: one for each True.
     """
-    shape = shape_of(values)
-    unsure = (None,) if is_tensor(values) else ()
-    fits = len(shape) <= len(selected) and all(
-        [
-            size in (1, wanted, *unsure) or (wanted in unsure)
-            for size, wanted in zip(reversed(shape), reversed(selected), strict=False)
-        ]
-    )
+    shape, selected = shape_of(values), bound.selected
+    fits = len(shape) <= len(selected)
+    for dim, (size, wanted) in enumerate(zip(reversed(shape), reversed(selected), strict=False)):
+        unsure = is_tensor(values) and None in (size, wanted)
+        if len(selected) - 1 - dim == bound.counted:  # values are counted off along this axis
+            unsure = counted is not None
+        fits = fits and (size in (1, wanted) or unsure)
     if not fits:
         raise ShapeError(
             f"{what} should broadcast to the shape of the selection, {tuple(selected)}, where an "
@@ -210,7 +221,8 @@ def _check_one_answer_per_place(edit: Edit, layout: Layout) -> None:
         raise OperandError(
             f"`{edit.op}` where an index names an element twice should be given a condition that "
             "is the same for both. Received: a condition that differs along the index, in "
-            f"`{edit.selection!r}`. Name every element once, or edit twice: `first | second`."
+            f"`{edit.selection!r}`. Name every element once, edit twice, `first | second`, or, of "
+            "positions that are tensors, promise that they differ: `unique_indices=True`."
         )
 
 

@@ -1,17 +1,19 @@
 """Picks that name one element more than once: every one counts, once, with its gradient.
 
-The duplicates are known before the tensor is: their places are worked out in
-NumPy, and the values combined in pairs, level by level, so that `n` values for
-one element take `log2(n)` steps whose gradients are those of `+` and `*`.
+Values for one element are combined in pairs, level by level, so that `n` of them
+take `log2(n)` steps whose gradients are those of `+` and `*`. Where duplicates
+are known beforehand, one value is left for each unique position; where positions
+are computed, each pick is given what comes of all for its position.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from keras import ops
 
 from kedit._layout import Layout, Pick
-from kedit._lowering._axes import along, known
+from kedit._lowering._axes import along, known, sizes
 from kedit._lowering._cast import constant, dtype_of
 from kedit._types import Tensor
 
@@ -19,7 +21,11 @@ from kedit._types import Tensor
 def winners(layout: Layout, values: Tensor) -> Tensor:
     """For each unique position the value that was given last."""
     for axis, pick in enumerate(layout.picks):
-        if not pick.is_ordered and values.shape[axis] != 1:
+        if values.shape[axis] == 1 or pick.is_ordered:
+            continue
+        if pick.is_computed:
+            values = pick.winners(values, axis) if pick.has_duplicates else values
+        else:
             values = ops.take(values, known(pick.last()), axis=axis)
     return values
 
@@ -27,7 +33,7 @@ def winners(layout: Layout, values: Tensor) -> Tensor:
 def to_all(layout: Layout, values_u: Tensor) -> Tensor:
     """Values along the unique positions, repeated for every pick."""
     for axis, pick in enumerate(layout.picks):
-        if pick.has_duplicates and values_u.shape[axis] != 1:
+        if pick.has_duplicates and not pick.is_computed and values_u.shape[axis] != 1:
             values_u = ops.take(values_u, known(pick.inverse()), axis=axis)
     return values_u
 
@@ -36,7 +42,9 @@ def repeat(layout: Layout, values: Tensor) -> Tensor:
     """Values that broadcast along picks with duplicates, written out for each of them."""
     for axis, pick in enumerate(layout.picks):
         if pick.has_duplicates and values.shape[axis] == 1:
-            values = ops.repeat(values, pick.count, axis=axis)
+            shape = list(sizes(values))
+            shape[axis] = sizes(pick.flat)[0] if pick.is_computed else pick.count
+            values = ops.broadcast_to(values, shape)
     return values
 
 
@@ -61,7 +69,8 @@ def _reduce(
     values = repeat(layout, values)
     for axis, pick in enumerate(layout.picks):
         if pick.has_duplicates:
-            values = _reduce_axis(pick, values, axis, pair, neutral)
+            reduce = pick.reduce if pick.is_computed else partial(_reduce_axis, pick)
+            values = reduce(values, axis, pair, neutral)
     return values
 
 

@@ -6,17 +6,18 @@ Names end in `_u` for what lies along the unique positions of the picks.
 """
 
 import math
+from typing import Any
 
 from keras import ops
 
-from kedit._casting import kind
-from kedit._data import is_scalar
+from kedit._casting import default_fill, kind
+from kedit._data import is_scalar, shape_of
 from kedit._expression import Expression
+from kedit._items import Open
 from kedit._layout import Layout
-from kedit._lowering import _axes, _cast, _duplicates
+from kedit._lowering import _axes, _cast, _duplicates, _places
 from kedit._lowering._check import (
     ACCUMULATING,
-    Bound,
     Edit,
     check,
     check_computed,
@@ -37,12 +38,14 @@ def apply(edit: Edit, x: Tensor, shape: Shape, *, again: bool = False) -> Tensor
     """
     bound = check(edit, shape, _cast.dtype_of(x), again=again)
     layout = bound.layout
+    if layout.is_computed:
+        layout = _places.resolve(layout, edit, _axes.sizes(x))
     if edit.op == "get":
-        return ops.copy(_read(layout, x))  # reading may give a view of x
+        return _get(edit, layout, x)
     if layout.is_empty or 0 in x.shape:
         return ops.copy(x)
-    chosen = _chosen(edit, bound, x)
-    values = _axes.to_picks(layout, _values(edit, bound, x, chosen))
+    chosen = _chosen(edit, layout, x)
+    values = _axes.to_picks(layout, _values(edit, layout, x, chosen))
     canonical = _axes.merge(layout, x)
     if chosen is None and edit.op in ("set", "apply"):
         new_u = _duplicates.winners(layout, values)
@@ -53,38 +56,83 @@ def apply(edit: Edit, x: Tensor, shape: Shape, *, again: bool = False) -> Tensor
     return _axes.split(layout, _axes.write(layout, canonical, new_u), x)
 
 
+def _get(edit: Edit, layout: Layout, x: Tensor) -> Tensor:
+    """What the index selects, with the fill value for what does not exist."""
+    selected = _read(layout, x)
+    exists = _axes.inside(layout)
+    if exists is None:
+        return ops.copy(selected)  # reading may give a view of x
+    dtype = _cast.dtype_of(x)
+    fill = default_fill(dtype) if edit.fill_value is None else edit.fill_value
+    return ops.where(exists, selected, _cast.constant(fill, dtype))
+
+
 def _read(layout: Layout, x: Tensor) -> Tensor:
     """What the index selects, in NumPy's layout."""
     return _axes.from_picks(layout, _axes.read(layout, _axes.merge(layout, x)))
 
 
-def _chosen(edit: Edit, bound: Bound, x: Tensor) -> Tensor | None:
-    """The selected elements that the condition and the mask choose; None for all."""
-    condition = edit.selection.condition
+def _chosen(edit: Edit, layout: Layout, x: Tensor) -> Tensor | None:
+    """The selected elements that exist and are chosen by condition and mask; None for all."""
+    condition, operand = edit.selection.condition, edit.operand
+    # Values that are merely written need not know what is dropped: it is not written.
     chosen = None
+    if edit.op != "set" or is_computed(operand):
+        chosen = _axes.inside(layout)
     if is_computed(condition):
-        selected = _read(bound.layout, x)
+        selected = _read(layout, x)
         if isinstance(condition, Expression):
-            chosen = condition.evaluate(selected, _cast.dtype_of(x), ops, _cast.constant)
+            met = condition.evaluate(selected, _cast.dtype_of(x), ops, _cast.constant)
         else:
-            chosen = condition(ops.copy(selected))  # a function may change what it is given
-        check_computed_condition(chosen, tuple(selected.shape))
+            met = condition(ops.copy(selected))  # a function may change what it is given
+        check_computed_condition(met, tuple(selected.shape))
+        chosen = _and(chosen, met)
     elif condition is not None:
-        chosen = _cast.constant(condition, "bool")
-    if bound.mask is None:
+        chosen = _and(chosen, _cast.constant(condition, "bool"))
+    if layout.mask is None:
         return chosen
-    mask = _cast.constant(bound.mask, "bool")
-    return mask if chosen is None else ops.logical_and(mask, chosen)
+    mask = _mask(edit, layout)
+    counted = _counted(edit, layout)
+    if counted is not None:  # where it is True but there is no value left, nothing is written
+        mask = ops.logical_and(mask, _rank_in(mask) < counted[1])
+    return _and(chosen, _axes.along(mask, layout.mask_dim, len(layout.result)))
 
 
-def _values(edit: Edit, bound: Bound, x: Tensor, chosen: Tensor | None) -> Tensor:
+def _mask(edit: Edit, layout: Layout) -> Tensor:
+    """The mask whose places are all selected, along one axis."""
+    mask = _places.source_of(layout.mask, edit, ops)
+    return ops.reshape(_cast.constant(mask, "bool"), (-1,))
+
+
+def _counted(edit: Edit, layout: Layout) -> tuple[int, Any] | None:
+    """Axis and number of the values of which there is one for each True of the mask, if any."""
+    if not isinstance(layout.mask, Open) or is_computed(edit.operand):
+        return None
+    shape = shape_of(edit.operand)
+    axis = layout.mask_dim - len(layout.result) + len(shape)
+    if axis < 0 or shape[axis] == 1:
+        return None
+    count = shape[axis]
+    return axis, _axes.sizes(edit.operand)[axis] if count is None else count
+
+
+def _and(left: Tensor | None, right: Tensor) -> Tensor:
+    return right if left is None else ops.logical_and(left, right)
+
+
+def _rank_in(mask: Tensor) -> Tensor:
+    """How many are True before each place of a mask."""
+    return ops.cumsum(ops.cast(mask, "int32"), axis=0) - 1
+
+
+def _values(edit: Edit, layout: Layout, x: Tensor, chosen: Tensor | None) -> Tensor:
     """The operand as a tensor in the dtype of `x`, computed if it is a function."""
     dtype, operand = _cast.dtype_of(x), edit.operand
     if not is_computed(operand):
         values = _cast.values(operand, dtype, edit.casting)
-        # Of the one value for a mask only the number counts, not its shape.
-        return values if bound.mask is None else ops.reshape(values, ())
-    selected = _read(bound.layout, x)
+        counted = _counted(edit, layout)
+        return values if counted is None else _counted_off(edit, layout, values, *counted)
+    selected = _read(layout, x)
     if chosen is not None:
         selected = ops.where(chosen, selected, _safe_element(selected, chosen))
     if isinstance(operand, Expression):
@@ -94,6 +142,14 @@ def _values(edit: Edit, bound: Bound, x: Tensor, chosen: Tensor | None) -> Tenso
     values = operand(ops.copy(selected))
     check_computed(values, tuple(selected.shape), dtype, edit.casting)
     return _cast.values(values, dtype, edit.casting)
+
+
+def _counted_off(edit: Edit, layout: Layout, values: Tensor, axis: int, count: Any) -> Tensor:
+    """Values for each True of a mask, moved to where it is True."""
+    padding = [(0, 0)] * len(values.shape)
+    padding[axis] = (0, 1)  # for places of which there is no value
+    number = ops.clip(_rank_in(_mask(edit, layout)), 0, count)
+    return ops.take(ops.pad(values, padding), number, axis=axis)
 
 
 def _safe_element(selected: Tensor, chosen: Tensor) -> Tensor:

@@ -1,24 +1,26 @@
 """The NumPy kernel: NumPy's own indexing on a copy. No backend tensor is made or met."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
-from kedit._casting import saturate
+from kedit._casting import default_fill, saturate
 from kedit._data import Array, is_array
 from kedit._expression import Expression
-from kedit._index import Positions
+from kedit._items import Block, Positions
+from kedit._layout import Layout
 from kedit._lowering._check import (
     ACCUMULATING,
-    Bound,
     Edit,
     check,
     check_computed,
     check_computed_condition,
     is_computed,
 )
+from kedit._lowering._places import resolve
 
 _UFUNCS: dict[str, np.ufunc] = {
     "add": np.add,
@@ -34,30 +36,71 @@ _UFUNCS: dict[str, np.ufunc] = {
 def apply(edit: Edit, x: Any) -> Any:
     """Apply an edit to a NumPy array: a new array of the same shape and dtype."""
     x = np.asarray(x)
-    bound = check(edit, x.shape, x.dtype.name)
-    # In sample coordinates the batch axis stands last, where the index does not reach it.
-    per_sample = edit.selection.coordinates == "sample"
-    result = np.array(x)
+    layout = check(edit, x.shape, x.dtype.name, spread_masks=False).layout
+    # What NumPy has no index for is selected by flat positions, with one more element for those
+    # that do not exist. In sample coordinates the batch axis stands last, where the index does
+    # not reach it.
+    blocks = any([isinstance(item, Block) for item in edit.selection.index.items])
+    flat = layout.is_computed or edit.mode is not None or blocks
+    per_sample = edit.selection.coordinates == "sample" and not flat
+    rank = len(layout.result)
+    if flat:
+        index = (_flat_positions(resolve(layout, edit, x.shape, np)),)
+        result = np.append(x.ravel(), np.ones((), x.dtype))
+    else:
+        index = _numpy_index(edit, per_sample)
+        result = np.array(x)
     target = np.moveaxis(result, 0, -1) if per_sample else result
-    index = _numpy_index(edit, per_sample)
 
     def read() -> Any:
         selected = target[index]
         return np.array(np.moveaxis(selected, -1, 0) if per_sample else selected)
 
     if edit.op == "get":
+        if flat:
+            fill = default_fill(x.dtype.name) if edit.fill_value is None else edit.fill_value
+            target[-1] = fill
         return read()
     with np.errstate(all="ignore"):
         values, chosen = _values(edit, read, x.dtype)
         if per_sample:
-            values = _batch_last(values, len(bound.selected))
-            chosen = None if chosen is None else _batch_last(chosen, len(bound.selected))
-        _write(edit.op, target, index, values, chosen, bound)
-    return result
+            values = _batch_last(values, rank)
+            chosen = None if chosen is None else _batch_last(chosen, rank)
+        _write(edit.op, target, index, values, chosen, layout)
+    return result[:-1].reshape(x.shape) if flat else result
+
+
+def _flat_positions(layout: Any) -> Any:
+    """Positions in the raveled array of all that is selected; its size for what is not there."""
+    sizes = [layout.shape[axis] for axis in layout.order]
+    strides = [math.prod(layout.shape[axis + 1 :]) for axis in layout.order]
+    merges = len(layout.picks) != len(layout.shape)
+    flat, exists, axis = np.zeros((), "int64"), np.ones((), bool), 0
+    for number, pick in enumerate(layout.picks):
+        width = layout.merged if number == layout.start and merges else 1
+        positions = pick.flat if pick.is_computed else np.array(pick.positions, "int64")
+        inside = np.ones((), bool)
+        if pick.is_computed and pick.inside is not None:
+            inside, positions = pick.inside, np.where(pick.inside, positions, 0)
+        places = np.zeros(positions.shape, "int64")
+        for here in reversed(range(axis, axis + width)):  # unravel what was merged
+            places += positions % max(sizes[here], 1) * strides[here]
+            positions = positions // max(sizes[here], 1)
+        axis += width
+        flat = flat[..., None] + places
+        exists = exists[..., None] & inside
+    flat = np.where(exists, flat, math.prod(layout.shape))
+    shape = [size for pick in layout.picks for size in _dims_of(layout, pick)]
+    flat = flat.reshape((*shape, *[1] * (len(layout.result) - len(shape))))
+    return flat.transpose(np.argsort(layout.dims).astype(int))
+
+
+def _dims_of(layout: Any, pick: Any) -> list[int]:
+    return list(pick.dim_sizes) if pick.is_computed else [layout.result[dim] for dim in pick.dims]
 
 
 def _numpy_index(edit: Edit, per_sample: bool) -> tuple[Any, ...]:
-    items = tuple(_numpy_item(item) for item in edit.selection.index.items)
+    items = tuple([_numpy_item(item) for item in edit.selection.index.items])
     return (*items, slice(None)) if per_sample and any(i is ... for i in items) else items
 
 
@@ -121,10 +164,10 @@ def _array(values: Any) -> Any:
 
 
 def _write(
-    op: str, target: Any, index: tuple[Any, ...], values: Any, chosen: Any, bound: Bound
+    op: str, target: Any, index: tuple[Any, ...], values: Any, chosen: Any, layout: Layout
 ) -> None:
     """Write into `target`, which is ours."""
-    if op in ACCUMULATING and bound.layout.has_duplicates:
+    if op in ACCUMULATING and layout.has_duplicates:
         if chosen is not None:
             values = np.where(chosen, values, _neutral(op, target[index], values))
         _UFUNCS[op].at(target, index, values)

@@ -1,0 +1,253 @@
+"""Positions that are computed when the tensor is there: bounds, and which of several wins.
+
+Positions out of bounds are moved to a place just behind the axis, which is
+never read or written. Of equal positions the last in C order wins, and all
+others are found by sorting: no backend's scatter has to be trusted with them.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from kedit._casting import integer_range
+from kedit._data import SMALL
+from kedit._items import Open, Positions
+from kedit._layout import Layout, Part, Pick
+from kedit._lowering._cast import constant, dtype_of
+from kedit._types import Mode, Tensor
+from kedit.errors import OperandError
+
+_LARGEST = 2**31 - 1
+
+
+class Places:
+    """A pick whose positions have been computed.
+
+    Attributes:
+        dims: As of the `Pick`.
+        dim_sizes: Sizes of these dimensions.
+        size: Length of the axis.
+        count: How many positions are picked, or None while a graph does not know.
+        flat: The positions, of shape `(count,)`; `size` for those out of bounds.
+        inside: Whether each is in bounds, or None if all are.
+        may_be_empty: Whether the axis may turn out to have no element.
+        has_duplicates: Whether a position may occur more than once.
+        is_sorted: Whether the user promises that the positions ascend.
+    """
+
+    is_computed = True
+    is_whole = is_array = is_ordered = False
+
+    def __init__(self, pick: Pick, edit: Any, sizes: tuple[Any, ...], library: Any) -> None:
+        positions = pick.positions
+        self.dims = pick.dims
+        self.count = pick.count
+        self.has_duplicates = pick.has_duplicates
+        self.is_sorted = edit.indices_are_sorted
+        flat: Any = None
+        inside: Any = None
+        total: Any = 1
+        self.may_be_empty = False
+        for part in positions.parts:
+            size = math.prod([sizes[axis] for axis in part.axes])
+            known = isinstance(size, int) and size > 0
+            self.may_be_empty = self.may_be_empty or not (known or part.kind == "rows")
+            place, here = _compute(part, edit, size, len(positions.shape), library)
+            flat = place if flat is None else flat * size + place
+            inside = _both(inside, here, library)
+            total = total * size
+        if isinstance(total, int) and total > _LARGEST:
+            raise OperandError(
+                "Positions that are computed should be fewer than 2**31 along the axes that they "
+                f"address together. Received: {total}. Edit fewer axes at a time."
+            )
+        given = tuple(library.shape(flat))
+        self.dim_sizes = tuple(
+            [
+                given[dim - len(positions.shape)] if size is None else size
+                for dim, size in enumerate(positions.shape)
+            ]
+        )
+        if len(given) != len(positions.shape) or not all(
+            [
+                size is None or size == length
+                for size, length in zip(positions.shape, given, strict=True)
+            ]
+        ):
+            flat = library.broadcast_to(flat, self.dim_sizes)
+        if inside is not None:
+            inside = library.reshape(library.broadcast_to(inside, self.dim_sizes), (-1,))
+        flat = library.reshape(flat, (-1,))
+        self.flat = flat if inside is None else library.where(inside, flat, total)
+        self.inside = inside
+        self.size = total
+        self._runs: Any = None
+
+    def read(self, x: Tensor, axis: int) -> Tensor:
+        """The elements at the positions; at those out of bounds, any."""
+        if self.inside is None:
+            return ops.take(x, self.flat, axis=axis)
+        if self.may_be_empty:
+            padding = [(0, 0)] * len(x.shape)
+            padding[axis] = (0, 1)
+            return ops.take(ops.pad(x, padding), self.flat, axis=axis)
+        return ops.take(x, ops.minimum(self.flat, self.size - 1), axis=axis)
+
+    def winners(self, values: Tensor, axis: int) -> Tensor:
+        """For each pick the value that was given last to its position."""
+        order, _, last = self._sorted_runs()
+        return ops.take(values, ops.take(order, last), axis=axis)
+
+    def reduce(
+        self, values: Tensor, axis: int, pair_of: Callable[[Tensor, Tensor], Tensor], neutral: Any
+    ) -> Tensor:
+        """For each pick what comes of all values that were given to its position.
+
+        A scan over the sorted positions, in which each takes in the one that is
+        1, 2, 4, ... before it, as long as it is of the same position.
+        """
+        order, ascending, last = self._sorted_runs()
+        values = ops.take(values, order, axis=axis)
+        number = ops.arange(ops.shape(order)[0], dtype="int32")
+        alone = None if neutral is None else constant(neutral, dtype_of(values))
+        shape = [1] * len(values.shape)
+        shape[axis] = -1
+        for level in range(31 if self.count is None else (self.count - 1).bit_length()):
+            before = number - 2**level
+            left = ops.maximum(before, 0)
+            same = ops.logical_and(before >= 0, ops.take(ascending, left) == ascending)
+            there = ops.reshape(same, shape)
+            other = ops.where(
+                there, ops.take(values, left, axis=axis), values if alone is None else alone
+            )
+            values = pair_of(other, values)
+        return ops.take(values, last, axis=axis)
+
+    def number(self) -> Tensor:
+        """For each place on the axis the number of the pick that wins it, else -1."""
+        place = ops.arange(self.size, dtype="int32")
+        if self.count == 1:
+            return ops.where(place == self.flat, 0, -1)
+        order, ascending, _ = self._sorted_runs()
+        if self.count is None:  # there may turn out to be none, and nothing to take from
+            order = ops.concatenate([order, [0]])
+            ascending = ops.concatenate([ascending, [self.size]])
+        found = ops.maximum(_last(ascending, place), 0)
+        return ops.where(ops.take(ascending, found) == place, ops.take(order, found), -1)
+
+    def _sorted_runs(self) -> Any:
+        """The picks in order of their positions, these, and for each pick its run's last."""
+        if self._runs is None:
+            if self.is_sorted:
+                order = ops.arange(ops.shape(self.flat)[0], dtype="int32")
+            else:
+                order = ops.argsort(self.flat)
+            ascending = ops.take(self.flat, order)
+            self._runs = order, ascending, _last(ascending, self.flat)
+        return self._runs
+
+
+def resolve(layout: Layout, edit: Any, sizes: tuple[Any, ...], library: Any = ops) -> Layout:
+    """The layout with computed positions in place of what they are computed from."""
+    picks = [
+        Places(pick, edit, sizes, library) if pick.is_computed else pick for pick in layout.picks
+    ]
+    return Layout(
+        layout.shape,
+        layout.result,
+        layout.order,
+        layout.start,
+        layout.merged,
+        tuple(picks),
+        layout.mask,
+        layout.mask_dim,
+    )
+
+
+def source_of(source: Any, edit: Any, library: Any) -> Tensor:
+    """What a part or a mask is made of, as a tensor or an array."""
+    if isinstance(source, Open):
+        return edit.selection.index.tensors()[source.number]
+    if isinstance(source, int):
+        return library.array(source, dtype="int32")
+    if isinstance(source, Positions):
+        many = len(source.numbers) > SMALL
+        numbers = np.array(source.numbers, "int32") if many else list(source.numbers)
+        return library.reshape(library.array(numbers, dtype="int32"), source.shape)
+    return source.array if library is np else constant(source, "bool")
+
+
+def _last(ascending: Tensor, places: Tensor) -> Tensor:
+    """Where the last of each place stands among ascending ones, or the next less."""
+    return ops.cast(ops.searchsorted(ascending, places, side="right"), "int32") - 1
+
+
+def _both(left: Any, right: Any, library: Any) -> Any:
+    if left is None or right is None:
+        return right if left is None else left
+    return library.logical_and(left, right)
+
+
+def _compute(part: Part, edit: Any, size: Any, rank: int, library: Any) -> tuple[Any, Any]:
+    """Positions of a part on its axes, and whether each exists; None if all do."""
+    if part.kind == "rows":
+        return library.reshape(library.arange(size, dtype="int32"), (-1, *[1] * (rank - 1))), None
+    source = source_of(part.source, edit, library)
+    if part.kind == "mask":
+        counted = library.cumsum(library.array(library.reshape(source, (-1,)), dtype="int32"))
+        wanted = library.arange(1, part.size + 1, dtype="int32")
+        places = library.array(library.searchsorted(counted, wanted), dtype="int32")
+        return places, places < size
+    numbers = _of_32_bits(source, size, edit.mode, library)
+    if part.kind == "block":
+        return _block(numbers, part.size, size, edit.mode, library)
+    if part.each and len(numbers.shape) < rank:
+        given = tuple(library.shape(numbers))
+        numbers = library.reshape(numbers, (given[0], *[1] * (rank - len(given)), *given[1:]))
+    return _bounded(_from_start(numbers, size, library), size, edit.mode, library)
+
+
+def _of_32_bits(numbers: Any, size: Any, mode: Mode | None, library: Any) -> Any:
+    """Integers of any width as int32, where they are as far out of bounds as they were."""
+    if library is not ops:
+        return numbers
+    dtype = dtype_of(numbers)
+    low, high = integer_range(dtype)
+    if high > _LARGEST:
+        if mode == "wrap":
+            numbers = ops.mod(numbers, ops.cast(_at_least(1, size, ops), dtype))
+        largest = constant(_LARGEST, dtype)
+        numbers = ops.where(numbers > largest, largest, numbers)
+        if low < 0:
+            numbers = ops.where(numbers < -largest, -largest, numbers)
+    return ops.cast(numbers, "int32")
+
+
+def _at_least(least: int, size: Any, library: Any) -> Any:
+    return max(least, size) if isinstance(size, int) else library.maximum(size, least)
+
+
+def _from_start(numbers: Any, size: Any, library: Any) -> Any:
+    return library.where(numbers < 0, numbers + size, numbers)
+
+
+def _bounded(place: Any, size: Any, mode: Mode | None, library: Any) -> tuple[Any, Any]:
+    """Positions that count from the start, brought to where `mode` wants them."""
+    never_empty = isinstance(size, int) and size > 0
+    if mode == "wrap":
+        place = library.mod(place, _at_least(1, size, library))
+        return place, None if never_empty else place < size
+    if mode in ("clip", "promise_in_bounds"):
+        place = library.minimum(library.maximum(place, 0), size - 1)
+        return place, None if never_empty else place >= 0
+    return place, library.logical_and(place >= 0, place < size)
+
+
+def _block(start: Any, count: int, size: Any, mode: Mode | None, library: Any) -> tuple[Any, Any]:
+    start = _from_start(start, size, library)
+    if mode in ("clip", "promise_in_bounds"):
+        start = library.minimum(library.maximum(start, 0), _at_least(0, size - count, library))
+    return _bounded(start + library.arange(count, dtype="int32"), size, mode, library)
