@@ -250,6 +250,8 @@ def _joint(
     for item, axis in arrays:
         if is_mask(item):
             _check_mask(item, axis, shape)
+        elif terms.mode in (None, "raise"):
+            _check_bounds(item.positions if isinstance(item, Each) else item, axis, shape)
     if not arrays:
         return None
     if terms.masks == "places":
@@ -268,7 +270,7 @@ def _joint(
 def _known_joint(
     index: Index, arrays: list[tuple[Any, int]], shape: Shape, terms: Terms
 ) -> _Joint | None:
-    """Index arrays that are known beforehand, in bounds of axes that are; else None."""
+    """Index arrays that are known beforehand, short, and in bounds of known axes; else None."""
     axes: list[int | None] = []  # None for a mask without axes, which only adds a dimension
     known: list[Positions] = []
     for item, axis in arrays:
@@ -277,7 +279,7 @@ def _known_joint(
                 known.append(places)
                 axes.append(on)
             continue
-        if not isinstance(item, Positions):
+        if not isinstance(item, Positions) or len(item.numbers) > SMALL:
             return None
         numbers = [_settled(number, axis, shape, terms.mode) for number in item.numbers]
         settled = tuple([number for number in numbers if number is not None])
@@ -330,7 +332,7 @@ def _computed_joint(
     joint = _broadcast(index, [*shapes, *[(count,) for _ in masks]])
     may_repeat = not terms.unique and not masks and size_of(joint) != 1
     if may_repeat and terms.mode in (None, "raise", "drop", "fill") and len(arrays) == 1:
-        may_repeat = _may_repeat(arrays[0][0])
+        may_repeat = _may_repeat(arrays[0][0], shape[arrays[0][1]])
     axes_all = [axis for part in parts for axis in part.axes]
     return _Joint(axes_all, joint, None, tuple(parts), may_repeat)
 
@@ -343,12 +345,16 @@ def _without_known_mask(item: Any, axis: int) -> list[tuple[Any, Any]]:
     return list(zip(_places(item), axes, strict=True))
 
 
-def _may_repeat(item: Any) -> bool:
-    """Whether an array on an axis of unknown size may name a position twice."""
+def _may_repeat(item: Any, size: int | None) -> bool:
+    """Whether an array may name a position of an axis twice."""
     if not isinstance(item, Positions):
         return True
-    mixed = min(item.numbers, default=0) < 0 <= max(item.numbers, default=0)
-    return mixed or len(set(item.numbers)) < len(item.numbers)
+    numbers = item.numbers
+    if min(numbers, default=0) < 0 <= max(numbers, default=0):
+        if size is None:
+            return True
+        numbers = tuple([number + size if number < 0 else number for number in numbers])
+    return len(set(numbers)) < len(numbers)
 
 
 def _shape_in_sample(item: Each, batch: int | None) -> Shape:
@@ -445,6 +451,17 @@ def _settled(position: int, axis: int, shape: Shape, mode: Mode | None) -> int |
     if mode in ("drop", "fill") or not size:
         return None
     return position % size if mode == "wrap" else 0 if position < 0 else size - 1
+
+
+def _check_bounds(item: Any, axis: int, shape: Shape) -> None:
+    """Refuse an array that names a position which does not exist on an axis of known size."""
+    size = shape[axis]
+    if not isinstance(item, Positions):
+        return
+    low, high = min(item.numbers, default=0), max(item.numbers, default=-1)
+    if size is not None and not -size <= low <= high < size:
+        for number in item.numbers:
+            _settled(number, axis, shape, None)
 
 
 def _of_32_bits(number: int) -> int:

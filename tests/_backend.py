@@ -32,6 +32,102 @@ def compiled(fn: Callable[..., Any]) -> Callable[..., Any]:
     return fn
 
 
+def compilers(*, sizes: bool = False) -> dict[str, Callable[[Callable[..., Any]], Any]]:
+    """Every compiler of the backend, and every way to use it, by name.
+
+    With `sizes` only those that know the sizes of tensors.
+    """
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        def of_unknown_sizes(fn: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*given: Any) -> Any:
+                specs = [tf.TensorSpec([None] * len(x.shape), x.dtype) for x in given]
+                return tf.function(fn, input_signature=specs)(*given)
+
+            return call
+
+        known = {"graph": tf.function, "xla": compiled}
+        return known if sizes else {**known, "unknown sizes": of_unknown_sizes}
+    return {"compiled": compiled}
+
+
+def optimized(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` as the backend's compiler makes it when it is left at its defaults."""
+    if BACKEND == "torch":
+        import torch
+
+        torch.compiler.reset()
+        return torch.compile(fn, fullgraph=True)
+    return compiled(fn)
+
+
+def as_raised_by_compiler(error: type[Exception], message: str) -> tuple[type[Exception], Any]:
+    """What `pytest.raises` has to look for where a compiled function raises `error`.
+
+    torch.compile puts its own error in the place of every other.
+    """
+    return (Exception, None) if BACKEND == "torch" else (error, message)
+
+
+def vectorizers() -> dict[str, Callable[..., Any]]:
+    """Every way to run a function on rows: called with it and tensors whose first axis is rows."""
+
+    def by_keras(fn: Callable[..., Any], *given: Any) -> Any:
+        return ops.vectorized_map(lambda row: fn(*row), given)
+
+    if BACKEND == "jax":
+        import jax
+
+        return {"keras": by_keras, "vmap": lambda fn, *given: jax.vmap(fn)(*given)}
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        def vectorized_map(fn: Callable[..., Any], *given: Any) -> Any:
+            return tf.vectorized_map(lambda row: fn(*row), given, fallback_to_while_loop=False)
+
+        return {"keras": by_keras, "vectorized_map": vectorized_map}
+    if BACKEND == "torch":
+        import torch
+
+        return {"keras": by_keras, "vmap": lambda fn, *given: torch.func.vmap(fn)(*given)}
+    return {"keras": by_keras}
+
+
+def gradients(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that gives the gradients of a scalar `fn`; may itself be transformed."""
+    if BACKEND == "jax":
+        import jax
+
+        return lambda *primals: jax.grad(fn, argnums=tuple(range(len(primals))))(*primals)
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        def gradients_of(*primals: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(primals)
+                value = fn(*primals)
+            return tape.gradient(value, primals, unconnected_gradients="zero")
+
+        return gradients_of
+    if BACKEND == "torch":
+        import torch
+
+        return lambda *primals: torch.func.grad(fn, argnums=tuple(range(len(primals))))(*primals)
+    raise RuntimeError(f"The {BACKEND} backend does not differentiate.")
+
+
+def hessian_vector(fn: Callable[..., Any], tangents: Sequence[Any]) -> Callable[..., Any]:
+    """The function that gives the Hessian of a scalar `fn` times `tangents`, for every argument."""
+    along = tensors(tangents)
+
+    def slope(*primals: Any) -> Any:
+        both = zip(gradients(fn)(*primals), along, strict=True)
+        return sum([ops.sum(gradient * tangent) for gradient, tangent in both])
+
+    return gradients(slope)
+
+
 def vjp(
     fn: Callable[..., Any], primals: Sequence[Any], upstream: Any, *, compile: bool = False
 ) -> tuple[Any, list[Any]]:

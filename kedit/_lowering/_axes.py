@@ -12,6 +12,7 @@ from keras import ops
 
 from kedit._data import SMALL
 from kedit._layout import Layout, Pick
+from kedit._lowering._cast import dtype_of
 from kedit._types import Tensor
 from kedit.errors import ShapeError
 
@@ -70,18 +71,20 @@ def to_picks(layout: Layout, values: Tensor) -> Tensor:
         values = ops.transpose(values, layout.dims)
     if layout.is_plain:
         return values
-    given, start = sizes(values), 0
+    given, static, start = sizes(values), tuple(values.shape), 0
+    written_out = False
     spread: list[Any] = []
     merged: list[Any] = []
     for pick in layout.picks:
-        group = given[start : start + len(pick.dims)]
-        start += len(pick.dims)
-        if len(group) > 1 and any([size != 1 for size in group]):
+        stop = start + len(pick.dims)
+        group = given[start:stop]
+        if len(group) > 1 and any([size != 1 for size in static[start:stop]]):
             # Dimensions that become one have to be written out first.
-            group = _dim_sizes(layout, pick)
+            group, written_out = _dim_sizes(layout, pick), True
+        start = stop
         spread.extend(group)
         merged.append(group[0] if len(group) == 1 else math.prod(group))
-    if tuple(spread) != tuple(given[:start]):
+    if written_out:
         values = ops.broadcast_to(values, (*spread, *given[start:]))
     return ops.reshape(values, merged)
 
@@ -211,15 +214,26 @@ def along(values: Any, axis: int, rank: int) -> Tensor:
     return ops.reshape(values, shape)
 
 
+def pad(x: Tensor, axis: int, before: int = 0, after: int = 1) -> Tensor:
+    """Add zeros on an axis.
+
+    `ops.pad` makes and names an operation whenever it is called, which breaks
+    torch's graph. The reshape makes TensorFlow's gradient dense, which of a
+    concatenation that is taken from would have a size that XLA does not know.
+    """
+    shape = sizes(x)
+    start, stop = shape[:axis], shape[axis + 1 :]
+    ends = [ops.zeros((*start, n, *stop), dtype=dtype_of(x)) for n in (before, after)]
+    padded = ops.concatenate([ends[0], x, ends[1]], axis=axis)
+    return ops.reshape(padded, (*start, shape[axis] + before + after, *stop))
+
+
 def _spread(values_u: Tensor, pick: Any, number: Tensor, axis: int) -> Tensor:
     """Move values to their positions on the whole axis; what lies between does not matter."""
-    padding = [(0, 0)] * len(values_u.shape)
     if not pick.is_computed and isinstance(pick.positions, range) and pick.positions.step == 1:
-        padding[axis] = (pick.positions.start, pick.size - pick.positions.stop)
-        return ops.pad(values_u, padding)
+        return pad(values_u, axis, pick.positions.start, pick.size - pick.positions.stop)
     if pick.count is None:  # there may turn out to be no value at all, and nothing to take from
-        padding[axis] = (0, 1)
-        values_u = ops.pad(values_u, padding)
+        values_u = pad(values_u, axis)
     return ops.take(values_u, ops.maximum(number, 0), axis=axis)
 
 

@@ -16,18 +16,38 @@ from kedit._layout import Layout, Pick
 from kedit._lowering._axes import along, known, sizes
 from kedit._lowering._cast import constant, dtype_of
 from kedit._types import Tensor
+from kedit.errors import ShapeError
 
 
 def winners(layout: Layout, values: Tensor) -> Tensor:
     """For each unique position the value that was given last."""
     for axis, pick in enumerate(layout.picks):
-        if values.shape[axis] == 1 or pick.is_ordered:
+        if values.shape[axis] == 1:
+            continue
+        values = _one_each(pick, values, axis)
+        if pick.is_ordered:
             continue
         if pick.is_computed:
             values = pick.winners(values, axis) if pick.has_duplicates else values
         else:
             values = ops.take(values, known(pick.last()), axis=axis)
     return values
+
+
+def _one_each(pick: Any, values: Tensor, axis: int) -> Tensor:
+    """The values, of which there has to be one for each pick, or one for all."""
+    count = sizes(pick.flat)[0] if pick.is_computed else pick.count
+    given = sizes(values)[axis]
+    if count is None or (isinstance(given, int) and isinstance(count, int) and given == count):
+        return values  # of a slice whose length is not known the length is checked later
+    if isinstance(given, int) and isinstance(count, int):
+        raise ShapeError(
+            f"Values should broadcast to the selection. Received: {given} values for {count} "
+            "positions."
+        )
+    shape = list(sizes(values))
+    shape[axis] = count
+    return ops.broadcast_to(values, shape)  # which raises if it cannot
 
 
 def to_all(layout: Layout, values_u: Tensor) -> Tensor:

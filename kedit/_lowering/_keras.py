@@ -146,10 +146,9 @@ def _values(edit: Edit, layout: Layout, x: Tensor, chosen: Tensor | None) -> Ten
 
 def _counted_off(edit: Edit, layout: Layout, values: Tensor, axis: int, count: Any) -> Tensor:
     """Values for each True of a mask, moved to where it is True."""
-    padding = [(0, 0)] * len(values.shape)
-    padding[axis] = (0, 1)  # for places of which there is no value
     number = ops.clip(_rank_in(_mask(edit, layout)), 0, count)
-    return ops.take(ops.pad(values, padding), number, axis=axis)
+    # One more, for places of which there is no value.
+    return ops.take(_axes.pad(values, axis), number, axis=axis)
 
 
 def _safe_element(selected: Tensor, chosen: Tensor) -> Tensor:

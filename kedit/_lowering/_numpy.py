@@ -10,7 +10,7 @@ import numpy as np
 from kedit._casting import default_fill, saturate
 from kedit._data import Array, is_array
 from kedit._expression import Expression
-from kedit._items import Block, Positions
+from kedit._items import Block, Each, Positions
 from kedit._layout import Layout
 from kedit._lowering._check import (
     ACCUMULATING,
@@ -40,8 +40,9 @@ def apply(edit: Edit, x: Any) -> Any:
     # What NumPy has no index for is selected by flat positions, with one more element for those
     # that do not exist. In sample coordinates the batch axis stands last, where the index does
     # not reach it.
-    blocks = any([isinstance(item, Block) for item in edit.selection.index.items])
-    flat = layout.is_computed or edit.mode is not None or blocks
+    items = edit.selection.index.items
+    own_items = any([isinstance(item, (Block, Each)) for item in items])
+    flat = own_items or edit.mode is not None or edit.size is not None
     per_sample = edit.selection.coordinates == "sample" and not flat
     rank = len(layout.result)
     if flat:

@@ -16,6 +16,7 @@ from kedit._casting import integer_range
 from kedit._data import SMALL
 from kedit._items import Open, Positions
 from kedit._layout import Layout, Part, Pick
+from kedit._lowering._axes import pad
 from kedit._lowering._cast import constant, dtype_of
 from kedit._types import Mode, Tensor
 from kedit.errors import OperandError
@@ -91,10 +92,9 @@ class Places:
         if self.inside is None:
             return ops.take(x, self.flat, axis=axis)
         if self.may_be_empty:
-            padding = [(0, 0)] * len(x.shape)
-            padding[axis] = (0, 1)
-            return ops.take(ops.pad(x, padding), self.flat, axis=axis)
-        return ops.take(x, ops.minimum(self.flat, self.size - 1), axis=axis)
+            return ops.take(pad(x, axis), self.flat, axis=axis)
+        last = self.size - 1  # a size that a compiler leaves open takes part in arithmetic only
+        return ops.take(x, ops.minimum(self.flat - last, 0) + last, axis=axis)
 
     def winners(self, values: Tensor, axis: int) -> Tensor:
         """For each pick the value that was given last to its position."""
@@ -133,15 +133,15 @@ class Places:
             return ops.where(place == self.flat, 0, -1)
         order, ascending, _ = self._sorted_runs()
         if self.count is None:  # there may turn out to be none, and nothing to take from
-            order = ops.concatenate([order, [0]])
-            ascending = ops.concatenate([ascending, [self.size]])
+            order = pad(order, 0)
+            ascending = ops.concatenate([ascending, ops.full((1,), self.size, dtype="int32")])
         found = ops.maximum(_last(ascending, place), 0)
         return ops.where(ops.take(ascending, found) == place, ops.take(order, found), -1)
 
     def _sorted_runs(self) -> Any:
         """The picks in order of their positions, these, and for each pick its run's last."""
         if self._runs is None:
-            if self.is_sorted:
+            if self.is_sorted and self.inside is None:  # what is dropped was moved to the end
                 order = ops.arange(ops.shape(self.flat)[0], dtype="int32")
             else:
                 order = ops.argsort(self.flat)
