@@ -22,20 +22,34 @@ def group(name):
     return nox.project.dependency_groups(PROJECT, name)
 
 
-@nox.session
-@nox.parametrize("backend", list(PACKAGES))
-def tests(session, backend):
-    """Values, gradients, examples: eager and compiled; on NumPy, which has neither, values."""
+def run_pytest(session, backend, *arguments, **environment):
     session.install(*CONSTRAINTS, PACKAGES[backend], *group("tests"), "-e", ".[demo]")
     MODELS.mkdir(parents=True, exist_ok=True)
-    environment = {
+    environment |= {
         "KERAS_BACKEND": backend,
         "KEDIT_MODELS": str(MODELS),  # a model saved on one backend is loaded on the others
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "MPLBACKEND": "Agg",
     }
     marks = [] if backend in DIFFERENTIATING else ["-m", "not gradient and not tensors"]
-    session.run("python", "-m", "pytest", *marks, *session.posargs, env=environment)
+    session.run("python", "-m", "pytest", *marks, *arguments, env=environment)
+
+
+@nox.session
+@nox.parametrize("backend", list(PACKAGES))
+def tests(session, backend):
+    """Values, gradients, examples: eager and compiled; on NumPy, which has neither, values."""
+    run_pytest(session, backend, *session.posargs)
+
+
+@nox.session
+@nox.parametrize("backend", list(PACKAGES))
+def properties(session, backend):
+    """A long search for counterexamples; after `--` the number of examples and KEDIT_SEED."""
+    examples, seed = (*session.posargs, *("100000", "0")[len(session.posargs) :])
+    run_pytest(
+        session, backend, "tests/test_properties.py", KEDIT_EXAMPLES=examples, KEDIT_SEED=seed
+    )
 
 
 @nox.session

@@ -169,7 +169,7 @@ def _one(item: Any, axis: int, shape: Shape, terms: Terms) -> Any:
         position = _settled(item, axis, shape, terms.mode)
         if position is not None:
             return range(position, position + 1)
-        item = Positions((), (_of_32_bits(item),))
+        item = Positions((), (_of_32_bits(item, shape[axis], terms.mode),))
     return Computed((Part("numbers", (axis,), item),), (), False)
 
 
@@ -188,7 +188,9 @@ def _block(item: Block, axis: int, shape: Shape, terms: Terms) -> Any:
                 f"{item.start} for a tensor of shape {shape}. To drop what lies outside, leave "
                 '`mode` out; to move the block inside, write `mode="clip"`.'
             )
-    start = _of_32_bits(item.start) if isinstance(item.start, int) else item.start
+    start = item.start
+    if isinstance(start, int):
+        start = _of_32_bits(start, size, terms.mode)
     part = Part("block", (axis,), start, size=item.size)
     repeats = terms.mode in ("clip", "promise_in_bounds", "wrap")
     fits = size is not None and item.size <= size
@@ -326,9 +328,16 @@ def _computed_joint(
             axes = tuple(range(axis, axis + len(item.shape)))
             parts.append(Part("mask", axes, item, size=count or 0))
         elif isinstance(item, Each):
-            parts.append(Part("numbers", (axis,), _positions_32(item.positions), each=True))
+            parts.append(
+                Part(
+                    "numbers",
+                    (axis,),
+                    _positions_32(item.positions, shape[axis], terms.mode),
+                    each=True,
+                )
+            )
         elif axis is not None:
-            parts.append(Part("numbers", (axis,), _positions_32(item)))
+            parts.append(Part("numbers", (axis,), _positions_32(item, shape[axis], terms.mode)))
     joint = _broadcast(index, [*shapes, *[(count,) for _ in masks]])
     may_repeat = not terms.unique and not masks and size_of(joint) != 1
     if may_repeat and terms.mode in (None, "raise", "drop", "fill") and len(arrays) == 1:
@@ -464,15 +473,17 @@ def _check_bounds(item: Any, axis: int, shape: Shape) -> None:
             _settled(number, axis, shape, None)
 
 
-def _of_32_bits(number: int) -> int:
-    """A number that is as far out of bounds of any axis."""
+def _of_32_bits(number: int, size: int | None, mode: Mode | None) -> int:
+    """A number that is as far out of bounds of an axis, or wraps to the same position."""
+    if mode == "wrap" and size:
+        return number % size
     return max(-(2**31) + 1, min(2**31 - 1, number))
 
 
-def _positions_32(item: Any) -> Any:
+def _positions_32(item: Any, size: int | None, mode: Mode | None) -> Any:
     if not isinstance(item, Positions):
         return item
-    return Positions(item.shape, tuple([_of_32_bits(number) for number in item.numbers]))
+    return Positions(item.shape, tuple([_of_32_bits(n, size, mode) for n in item.numbers]))
 
 
 def _merge(

@@ -14,9 +14,9 @@ from kedit import X, at, block, each, sample
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 DATA = np.arange(12, dtype="float32").reshape(3, 4) - 5
-ROWS = np.array([2, 0, 2])
-COLUMNS = np.array([3, 1, 0])
-START = np.array(2)
+ROWS = np.array([2, 0, 2], "int32")
+COLUMNS = np.array([3, 1, 0], "int32")
+START = np.array(2, "int32")
 MASK = DATA % 5 == 0
 ARGUMENTS = (DATA, ROWS, COLUMNS, START, MASK)
 
