@@ -211,7 +211,7 @@ def data(case):
     if case.op == "power" and case.dtype != "float32":
         values = abs(values) % 4
     ways = {"array": np.asarray, "tensor": ops.convert_to_tensor, "number": np.ndarray.item}
-    return x, values, ways[case.values_as](values)
+    return x, values, ways[case.values_as](np.asarray(values))
 
 
 # --- What NumPy says ---------------------------------------------------------------------------

@@ -248,6 +248,8 @@ def _bounded(place: Any, size: Any, mode: Mode | None, library: Any) -> tuple[An
 
 def _block(start: Any, count: int, size: Any, mode: Mode | None, library: Any) -> tuple[Any, Any]:
     start = _from_start(start, size, library)
+    if mode == "wrap":  # before anything is added, which might overflow
+        start = library.mod(start, _at_least(1, size, library))
     if mode in ("clip", "promise_in_bounds"):
         start = library.minimum(library.maximum(start, 0), _at_least(0, size - count, library))
     return _bounded(start + library.arange(count, dtype="int32"), size, mode, library)
