@@ -32,7 +32,7 @@ def run_pytest(session, backend, *arguments, **environment):
         "MPLBACKEND": "Agg",
     }
     marks = [] if backend in DIFFERENTIATING else ["-m", "not gradient and not tensors"]
-    session.run("python", "-m", "pytest", *marks, *arguments, env=environment)
+    session.run("python", "-m", "pytest", "-n", "2", *marks, *arguments, env=environment)
 
 
 @nox.session

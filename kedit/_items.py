@@ -120,10 +120,10 @@ def each(positions: Any) -> Each:
     [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.0]]
     """
     item = canonical(positions)
-    integers = isinstance(item, (Positions, Slot)) or (
-        isinstance(item, Traced) and not is_mask(item)
-    )
-    if not integers or (shape_of_item(item) == ()):
+    if isinstance(item, Slot):  # of a model that is being loaded
+        return Each(item)
+    integers = isinstance(item, Positions) or (isinstance(item, Traced) and not is_mask(item))
+    if not integers or shape_of_item(item) == ():
         raise PositionError(
             "`each` should be given integers whose first axis is the batch. Received: "
             f"{item_code(item)}. For the same position in every sample write `sample[2]`; for a "

@@ -4,6 +4,8 @@ Each check raises an `AssertionError` that says which part of the contract broke
 """
 
 import json
+import os
+import pathlib
 import zipfile
 
 import keras
@@ -12,7 +14,7 @@ from _backend import to_numpy
 from keras import ops
 
 import kedit
-from kedit import X, at, sample
+from kedit import X, at, each, sample
 
 FLOATS = ("float32", "float16", "bfloat16")
 
@@ -139,9 +141,9 @@ def check_loss(loss, y_true, y_pred, expected, sample_weight=None):
     `expected` is what NumPy makes of `y_true` and `y_pred`.
     """
     given = y_true.copy(), y_pred.copy()
-    for each in (loss, check_roundtrip(loss)):
+    for one in (loss, check_roundtrip(loss)):
         for convert in (np.asarray, ops.convert_to_tensor):
-            found = each(convert(y_true), convert(y_pred), sample_weight)
+            found = one(convert(y_true), convert(y_pred), sample_weight)
             assert dtype_of(found) == loss.dtype
             check_close(found, expected)
             assert tuple(found.shape) == np.shape(expected)
@@ -182,3 +184,56 @@ def reference_prediction():
     h[:, ::2] -= x[:, :2]
     h = np.where(h > 4, np.minimum(h, x[:, :1] + 4), h)
     return h[:, ::-1]
+
+
+# --- And one with positions and a mask among its inputs, that can be trained -------------------
+
+INDEXED_INPUT = [
+    _rng.normal(size=(32, 4, 3)).astype("float32"),
+    _rng.integers(-5, 6, 32).astype("int32"),
+    _rng.integers(-9, 9, (32, 2)).astype("int32"),
+    _rng.random((32, 4)) < 0.3,
+]
+
+
+def indexed_model():
+    """A model of one kernel that edits at positions which are inputs."""
+    x, one = keras.Input((4, 3)), keras.Input((), dtype="int32")
+    two, mask = keras.Input((2,), dtype="int32"), keras.Input((4,), dtype="bool")
+    h = keras.layers.Dense(3, use_bias=False)(x)
+    h = sample(h)[each(one)].multiply(2.0)
+    h = sample(h)[each(two), -1].add(at(x)[:, :2, 0].get(), mode="clip")
+    h = at(h)[mask].set(0.5)
+    h = at(h)[:, [0, 5]].max(-1.0, mode="wrap")
+    read = sample(h)[each(one)].get(mode="fill", fill_value=-1.0)
+    return keras.Model([x, one, two, mask], ops.concatenate([h, read[:, None]], axis=1))
+
+
+def indexed_prediction(kernel):
+    """What it predicts for `INDEXED_INPUT` with a kernel, in NumPy."""
+    x, one, two, mask = INDEXED_INPUT
+    h, rows, inside = x @ kernel, np.arange(len(x)), (one >= -4) & (one < 4)
+    h[rows[inside], one[inside]] *= 2
+    clipped = np.clip(np.where(two < 0, two + 4, two), 0, 3)
+    np.add.at(h, (rows[:, None], clipped, -1), x[:, :2, 0])
+    h[mask] = 0.5
+    h[:, :2] = np.maximum(h[:, :2], -1)
+    read = np.where(inside[:, None], h[rows, one % 4], -1)
+    return np.concatenate([h, read[:, None]], axis=1)
+
+
+def model_files(name, tmp_path, model=None):
+    """The files of a model that every backend once wrote, and those of this run.
+
+    `KEDIT_MODELS` names a directory that several backends write to, one after the other. There
+    `model` is saved, if it is given, whole from one moment to the next.
+    """
+    directory = pathlib.Path(os.environ.get("KEDIT_MODELS", tmp_path)) / name
+    file, part = f"{keras.backend.backend()}.keras", directory / "part"
+    part.mkdir(exist_ok=True, parents=True)
+    if model is not None:
+        model.save(part / file)
+        os.replace(part / file, directory / file)
+    kept = sorted((pathlib.Path(__file__).parent / "models" / name).glob("*.keras"))
+    assert len(kept) == 3
+    return [*kept, *sorted(directory.glob("*.keras"))]

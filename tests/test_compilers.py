@@ -243,38 +243,6 @@ def test_gradients_of_each_row(vectorizer):
             np.testing.assert_allclose(to_numpy(result[row]), to_numpy(wanted), rtol=1e-5)
 
 
-# --- Training ----------------------------------------------------------------------------------
-
-
-@pytest.mark.gradient
-def test_a_model_with_index_inputs_trains_compiled():
-    keras.utils.set_random_seed(0)
-    x, i = keras.Input((4, 3)), keras.Input((), dtype="int32")
-    mask = keras.Input((4,), dtype="bool")
-    h = keras.layers.Dense(3, use_bias=False)(x)
-    h = at(sample(h)[each(i)].multiply(2.0))[mask].set(0.5)
-    model = keras.Model([x, i, mask], h)
-    rng = np.random.default_rng(0)
-    samples = rng.normal(size=(32, 4, 3)).astype("float32")
-    given = [samples, rng.integers(-5, 6, 32).astype("int32"), rng.random((32, 4)) < 0.3]
-    kernel = rng.normal(size=(3, 3)).astype("float32")
-    model.compile(keras.optimizers.Adam(0.1), "mse", jit_compile=True)
-    wanted = predicted(given, kernel)
-    history = model.fit(given, wanted, epochs=30, batch_size=16, verbose=0).history["loss"]
-    assert history[-1] < 0.1 * history[0]
-    found = model.predict(given, batch_size=16, verbose=0)
-    (learned,) = model.get_weights()
-    np.testing.assert_allclose(found, predicted(given, learned), rtol=1e-5, atol=1e-5)
-
-
-def predicted(given, kernel):
-    x, i, mask = given
-    h = x @ kernel
-    h = by_numpy("multiply", h, S[np.arange(len(x)), i], 2.0)
-    h[mask] = 0.5
-    return h
-
-
 # --- Second derivatives ------------------------------------------------------------------------
 
 INDICES = {

@@ -16,6 +16,7 @@ from kedit.errors import DTypeError, OperandError, PositionError, ShapeError
 S = np.s_
 F, I32, U32 = "float32", "int32", "uint32"
 NAN, LEAST = float("nan"), -(2**31)
+ZEROS, ONES, PLANE = [0, 0, 0], [1, 1, 1], [[0, 0]] * 3
 
 
 def check_same(found, expected):
@@ -36,10 +37,9 @@ def edit(op, index=lambda i: i, coordinates=at, **options):
 
 
 SET, ADD, MULTIPLY, MAX, GET = [edit(op) for op in ("set", "add", "multiply", "max", "get")]
-DROP, CLIP, WRAP = [edit("set", mode=mode) for mode in ("drop", "clip", "wrap")]
-FILL = edit("get", mode="fill", fill_value=5)
-ONE, TWO, AFTER_SLICE = [lambda i: block(i, 1), lambda i: block(i, 2), lambda i: (0, S[:], i)]
-ZEROS, ONES, PLANE = [0, 0, 0], [1, 1, 1], [[0, 0]] * 3
+WRAP = edit("set", mode="wrap")
+ONE, TWO = [lambda i: block(i, 1), lambda i: block(i, 2)]
+AFTER_SLICE = edit("get", lambda i: (0, slice(None), i))
 TWICE = [[1, 2], [0, 0], [1, 2]]
 SQUARE = [[[0, 0], [3, 3]], [[1, 2], [0, 3]]]
 WRITTEN = [[0, 1, 2, 0], [0] * 4, [0] * 4, [3, 0, 0, 4]]
@@ -48,15 +48,8 @@ WRITTEN = [[0, 1, 2, 0], [0] * 4, [0] * 4, [3, 0, 0, 4]]
 IN_BOUNDS = [
     ("scatter_set_negative", SET, ZEROS, [-1], [7], [0, 0, 7]),
     ("scatter_mul_negative", MULTIPLY, ONES, [-1], [7], [1, 1, 7]),
-    ("scatter_set_oob drop", DROP, ZEROS, [5, -4], [7, 8], ZEROS),
-    ("scatter_set_oob clip", CLIP, ZEROS, [5, -9], [7, 8], [8, 0, 7]),
-    ("scatter_set_oob wrap", WRAP, ZEROS, [5, -6], [7, 8], [8, 0, 7]),
-    ("index_uint32 drop", DROP, ZEROS, [2**32 - 2], [7], ZEROS, F, U32),
-    ("index_uint32 clip", CLIP, ZEROS, [2**32 - 2], [7], [0, 0, 7], F, U32),
     ("index_uint32 wrap", WRAP, ZEROS, [2**32 - 2], [7], [0, 0, 7], F, U32),
-    ("take_oob fill", FILL, [10, 20], [1, 5], 0, [20, 5]),
     ("slice_update_oob_tensor_start", edit("set", TWO), [0] * 4, 3, [7, 8], [0, 0, 0, 7]),
-    ("slice_update_oob clip", edit("set", TWO, mode="clip"), [0] * 4, 3, [7, 8], [0, 0, 7, 8]),
     ("slice_update_oob wrap", edit("set", TWO, mode="wrap"), ZEROS, 2**31 - 1, [7, 8], [0, 7, 8]),
     ("slice_update_negative_tensor", edit("set", ONE), [0] * 4, -1, [7], [0, 0, 0, 7]),
     ("slice_update_negative_two", edit("set", TWO), [0] * 4, -2, [7, 8], [0, 0, 7, 8]),
@@ -66,7 +59,6 @@ IN_BOUNDS = [
     ("scatter_dup_vs_doc", SET, [0, 0], [0, 0], [1, 2], [2, 0]),
     ("mul_numpy_indices", MULTIPLY, [2, 1, 5], [0, 2, 0], [1, 1, 2], [4, 1, 5]),
     ("max_nan_update", MAX, [1], [0], [NAN], [NAN]),
-    ("max_nan_update twice", MAX, [1], [0, 0], [NAN, 3], [NAN]),
     ("bool_add_max", MAX, [0, 1], [0, 1], [1, 0], [1, 1], "bool"),
     ("segment_max_int_dtype", MAX, [LEAST, 0], [1, 1], [5, 3], [LEAST, 5], I32),
     ("dtype_set_int_into_float", SET, ZEROS, [1], [2], [0, 2, 0], F, I32, I32),
@@ -86,14 +78,7 @@ IN_BOUNDS = [
     ("empty_indices_typed", SET, ONES, [], [], ONES),
     ("empty_indices_typed_mul", MULTIPLY, ONES, [], [], ONES),
     ("getitem_int_tensor_pair", edit("get", tuple), WRITTEN, [[0, 3], [2, 3]], 0, [2, 4]),
-    (
-        "torch_layout",
-        edit("get", AFTER_SLICE),
-        [[[1, 2, 3], [4, 5, 6]]],
-        [0, 2],
-        0,
-        [[1, 4], [3, 6]],
-    ),
+    ("torch_layout", AFTER_SLICE, [[[1, 2, 3], [4, 5, 6]]], [0, 2], 0, [[1, 4], [3, 6]]),
 ]
 # The same, for positions that raise if they are known beforehand.
 OUT_OF_BOUNDS = [
@@ -104,9 +89,6 @@ OUT_OF_BOUNDS = [
     ("segment_sum_oob", ADD, [0, 0], [0, 5, -1], [1, 2, 3], [1, 3]),
     ("index_uint32", SET, ZEROS, [2**32 - 1], [7], ZEROS, F, U32),
     ("take_oob", GET, [10, 20], [1, 5], 0, [20, NAN]),
-    ("take_oob int", GET, [10, 20], [1, 5], 0, [20, LEAST], I32),
-    ("take_oob uint8", GET, [10, 20], [1, 5], 0, [20, 255], "uint8"),
-    ("take_oob bool", GET, [0, 0], [1, 5], 0, [0, 1], "bool"),
     ("take_below_negative", GET, [10, 20], [-4], 0, [NAN]),
     ("take_along_axis_oob", edit("get", each, sample), [[10, 20, 30]], [5], 0, [NAN]),
     ("getitem_oob_tensor", GET, [10, 20], 5, 0, NAN),
@@ -118,8 +100,7 @@ def probe(name, call, x, i, v, expected, dtype=F, positions=I32, values=None):
     return pytest.param(call, arrays, np.array(expected, dtype), id=name)
 
 
-IN_BOUNDS = [probe(*row) for row in IN_BOUNDS]
-OUT_OF_BOUNDS = [probe(*row) for row in OUT_OF_BOUNDS]
+IN_BOUNDS, OUT_OF_BOUNDS = [[probe(*r) for r in rows] for rows in (IN_BOUNDS, OUT_OF_BOUNDS)]
 
 
 def check_call(call, x, i, v, arrays, expected):
@@ -164,42 +145,25 @@ def test_positions_in_a_tensor_compiled():
         check_same(y, wanted)
 
 
-@pytest.mark.tensors
-def test_dup_set_nondeterministic():
-    """One position twice, where a kernel may part the work in two."""
-    count = 2**20
-    i, expected = np.arange(count, dtype=I32), np.arange(count, dtype=F)
-    i[count // 2] -= 1
-    x, i, v = tensors([np.zeros(count, F), i, expected.copy()])
-    expected[count // 2 - 1 : count // 2 + 1] = count // 2, 0
-    for _ in range(2):
-        check_same(at(x)[i].set(v), expected)
+WAYS = [int, lambda n: np.array([n]), lambda n: np.full(1025, n), lambda n: block(n, 1)]
 
 
-WAYS = {
-    "int": lambda number: number,
-    "array": lambda number: np.array([number]),
-    "long array": lambda number: np.full(1025, number),
-    "block": lambda number: block(number, 1),
-}
-
-
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", WAYS, ids=["int", "array", "long array", "block"])
 @pytest.mark.parametrize("number", [2**32, 2**32 + 1, 2**32 + 2, -(2**32) - 1])
 def test_index_int64_2_pow_32(number, way):
     """No number of 64 bits is taken for its lower 32 bits, or for the largest that fits there."""
-    index = WAYS[way](number)
     places = {"drop": None, "clip": 2 if number > 0 else 0, "wrap": number % 3}
     for x in (np.zeros(3, F), ops.zeros(3)):
         for mode, place in places.items():
             expected = np.where(np.arange(3) == place, 7, 0).astype(F)
-            check_same(at(x)[index].set(7.0, mode=mode), expected)
+            check_same(at(x)[way(number)].set(7.0, mode=mode), expected)
         with pytest.raises(PositionError):
-            at(x)[index].set(7.0, mode="raise" if way == "block" else None)
+            at(x)[way(number)].set(7.0, mode="raise")
 
 
 # --- Gradients, for an upstream gradient of 1, 10, 100 -----------------------------------------
 
+ROOT = at.where(X > 0).apply(ops.sqrt) | at.where(X <= 0).set(0.0)
 # id, call, x, i, v, gradient of x, gradient of v
 GRADIENTS = [
     ("dup_set_grad", SET, [1, 2, 3], [0, 0, 2], [4, 5, 6], [0, 10, 0], [0, 1, 100]),
@@ -207,27 +171,23 @@ GRADIENTS = [
     ("dup_mul_grad", MULTIPLY, [1, 2, 3], [0, 0, 2], [4, 5, 6], [20, 10, 600], [5, 4, 300]),
     ("unique_mul_grad", MULTIPLY, [1, 2, 3], [0, 2], [4, 5], [4, 10, 500], [1, 300]),
     ("mul_grad_through_zero", MULTIPLY, [0, 1, 2], [0, 0], [2, 3], [6, 10, 100], [0, 0]),
-    ("mul_grad_by_zero", MULTIPLY, [2, 1, 2], [0, 0], [0, 3], [0, 10, 100], [6, 0]),
     ("dup_max_grad", MAX, [1, 2, 3], [0, 0, 2], [4, 5, 2], [0, 10, 100], [0, 1, 0]),
     ("max_grad_three_way_tie", MAX, [3, 1, 1], [0, 0], [3, 3], [1 / 3, 10, 100], [1 / 3, 1 / 3]),
     ("oob_set_grad", SET, [1, 2, 3], [5, 1], [4, 5], [1, 0, 100], [0, 10]),
     ("oob_add_grad", ADD, [1, 2, 3], [5, 1], [4, 5], [1, 10, 100], [0, 10]),
+    ("where_nan_grad", lambda x, i, v: ROOT(x), [0, 4, 1], [], [], [0, 2.5, 50], []),
     ("negative_set_grad", SET, [1, 2, 3], [-1], [4], [1, 10, 0], [100]),
     ("slice_update_grad", edit("set", TWO), [1, 2, 3], 1, [4, 5], [1, 0, 0], [10, 100]),
     ("slice_update_oob_grad", edit("set", TWO), [1, 2, 3], 2, [4, 5], [1, 10, 0], [100, 0]),
 ]
 
 
-ALONE = [pytest.param(*row[1:], False, id=row[0]) for row in GRADIENTS]
-COMPILED = [
-    pytest.param(*row[1:], True, id=f"{row[0]} compiled")
-    for row in GRADIENTS
-    if row[0] in ("dup_set_grad", "oob_add_grad")
-]
+COMPILED = [row for row in GRADIENTS if row[0] in ("dup_set_grad", "oob_add_grad")]
+CASES = [(*r, False) for r in GRADIENTS] + [(f"{r[0]} jit", *r[1:], True) for r in COMPILED]
 
 
 @pytest.mark.gradient
-@pytest.mark.parametrize(("call", "x", "i", "v", "dx", "dv", "compile"), ALONE + COMPILED)
+@pytest.mark.parametrize(("call", "x", "i", "v", "dx", "dv", "compile"), params(CASES))
 def test_gradients(call, x, i, v, dx, dv, compile):
     known, upstream = np.array(i, I32), np.array([1, 10, 100], F)
     primals = [np.array(primal, F) for primal in (x, v, i)]
@@ -242,23 +202,14 @@ def test_gradients(call, x, i, v, dx, dv, compile):
         check(lambda x, v: call(x, known, v), primals[:2])
 
 
-@pytest.mark.gradient
-def test_where_nan_grad():
-    edit = at.where(X > 0).apply(ops.sqrt) | at.where(X <= 0).set(0.0)
-    y, (dx,) = vjp(edit, [np.array([0, 4], F)], np.ones(2, F))
-    assert y.tolist() == [0, 2]
-    assert dx.tolist() == [0, 0.25]
-
-
 # --- Dtypes ------------------------------------------------------------------------------------
 
-SECOND = at.where(np.array([False, True]))
 LOSSES = [
     ("dtype_set_float_into_int", at[[1]], "set", ZEROS, I32, [1.9], [0, 1, 0]),
     ("dtype_add_float_into_int", at[[1, 1]], "add", ONES, I32, [0.6, 0.6], ONES),
     ("dtype_mul_float_into_int", at[[1]], "multiply", [2, 2], I32, [1.5], [2, 2]),
     ("dtype_int8_overflow", at[[0]], "set", [0, 0], "int8", [300], [127, 0]),
-    ("where_uint8_neg", SECOND, "set", [1, 2], "uint8", -1, [1, 0]),
+    ("where_uint8_neg", at.where([False, True]), "set", [1, 2], "uint8", -1, [1, 0]),
 ]
 
 
@@ -269,23 +220,18 @@ def test_what_the_dtype_cannot_hold_raises_or_saturates(place, op, x, dtype, v, 
         for values in (v, np.array(v), tensor):
             edited = getattr(place, op)(values, casting="unsafe")(given)
             check_same(edited, np.array(expected, dtype))
-        with pytest.raises(DTypeError, match="casting="):
-            getattr(place, op)(v)(given)
-        if "float" in dtype_of(tensor):
+        for values in [v] + [tensor] * ("float" in dtype_of(tensor)):
             with pytest.raises(DTypeError, match="casting="):
-                getattr(place, op)(tensor)(given)
+                getattr(place, op)(values)(given)
 
 
 @pytest.mark.tensors
-def test_dtype_int8_overflow_of_a_tensor():
-    """Of a tensor only the dtype is known, so that it is cast as NumPy casts an array."""
+def test_dtypes_of_tensors():
+    """Of a tensor only the dtype is known: it is cast, as NumPy casts an array."""
     x, v = tensors([np.zeros(2, "int8"), np.array([300], I32)])
-    check_same(at(x)[[0]].set(v), np.array([44, 0], "int8"))
-
-
-def test_dtype_bf16_target_f32_updates():
+    check_same(at(x)[[0]].set(v), np.array([44, 0], "int8"))  # dtype_int8_overflow
     y = at(ops.ones(2, "bfloat16"))[[0, 1]].set(ops.convert_to_tensor([3.0, 2.0]))
-    assert dtype_of(y) == "bfloat16"
+    assert dtype_of(y) == "bfloat16"  # dtype_bf16_target_f32_updates
     check_close(y, [3, 2])
 
 
@@ -322,19 +268,17 @@ def test_index_means_what_it_means_in_numpy():
         assert at(symbol)[index].set(-1.0).shape == (3, 3), name
 
 
-FLOATS, GARBAGE = np.array([1.9]), np.zeros((2, 5))
 ERRORS = {
     "getitem_oob_int": (lambda x: at(x)[5].get(), PositionError),
     "jax_set_oob_is_silent": (lambda x: at(x)[9].set(7), PositionError),
-    "index_dtype_float": (lambda x: at(x)[FLOATS].set(7), PositionError),
+    "index_dtype_float": (lambda x: at(x)[np.array([1.9])].set(7), PositionError),
     "index_dtype_float tensor": (lambda x: at(x)[ops.ones(1)].set(7), PositionError),
     "index_dtype_bool": (lambda x: at(x)[[True, False, False]].set([5, 6]), ShapeError),
     "updates_too_many_max": (lambda x: at(x)[[0, 1]].max([1, 2, 3]), ShapeError),
-    "updates_too_many_max tensor": (lambda x: at(x)[[0, 1]].max(ops.ones(3)), ShapeError),
     "too_many_index_columns": (lambda x: at(x)[[0], [0]].set([7]), PositionError),
     "slice_update_too_big_symbolic": (lambda x: at(x)[2:].set(ops.ones(5)), ShapeError),
     "slice_minus_one": (lambda x: at(x)[block(1, -1)].get(), PositionError),
-    "symbolic_scatter_garbage": (lambda x: at(x)[GARBAGE].set(0.0), PositionError),
+    "symbolic_scatter_garbage": (lambda x: at(x)[np.zeros((2, 5))].set(0.0), PositionError),
     "symbolic_scatter_garbage v": (lambda x: at(x)[[[0, 1]]].set(np.ones((9, 9))), ShapeError),
     "scatter_update_unknown_reduction": (lambda x: Edit(at(x)[0].selection, "foo"), OperandError),
     "bool_add_max": (lambda x: at(ops.cast(x, "bool"))[0].add(True), DTypeError),
@@ -351,9 +295,6 @@ def test_what_does_not_fit_raises_everywhere(call, error):
             call(x)
 
 
-# --- What is edited, and models ----------------------------------------------------------------
-
-
 def test_item_assignment_has_a_counterpart_for_all():
     """setitem_*, variable_as_input, python_list_inputs, mutation_through_dense_weights."""
     variable = keras.Variable(np.zeros(3, F))
@@ -363,13 +304,10 @@ def test_item_assignment_has_a_counterpart_for_all():
         assert to_numpy(at(x)[1].set(7.0)).tolist() == [0, 7, 0]
         assert to_numpy(at(x)[[1]].set([7.0])).tolist() == [0, 7, 0]
         assert to_numpy(x).tolist() == ZEROS
-    inputs = keras.Input((3,))
-    model = keras.Model(inputs, at(inputs)[:, 1].set(7.0))
-    assert to_numpy(model(ops.zeros((1, 3)))).tolist() == [[0, 7, 0]]
 
 
 def test_nothing_else_is_edited(run):
-    """functional_const_indices, functional_output_corrupted, model_predict_modes."""
+    """functional_const_indices, functional_output_corrupted, model_predict_modes, and a layer."""
     inputs = keras.Input((3,))
     h = inputs * 1
     model = keras.Model(inputs, [h, at(h)[0, [0, 1]].set(7.0), at(h)[:, -1].add(7.0), h + 0])
@@ -378,13 +316,8 @@ def test_nothing_else_is_edited(run):
     assert [y.tolist() for y in model.predict(given, verbose=0)] == expected
     found = run(model)(ops.convert_to_tensor(given))
     assert [to_numpy(y).tolist() for y in found] == expected
-    assert not given.any()
-
-
-def test_layer_mutates_caller_array():
-    given = np.zeros((1, 3), F)
     layer = keras.layers.Lambda(lambda x: at(x)[:, 1].set(7.0))
-    assert to_numpy(layer(given)).tolist() == [[0, 7, 0]]
+    assert to_numpy(layer(given)).tolist() == [[0, 7, 0]] * 2
     assert not given.any()
 
 
@@ -393,36 +326,29 @@ def test_positions_of_unknown_batch(run_eagerly):
     """functional_scatter_unknown_batch, functional_row_index_unknown_batch, symbolic masks."""
     x, v = keras.Input((4,)), keras.Input(())
     rows, columns = keras.Input((), dtype=I32), keras.Input((), dtype=I32)
-    outputs = [
-        at(x)[rows, columns].set(v),
-        sample(x)[each(columns)].set(v),
-        sample(x)[each(columns)].get(),
-        at(x)[x > 2].get(size=3, fill_value=0.0),
-    ]
+    own = sample(x)[each(columns)]
+    masked = at(x)[x > 2].get(size=3, fill_value=0.0)
+    outputs = [at(x)[rows, columns].set(v), own.set(v), own.get(), masked]
     assert [y.shape for y in outputs] == [(None, 4), (None, 4), (None,), (3,)]
     model = keras.Model([x, rows, columns, v], outputs)
     model.compile(run_eagerly=run_eagerly)
     given = [np.arange(8, dtype=F).reshape(2, 4), np.array([1, 1], I32), np.array([-1, 2], I32)]
     found = model.predict_on_batch([*given, np.array([10, 20], F)])
-    assert [y.tolist() for y in found] == [
-        [[0, 1, 2, 3], [4, 5, 20, 10]],
-        [[0, 1, 2, 10], [4, 5, 20, 7]],
-        [3, 6],
-        [3, 4, 5],
-    ]
+    assert found[0].tolist() == [[0, 1, 2, 3], [4, 5, 20, 10]]
+    assert found[1].tolist() == [[0, 1, 2, 10], [4, 5, 20, 7]]
+    assert [y.tolist() for y in found[2:]] == [[3, 6], [3, 4, 5]]
 
 
 @pytest.mark.gradient
 def test_fit_through_updates():
     inputs = keras.Input((3,))
-    constant = keras.initializers.Constant(0.5)
-    dense = keras.layers.Dense(5, use_bias=False, kernel_initializer=constant)
+    dense = keras.layers.Dense(5, use_bias=False, kernel_initializer="ones")
     h = at(dense(inputs))[:, :1].set(np.zeros((1, 1)))
-    h = at(h)[:, [1, 2]].max(np.array([2.0, 1.0]))
+    h = at(h)[:, [1, 2]].max(np.array([4.0, 2.0]))
     h = at(h)[:, np.array([3, 3])].multiply(np.array([1.0, 2.0]))
     h = at(h)[:, ops.cast(at(inputs)[0, :1].get(), I32) + 3].set(0.0)  # position 4
     model = keras.Model(inputs, h)
     model.compile(keras.optimizers.SGD(1.0), "mse")
     model.fit(np.ones((2, 3), F), np.zeros((2, 5), F), verbose=0)
-    # Before, h is 1.5 everywhere; only columns 2 and 3 feel it, as (1 * h)**2 and (2 * h)**2 do.
-    check_close(dense.kernel, 0.5 - np.array([[0, 0, 0.6, 2.4, 0]] * 3))
+    # Before, h is 3 everywhere; only columns 2 and 3 feel it, as h**2 and (2 * h)**2 do.
+    check_close(dense.kernel, 1 - np.array([[0, 0, 1.2, 4.8, 0]] * 3))

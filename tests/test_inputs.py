@@ -236,7 +236,6 @@ def test_dataset_in_fit():
         (sample[0], OperandError),
         (lambda x: x, OperandError),
     ],
-    ids=repr,
 )
 def test_dataset_refuses(edit, error):
     with pytest.raises(error, match="Received"):

@@ -135,7 +135,6 @@ def test_rows_behind_an_ellipsis_are_refused_when_built(edit):
         lambda x: x,
         5.0,
     ],
-    ids=repr,
 )
 def test_what_is_no_edit_of_a_tensor_is_refused(edit):
     with pytest.raises(OperandError, match="Received") as raised:

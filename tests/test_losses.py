@@ -161,7 +161,6 @@ def mean_cubed_error(y_true, y_pred):
         (keras.losses.mean_squared_error, lambda e: (e**2).mean()),
         (IndexPenalty(0, 0.0, kind="l1"), lambda e: abs(e[:, 0]).mean()),
     ],
-    ids=str,
 )
 def test_base_loss(base, value):
     each, _ = penalties(WIDE, 2, 0.5, "l2", 3.0)

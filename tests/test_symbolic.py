@@ -2,8 +2,6 @@
 
 import contextlib
 import operator
-import os
-import pathlib
 
 import keras
 import numpy as np
@@ -11,10 +9,14 @@ import pytest
 from _backend import to_numpy
 from keras import ops
 from kit import (
+    INDEXED_INPUT,
     REFERENCE_INPUT,
     check_close,
     check_holds_no_code,
     dtype_of,
+    indexed_model,
+    indexed_prediction,
+    model_files,
     reference_model,
     reference_prediction,
     saved_and_loaded,
@@ -249,16 +251,7 @@ def test_reference_model_predicts_what_numpy_does():
 
 
 def test_models_load_on_every_backend(tmp_path):
-    """Files that every backend wrote, kept beside the tests, and those of this run.
-
-    `KEDIT_MODELS` names a directory that several backends write to, one after the other.
-    """
-    models = pathlib.Path(os.environ.get("KEDIT_MODELS", tmp_path))
-    models.mkdir(exist_ok=True, parents=True)
-    reference_model().save(models / f"{keras.backend.backend()}.keras")
-    kept = sorted((pathlib.Path(__file__).parent / "models").glob("*.keras"))
-    assert len(kept) == 3
-    for path in [*kept, *sorted(models.glob("*.keras"))]:
+    for path in model_files("reference", tmp_path, reference_model()):
         check_holds_no_code(path)
         model = keras.saving.load_model(path)
         check_close(predict(model, REFERENCE_INPUT), reference_prediction(), atol=1e-4)
@@ -280,3 +273,28 @@ def test_a_model_with_edits_trains_saves_and_loads(tmp_path):
     check_close(predict(loaded, x), predict(model, x))
     again = loaded.fit(x, x.sum(axis=1, keepdims=True), verbose=0).history["loss"]
     assert again[0] < history[0]
+
+
+def check_models_with_index_inputs(files):
+    for path in files:
+        check_holds_no_code(path)
+        # Keras loads the optimizer that it has of its own for torch on no other backend.
+        model = keras.saving.load_model(path, compile=False)
+        check_close(predict(model, *INDEXED_INPUT), indexed_prediction(*model.get_weights()))
+
+
+def test_trained_models_with_index_inputs_predict_equally_on_every_backend(tmp_path):
+    check_models_with_index_inputs(model_files("indexed", tmp_path))
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_model_with_index_inputs_trains(jit_compile, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = indexed_model()
+    model.compile(keras.optimizers.Adam(0.1), "mse", jit_compile=jit_compile)
+    wanted = indexed_prediction(RNG.normal(size=(3, 3)).astype("float32"))
+    fitted = model.fit(INDEXED_INPUT, wanted, epochs=30, verbose=0)
+    assert fitted.history["loss"][-1] < 0.1 * fitted.history["loss"][0]
+    check_close(predict(model, *INDEXED_INPUT), indexed_prediction(*model.get_weights()))
+    check_models_with_index_inputs(model_files("indexed", tmp_path, model))

@@ -239,12 +239,21 @@ def _spread(values_u: Tensor, pick: Any, number: Tensor, axis: int) -> Tensor:
 
 def _number(pick: Pick, size: Any) -> Tensor:
     """For each place on the axis the number of the unique pick that names it, else -1."""
-    place = ops.arange(size, dtype="int32")
     if not pick.is_array:
-        return _number_in_slice(pick, place, size)
-    places = known(pick.unique)
-    number = ops.minimum(ops.searchsorted(places, place), len(pick.unique) - 1)
-    return ops.where(ops.take(places, number) == place, number, -1)
+        return _number_in_slice(pick, ops.arange(size, dtype="int32"), size)
+    return number_of(known(pick.unique), size)
+
+
+def number_of(places: Tensor, size: Any) -> Tensor:
+    """For each place on an axis of `size` where it stands among `places`, else -1.
+
+    A scatter, because XLA compares all with all to search on TensorFlow. It may
+    be trusted with places of which each occurs once. What it writes into is made
+    of `places`, since `torch.func.vmap` writes only into what is mapped itself.
+    """
+    number = ops.arange(sizes(places)[0], dtype="int32")
+    nowhere = ops.broadcast_to(ops.cast(0 * ops.sum(places), "int32") - 1, (size,))
+    return ops.scatter_update(_unshared(nowhere), ops.expand_dims(places, 1), number)
 
 
 def _number_in_slice(pick: Pick, place: Tensor, size: Any) -> Tensor:

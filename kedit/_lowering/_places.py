@@ -16,7 +16,7 @@ from kedit._casting import integer_range
 from kedit._data import SMALL
 from kedit._items import Open, Positions
 from kedit._layout import Layout, Part, Pick
-from kedit._lowering._axes import pad
+from kedit._lowering._axes import number_of, pad
 from kedit._lowering._cast import constant, dtype_of
 from kedit._types import Mode, Tensor
 from kedit.errors import OperandError
@@ -85,7 +85,7 @@ class Places:
         self.flat = flat if inside is None else library.where(inside, flat, total)
         self.inside = inside
         self.size = total
-        self._runs: Any = None
+        self._runs: tuple[Tensor, Tensor, Tensor] | None = None
 
     def read(self, x: Tensor, axis: int) -> Tensor:
         """The elements at the positions; at those out of bounds, any."""
@@ -99,7 +99,7 @@ class Places:
     def winners(self, values: Tensor, axis: int) -> Tensor:
         """For each pick the value that was given last to its position."""
         order, _, last = self._sorted_runs()
-        return ops.take(values, ops.take(order, last), axis=axis)
+        return ops.take(values, ops.take(order, self._of_each(last)), axis=axis)
 
     def reduce(
         self, values: Tensor, axis: int, pair_of: Callable[[Tensor, Tensor], Tensor], neutral: Any
@@ -124,30 +124,36 @@ class Places:
                 there, ops.take(values, left, axis=axis), values if alone is None else alone
             )
             values = pair_of(other, values)
-        return ops.take(values, last, axis=axis)
+        return ops.take(values, self._of_each(last), axis=axis)
 
     def number(self) -> Tensor:
         """For each place on the axis the number of the pick that wins it, else -1."""
         place = ops.arange(self.size, dtype="int32")
         if self.count == 1:
             return ops.where(place == self.flat, 0, -1)
-        order, ascending, _ = self._sorted_runs()
+        order, _, last = self._sorted_runs()
         if self.count is None:  # there may turn out to be none, and nothing to take from
             order = pad(order, 0)
-            ascending = ops.concatenate([ascending, ops.full((1,), self.size, dtype="int32")])
-        found = ops.maximum(_last(ascending, place), 0)
-        return ops.where(ops.take(ascending, found) == place, ops.take(order, found), -1)
+        last = last[:-1]
+        return ops.where(last >= 0, ops.take(order, ops.maximum(last, 0)), -1)
 
-    def _sorted_runs(self) -> Any:
-        """The picks in order of their positions, these, and for each pick its run's last."""
+    def _sorted_runs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The picks in order of their positions, these, and for each place its run's last."""
         if self._runs is None:
             if self.is_sorted and self.inside is None:  # what is dropped was moved to the end
                 order = ops.arange(ops.shape(self.flat)[0], dtype="int32")
             else:
                 order = ops.argsort(self.flat)
             ascending = ops.take(self.flat, order)
-            self._runs = order, ascending, _last(ascending, self.flat)
+            next_one = ops.concatenate([ascending[1:], ops.full((1,), -1, dtype="int32")])
+            # The one place behind the axis may be named by many; its entry is not used.
+            ends = ops.where(ascending == next_one, self.size, ascending)
+            self._runs = order, ascending, number_of(ends, self.size + 1)
         return self._runs
+
+    def _of_each(self, last: Tensor) -> Tensor:
+        """What holds for each place, for each pick."""
+        return ops.maximum(ops.take(last, self.flat), 0)
 
 
 def resolve(layout: Layout, edit: Any, sizes: tuple[Any, ...], library: Any = ops) -> Layout:
@@ -178,11 +184,6 @@ def source_of(source: Any, edit: Any, library: Any) -> Tensor:
         numbers = np.array(source.numbers, "int32") if many else list(source.numbers)
         return library.reshape(library.array(numbers, dtype="int32"), source.shape)
     return source.array if library is np else constant(source, "bool")
-
-
-def _last(ascending: Tensor, places: Tensor) -> Tensor:
-    """Where the last of each place stands among ascending ones, or the next less."""
-    return ops.cast(ops.searchsorted(ascending, places, side="right"), "int32") - 1
 
 
 def _both(left: Any, right: Any, library: Any) -> Any:
