@@ -11,8 +11,9 @@ from kedit._selection import Selection, freeze_operand
 from kedit._types import Casting, Coordinates, Mode, Tensor
 from kedit.errors import DTypeError, OperandError
 
-_LATER: Any = object()
-"""Stands for the tensor of an edit that is applied later."""
+
+class _LATER:
+    """Stands for the tensor of an edit that is applied later; as a class it survives a copy."""
 
 
 class At:
@@ -66,32 +67,9 @@ class At:
 class Place:
     """Elements of a tensor, on which an operation is still to be named.
 
-    What `at[index]` and `at.where(condition)` give. Every operation takes
-
-    * `values`: a number, an array or a tensor that broadcasts to the shape of
-      what is selected, with no axis to spare; or an expression over `X`, which
-      stands for the selected elements. In `sample[...]` that shape starts with
-      the batch axis. Where a size is not known, as that of the batch in a layer,
-      an array has one entry for all.
-    * `casting`: values take the dtype of the tensor. "same_kind", the default,
-      refuses a float for integers, a complex number for floats, and a number
-      out of range; "unsafe" saturates: fractions are cut off towards zero,
-      integers stop at the ends of their range, NaN becomes 0.
-
-    * `mode`: what happens to positions out of bounds. None, the default, raises
-      for those that are known beforehand, as integers and arrays are, and drops
-      those that are tensors, as nothing can raise under a compiler. "drop" (or
-      "fill") writes nothing there, and no gradient comes back; "clip" moves them
-      to the nearest position, after negative ones have been counted from the end
-      once; "wrap" counts on from the start; "promise_in_bounds" may be faster,
-      and picks any position if the promise is broken; "raise" looks at tensors,
-      too, and is refused under a compiler. A size that the model does not know
-      is treated as a position that it does not know.
-    * `unique_indices`, `indices_are_sorted`: promises about positions that are
-      tensors, which save sorting them. If broken, any of the values may win.
-
-    and returns, of `at(x)`, a new tensor of the shape and dtype of `x`, else an
-    `Edit`. All raise `kedit.errors.PositionError` (an `IndexError`) if the index
+    What `at[index]` and `at.where(condition)` give. Every operation takes what `set`
+    takes, and returns, of `at(x)`, a new tensor of the shape and dtype of `x`, else
+    an `Edit`. All raise `kedit.errors.PositionError` (an `IndexError`) if the index
     does not fit, `kedit.errors.ShapeError` (a `ValueError`) if the values do
     not, and `kedit.errors.DTypeError` (a `TypeError`) if the dtype does not.
     """
@@ -158,13 +136,14 @@ class Place:
         """Return the selected elements, in NumPy's layout: `x[index]`.
 
         Args:
-            mode: As for `set`.
+            mode: As for `set`; `fill_value` is read where there is no element.
             fill_value: Number that is read where there is no element. Defaults
                 to NaN for floats and complex numbers, the least of signed and the
                 greatest of unsigned integers, and True for booleans.
             size: Of a mask, how many elements to get: if fewer are True the rest
-                is filled, if more the rest is left out. Under a compiler and in a
-                model, where the shape has to be known beforehand, a mask needs it.
+                is filled, if more the rest is left out. A mask that is a tensor
+                needs it under a compiler and in a model, where the shape has to
+                be known beforehand. Defaults to None: as many as are True.
             unique_indices: As for `set`.
             indices_are_sorted: As for `set`.
 
@@ -206,6 +185,35 @@ class Place:
         If the index names an element more than once, the value that comes last
         in C order wins.
 
+        Args:
+            values: Number, array or tensor that broadcasts to the shape of what is
+                selected, with no axis to spare; or an expression over `X`, which
+                stands for the selected elements. In `sample[...]` that shape
+                starts with the batch axis. Where a size is not known, as that of
+                the batch in a layer, an array has one entry for all. A mask that
+                is a tensor takes one value for all, or one for each True, in C
+                order; surplus ones are ignored.
+            casting: Values take the dtype of the tensor. "same_kind" refuses a
+                float for integers, a complex number for floats, and a number out
+                of range; "unsafe" saturates: fractions are cut off towards zero,
+                integers stop at the ends of their range, NaN becomes 0. Defaults
+                to "same_kind".
+            mode: What happens to positions out of bounds. "drop" (or "fill") writes
+                nothing there, and no gradient comes back. "clip" moves them to the
+                nearest position, after negative ones have been counted from the
+                end once. "wrap" counts on from the start. "promise_in_bounds" may
+                be faster, and picks any position if the promise is broken. "raise"
+                looks at tensors, too, and is refused where they have no values yet:
+                under a compiler, in a model, on an axis of unknown size. Defaults
+                to None: raises for positions that are known beforehand, as integers
+                and arrays are, and drops those that are tensors, or that lie on an
+                axis of unknown size.
+            unique_indices: Promise that no two positions that are tensors come to
+                lie on one element, after `mode` has moved them; it saves sorting
+                them. If broken, any of the values may be lost. Defaults to False.
+            indices_are_sorted: Promise that they come to lie in ascending order.
+                Saves sorting, too. Defaults to False.
+
         Gradient:
             With upstream gradient `g`: `x` receives `g`, with 0 at the index;
             `values` receive `g[index]`, summed over the axes they were
@@ -233,6 +241,8 @@ class Place:
         If the index names an element more than once, the sum of its values is
         added: `numpy.add.at`, up to rounding and overflow.
 
+        Args: as for `set`.
+
         Gradient:
             With upstream gradient `g`: `x` receives `g`; `values` receive
             `g[index]`, summed over the axes they were broadcast on.
@@ -257,6 +267,8 @@ class Place:
         """Return a copy with `values` subtracted at the index: `x[index] -= values`.
 
         If the index names an element more than once, every value is subtracted.
+
+        Args: as for `set`.
 
         Gradient:
             With upstream gradient `g`: `x` receives `g`; `values` receive
@@ -283,6 +295,8 @@ class Place:
 
         If the index names an element more than once, it is multiplied by the
         product of its values: `numpy.multiply.at`, up to rounding and overflow.
+
+        Args: as for `set`.
 
         Gradient:
             With upstream gradient `g`, where `p` is the product of the values
@@ -312,6 +326,8 @@ class Place:
         If the index names an element more than once, it is divided by the
         product of its values. Integers are refused: their quotients are not integers.
 
+        Args: as for `set`.
+
         Gradient:
             With upstream gradient `g`, where `p` is the product of the values
             for an element: `x` receives `g / p` there; a value `v` receives
@@ -340,6 +356,8 @@ class Place:
         value that comes last in C order. Integers take exponents that are known
         beforehand, whole and not negative.
 
+        Args: as for `set`.
+
         Gradient:
             With upstream gradient `g`, where `v` is the exponent of an element:
             `x` receives `g * v * x ** (v - 1)`; `v` receives
@@ -367,6 +385,8 @@ class Place:
         If the index names an element more than once, the least of it and all
         its values. NaN wins, as in `numpy.minimum`.
 
+        Args: as for `set`.
+
         Gradient:
             With upstream gradient `g`: the least receives `g`, and 0 the others;
             where several tie, the element included, each receives an even share.
@@ -392,6 +412,8 @@ class Place:
 
         If the index names an element more than once, the greatest of it and all
         its values. NaN wins, as in `numpy.maximum`.
+
+        Args: as for `set`.
 
         Gradient:
             With upstream gradient `g`: the greatest receives `g`, and 0 the

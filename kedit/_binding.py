@@ -319,8 +319,8 @@ def _computed_joint(
         raise OperandError(
             "A mask beside index arrays should be the only one, and they should hold a position "
             f"for each True. Received: {index} for a tensor of shape {shape}. Write an int in "
-            "place of an array of one position, or a condition that broadcasts: "
-            "`at.where(mask[:, None])`."
+            "place of an array of one position, or a condition that broadcasts in place of the "
+            "mask: `.where(mask[:, None])`."
         )
     parts: list[Part] = []
     for item, axis in arrays:
@@ -340,8 +340,8 @@ def _computed_joint(
             parts.append(Part("numbers", (axis,), _positions_32(item, shape[axis], terms.mode)))
     joint = _broadcast(index, [*shapes, *[(count,) for _ in masks]])
     may_repeat = not terms.unique and not masks and size_of(joint) != 1
-    if may_repeat and terms.mode in (None, "raise", "drop", "fill") and len(arrays) == 1:
-        may_repeat = _may_repeat(arrays[0][0], shape[arrays[0][1]])
+    if may_repeat and terms.mode in (None, "raise", "drop", "fill"):
+        may_repeat = _may_repeat(arrays, shape, joint)
     axes_all = [axis for part in parts for axis in part.axes]
     return _Joint(axes_all, joint, None, tuple(parts), may_repeat)
 
@@ -354,16 +354,20 @@ def _without_known_mask(item: Any, axis: int) -> list[tuple[Any, Any]]:
     return list(zip(_places(item), axes, strict=True))
 
 
-def _may_repeat(item: Any, size: int | None) -> bool:
-    """Whether an array may name a position of an axis twice."""
-    if not isinstance(item, Positions):
+def _may_repeat(arrays: list[tuple[Any, Any]], shape: Shape, joint: Shape) -> bool:
+    """Whether index arrays that broadcast together may name a position twice."""
+    if not all([isinstance(item, Positions) for item, _ in arrays]):
         return True
-    numbers = item.numbers
-    if min(numbers, default=0) < 0 <= max(numbers, default=0):
-        if size is None:
-            return True
-        numbers = tuple([number + size if number < 0 else number for number in numbers])
-    return len(set(numbers)) < len(numbers)
+    spread = []
+    for item, axis in arrays:
+        numbers = item.numbers
+        if min(numbers, default=0) < 0 <= max(numbers, default=0):
+            size = shape[axis]
+            if size is None:
+                return True
+            numbers = tuple([number + size if number < 0 else number for number in numbers])
+        spread.append(_spread(Positions(item.shape, numbers), joint))
+    return len(set(zip(*spread, strict=True))) < len(spread[0])
 
 
 def _shape_in_sample(item: Each, batch: int | None) -> Shape:

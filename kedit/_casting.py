@@ -74,21 +74,22 @@ def _check_integer_power(operand: Any, dtype: str) -> None:
 
 
 def check_values(
-    values: Any, values_dtype: str, dtype: str, casting: Casting = "same_kind"
+    values: Any, values_dtype: str, dtype: str, casting: Casting | None = "same_kind"
 ) -> None:
     """Refuse values that `dtype` cannot hold, unless `casting` is "unsafe".
 
     Of a tensor only the kind of its dtype decides, of a constant its numbers too;
-    `values` may be None where only the dtype is known.
+    `values` may be None where only the dtype is known. `casting` is None where
+    there is no such option.
     """
     if casting == "unsafe":
         return
+    allow = "" if casting is None else ', or allow it: `casting="unsafe"`'
     if kind(values_dtype) > kind(dtype):
         raise DTypeError(
             f"Values for a tensor of dtype {dtype!r} should be of kind {_KINDS[kind(dtype)]!r} or "
             f"lower. Received: {_shown(values)}dtype {values_dtype!r}. Cast the values, as "
-            f"in `keras.ops.cast(values, {dtype!r})`, cast the tensor, or allow the loss: "
-            '`casting="unsafe"`.'
+            f"in `keras.ops.cast(values, {dtype!r})`, or cast the tensor{allow}."
         )
     if not (is_scalar(values) or isinstance(values, Array)):
         return
@@ -100,8 +101,7 @@ def check_values(
     if any([_is_finite(n) and not low <= n <= high for n in (least, greatest)]):
         raise DTypeError(
             f"Values for a tensor of dtype {dtype!r} should lie between {low} and {high}. "
-            f"Received: {brief(values)}. Cast the tensor to a wider dtype, or allow "
-            'saturation: `casting="unsafe"`.'
+            f"Received: {brief(values)}. Cast the tensor to a wider dtype{allow}."
         )
 
 

@@ -113,6 +113,9 @@ class Edit:
                 "`fill_value` and `size` say what `get` reads. Received: "
                 f"fill_value={self.fill_value!r}, size={self.size!r} for `{self.op}`. Drop them."
             )
+        for name in ("unique_indices", "indices_are_sorted"):
+            if type(getattr(self, name)) is not bool:
+                raise OperandError(f"`{name}` should be a bool. Received: {getattr(self, name)!r}.")
         if self.size is not None and (type(self.size) is not int or self.size < 0):
             raise OperandError(f"`size` should be an int, not negative. Received: {self.size!r}.")
         if self.op != "get" and self.operand is None:

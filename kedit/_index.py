@@ -5,7 +5,6 @@ from typing import Any
 
 from kedit._data import Array, Frozen, Slot
 from kedit._items import (
-    Block,
     Each,
     Item,
     Open,
@@ -24,7 +23,7 @@ from kedit._items import (
 )
 from kedit.errors import PositionError
 
-_SINGLE = (Positions, Slot, Open, Each, Block)
+_SINGLE = (Positions, Slot, Open)
 """Items that are tuples to Python, but one item each."""
 
 
@@ -125,7 +124,7 @@ class Index(Frozen):
         return Index(tuple([map_item(item, replaced) for item in self.items]))
 
     def known(self, convert: Callable[[Any], Any]) -> "Index":
-        """The same index with what `convert` makes of its tensors: arrays or numbers."""
+        """The same index with what `convert` makes of its tensors: arrays, numbers, or tensors."""
         return Index(
             tuple([map_item(i, lambda leaf: canonical(convert(leaf.tensor))) for i in self.items])
         )

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -36,7 +37,7 @@ class Positions(NamedTuple):
 
     def nested(self) -> Any:
         """The numbers as nested lists."""
-        return np.array(self.numbers, "int64").reshape(self.shape).tolist()
+        return np.array(self.numbers, object).reshape(self.shape).tolist()
 
 
 class Traced(Frozen):
@@ -73,13 +74,15 @@ class Open(NamedTuple):
     is_mask: bool
 
 
-class Each(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Each:
     """Positions of their own for each sample; made by `each`."""
 
     positions: Item
 
 
-class Block(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Block:
     """Neighbouring positions from a start that may be a tensor; made by `block`."""
 
     start: Item
@@ -105,7 +108,8 @@ def each(positions: Any) -> Each:
             them. Of length 1 on the first axis, it is the same for all.
 
     Returns:
-        An item for `sample[...]`, beside which all other items may stand.
+        An item for `sample[...]`, beside which all other items may stand; a mask
+        that is a tensor only beside a position for each True.
 
     Raises:
         kedit.errors.PositionError: If it does not hold integers, or has no axis.
@@ -137,8 +141,8 @@ def block(start: Any, size: int) -> Block:
 
     `at(x)[block(i, 3)]` is `at(x)[i : i + 3]` for an `i` that is known only when
     the model runs. It keeps its axis, as a slice does. What lies outside of the
-    tensor is dropped, or treated as `mode` says; the block is not shifted, except
-    that with `mode="clip"` its start is.
+    tensor is dropped, or treated as `mode` says: "clip" (and "promise_in_bounds")
+    shifts the block, others do not.
 
     Args:
         start: Integer, or integer tensor of shape `()`. A negative one counts
@@ -164,13 +168,14 @@ def block(start: Any, size: int) -> Block:
     integer = (isinstance(item, (int, Slot)) and not isinstance(item, bool)) or (
         isinstance(item, Traced) and not is_mask(item) and shape_of_item(item) == ()
     )
-    if not integer or isinstance(size, bool) or not isinstance(size, int) or size < 0:
+    whole = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
+    if not integer or not whole or size < 0:
         raise PositionError(
             "`block` should be given an integer to start from, or a tensor of one, and its size "
             f"as an int. Received: start={item_code(item)}, size={size!r}. For a start in each "
             "sample write `sample[each(start[:, None] + keras.ops.arange(size))]`."
         )
-    return Block(item, size)
+    return Block(item, int(size))
 
 
 def axes_of(item: Item) -> int:
@@ -197,8 +202,13 @@ def shape_of_item(item: Item) -> Shape:
 def tensors_in_item(item: Item) -> list[Any]:
     """The tensors in an item."""
     if isinstance(item, (Each, Block)):
-        return tensors_in_item(item[0])
+        return tensors_in_item(_first(item))
     return [item.tensor] if isinstance(item, Traced) else []
+
+
+def _first(item: Each | Block) -> Item:
+    """Where a tensor may stand in an item."""
+    return item.positions if isinstance(item, Each) else item.start
 
 
 def map_item(item: Item, change: Callable[[Any], Item]) -> Item:
@@ -259,6 +269,11 @@ def _canonical_list(entries: Any) -> Any:
 
 
 def _canonical_array(item: Any) -> Any:
+    if isinstance(item, np.ma.MaskedArray):
+        raise PositionError(
+            "An index should not be a masked array. Received: one of shape "
+            f"{item.shape}. Write `array.compressed()`."
+        )
     if isinstance(item, (list, tuple)) and any([is_tensor(entry) for entry in item]):
         raise PositionError(
             "An index should hold integers, slices, arrays or tensors. Received: a "
@@ -286,7 +301,7 @@ def _canonical_array(item: Any) -> Any:
 def item_key(item: Item) -> Any:
     """Hashable stand-in, equal for equal items."""
     if isinstance(item, (Each, Block)):
-        return (type(item).__name__, item_key(item[0]), *item[1:])
+        return (type(item).__name__, item_key(_first(item)), getattr(item, "size", None))
     if isinstance(item, Traced):
         return to_key(item.tensor)
     return item if isinstance(item, Positions) else to_key(item)

@@ -8,6 +8,10 @@ import numpy as np
 from keras import ops
 
 BACKEND = keras.backend.backend()
+INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"]
+"""Dtypes of which tensors can be made; JAX makes the last one narrower."""
+if BACKEND == "tensorflow":
+    INTEGERS.append("uint64")
 
 
 def tensors(arrays: Sequence[Any]) -> list[Any]:

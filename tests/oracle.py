@@ -55,13 +55,13 @@ def _in_bounds(item, sizes, mode):
     item = np.asarray(item)
     if item.dtype == bool:
         return np.pad(item, (0, 1)) if item.ndim else item
-    size, item = sizes[0], item.astype("int64")
+    size, item = sizes[0], item.astype(object if item.dtype == "uint64" else "int64")
     if mode == "wrap" and size:
-        return item % size
+        return (item % size).astype("int64")
     item = np.where(item < 0, item + size, item)
     if mode == "clip" and size:
         return np.clip(item, 0, size - 1)
-    return np.where((item < 0) | (item >= size), size, item)
+    return np.where((item < 0) | (item >= size), size, item).astype("int64")
 
 
 def get(x, places, fill=np.nan):

@@ -165,6 +165,17 @@ def test_values_broadcast_to_the_selection(shape):
         check_close(at(x)[index].set(values), expected)
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (3, 1)])
+def test_values_broadcast_where_an_element_is_named_twice(shape):
+    x = np.arange(7, dtype="float32")
+    index = [[0, 1, 2], [3, 4, 5], [3, 4, 5]]
+    values = np.random.default_rng(0).uniform(1, 2, shape).astype("float32")
+    for op in ("add", "multiply", "max"):
+        expected = oracle.update(op, x, np.array(index), values)
+        for given in (x, ops.convert_to_tensor(x)):
+            check_close(getattr(at(given)[index], op)(values), expected)
+
+
 @pytest.mark.gradient
 @pytest.mark.parametrize("shape", [(), (4,), (3, 1)])
 def test_gradients_of_broadcast_values_are_summed(shape):

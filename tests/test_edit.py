@@ -13,7 +13,7 @@ from _backend import to_numpy
 from keras import ops
 from kit import check_roundtrip
 
-from kedit import Edit, EditSequence, X, at, sample
+from kedit import Edit, EditSequence, X, at, block, each, sample
 from kedit.errors import EditError, OperandError, SavingError
 
 NAN, INF = float("nan"), float("inf")
@@ -65,6 +65,12 @@ EDITS = [
     at.where(SHORT < X).set(LONG * X),
     *[at.where(condition).set(0.0) for condition in (MATRIX, [[True], [False]], half)],
     sample[0].where(X > 0).add(X * [1.0, 2.0]),
+    # options, and items that only a tensor needs
+    at[np.array([2**64 - 1], "uint64")].set(1.0),
+    at[5].set(1.0, mode="clip", unique_indices=True, indices_are_sorted=True),
+    at[[True, False]].get(mode="fill", fill_value=NAN, size=2),
+    sample[each([1, 0]), 0].add(1.0),
+    at[..., block(-2, 3)].set([1.0, 2.0, 3.0]),
     # data
     *[at[..., 0].set(1.0).on(path) for path in ("a", "a/b'c\"/0")],
     *[at[..., 0].set(1.0).on(path, part="y") for path in (None, "a")],
@@ -82,6 +88,7 @@ every_edit = pytest.mark.parametrize("edit", EDITS, ids=repr)
 @every_edit
 def test_repr_is_the_code_that_makes_it(edit):
     names = {"at": at, "sample": sample, "X": X, "np": np, "half": half}
+    names |= {"each": each, "block": block}
     assert eval(repr(edit), {**names, "EditSequence": EditSequence}) == edit
 
 
@@ -227,6 +234,9 @@ def _config(edit, **changes):
         _config(at[0].set(1.0), casting="maybe"),
         _config(at[0].set(1.0), part="z"),
         _config(at[0].set(1.0), coordinates="nowhere"),
+        _config(at[0].set(1.0), mode="maybe"),
+        _config(at[0].set(1.0), unique_indices="no"),
+        _config(at[0].set(1.0), size=2),
         _config(at[0].set(1.0), operand={"expression": "__import__", "args": ["os"]}),
         _config(at[0].set(1.0), operand={"expression": "sum", "args": [1]}),
         _config(at[0].set(1.0), operand={"function": "os.getcwd"}),

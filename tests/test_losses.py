@@ -7,7 +7,7 @@ from _backend import to_numpy, vjp
 from keras import ops
 from kit import check_close, check_holds_no_code, check_loss, check_roundtrip, dtype_of
 
-from kedit import X, at, sample
+from kedit import X, at, block, sample
 from kedit.errors import (
     CoordinateError,
     DTypeError,
@@ -211,6 +211,8 @@ def test_the_original_recipe_in_one_line():
         (lambda: IndexPenalty([], 0.0)(WIDE, WIDE), PositionError, IndexError),
         (lambda: IndexPenalty("a", 0.0), PositionError, IndexError),
         (lambda: IndexPenalty(MASK[:3], 0.0)(WIDE, WIDE), PositionError, IndexError),
+        (lambda: IndexPenalty(block(3, 2), 0.0)(WIDE, WIDE), PositionError, IndexError),
+        (lambda: IndexPenalty(keras.KerasTensor((2,), "int32"), 0.0), OperandError, TypeError),
         (lambda: IndexPenalty([0, 1], [0.0] * 3)(WIDE, WIDE), ShapeError, ValueError),
         (lambda: IndexPenalty(0, [0.0] * 3)(WIDE, WIDE), ShapeError, ValueError),
         (lambda: IndexPenalty(0, 1j)(WIDE, WIDE), DTypeError, TypeError),

@@ -23,7 +23,7 @@ from kit import (
 )
 
 import kedit
-from kedit import X, at, each, sample
+from kedit import X, at, block, each, sample
 from kedit.errors import (
     CoordinateError,
     DTypeError,
@@ -112,6 +112,23 @@ def test_positions_that_do_not_exist_read_as_the_fill_value(options, fill):
     check_close(predict(model, x), np.stack([x[:, 0, 1], np.full(2, fill)], axis=1))
 
 
+def test_the_last_of_many_values_wins_in_a_model():
+    x, i, v = keras.Input((4,)), keras.Input((), dtype="int32"), keras.Input(())
+    outputs = [
+        at(np.zeros(4, "float32"))[i].set(v),
+        at(keras.layers.Reshape((-1,))(x))[:, np.arange(40) % 4].set(np.arange(40.0)),
+        kedit.layers.Editing(sample[np.arange(2000) % 4].set(np.arange(2000.0)))(x),
+    ]
+    model = keras.Model([x, i, v], outputs)
+    given = [np.zeros((40, 4)), np.arange(40) % 4, np.arange(40.0)]
+    found = model([ops.convert_to_tensor(array) for array in given])
+    assert [to_numpy(y).reshape(-1, 4)[0].tolist() for y in found] == [
+        [36, 37, 38, 39],
+        [36, 37, 38, 39],
+        [1996, 1997, 1998, 1999],
+    ]
+
+
 def test_values_go_with_their_positions_on_an_unknown_axis():
     values = np.array([[10], [20], [30]], "float32")
     model = model_of(lambda x: at(x)[:, [2, 0, 2], :].set(values), (None, 2))
@@ -186,6 +203,10 @@ def test_dtype_is_inferred(dtype):
         (lambda x: at(x).where(x).set(0.0), DTypeError, TypeError),
         (lambda x: at(x)[x > 0].get(), OperandError, TypeError),
         (lambda x: at(x)[:, 0].add(keras.Variable(1.0)), OperandError, TypeError),
+        (lambda x: at(keras.Variable([1.0, 2.0]))[0].set(x[0, 0]), OperandError, TypeError),
+        (lambda x: at(x)[9].set(0.0, mode="raise"), OperandError, TypeError),
+        (lambda x: at(x)[block(9, 2)].set(0.0, mode="raise"), OperandError, TypeError),
+        (lambda x: sample(x)[0].set(0.0, unique_indices=1), OperandError, TypeError),
     ],
 )
 def test_errors_come_while_building(build, error, built_in):

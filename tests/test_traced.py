@@ -3,12 +3,12 @@
 import numpy as np
 import oracle
 import pytest
-from _backend import compiled, tensors, to_numpy, vjp
+from _backend import INTEGERS, compiled, tensors, to_numpy, vjp
 from cases import CASES, Case
 from keras import ops
 
 from kedit import X, at, block, each, sample
-from kedit.errors import CoordinateError, OperandError, PositionError, ShapeError
+from kedit.errors import CoordinateError, DTypeError, OperandError, PositionError, ShapeError
 
 pytestmark = pytest.mark.tensors
 
@@ -271,13 +271,12 @@ def test_raise_looks_at_tensors_and_names_the_first_offender():
 # --- Integers of any width ---------------------------------------------------------------------
 
 
-INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"]
-
-
 def of_any_width(dtype):
     """Positions on an axis of 300, among them those at both ends of what JAX holds of a dtype."""
     high, low = min(np.iinfo(dtype).max, 2**31 - 1), max(np.iinfo(dtype).min, -(2**31))
-    return np.array([1, 100, high, low]).astype(dtype)
+    if dtype == "uint64":
+        high = 2**64 - 1
+    return np.array([1, 100, high, low], object).astype(dtype)
 
 
 def test_index_of_any_integer_dtype(run):
@@ -304,6 +303,17 @@ def test_index_that_is_no_integer_raises():
         at(ops.zeros(3))[[ops.convert_to_tensor(1), ops.convert_to_tensor(2)]]
     with pytest.raises(PositionError, match="axes"):
         at(ops.zeros(3))[ops.convert_to_tensor(1), ops.convert_to_tensor(2)].set(0.0)
+    for wrong in ([block(0, 3)], [each([0])], [1, block(0, 3)], np.ma.array([0, 1], mask=[0, 1])):
+        with pytest.raises(PositionError, match="Received"):
+            at(ops.zeros(3))[wrong]
+    with pytest.raises(OperandError, match="Received"):
+        at(ops.zeros(2))[:].set(block(1, 2))
+
+
+def test_of_a_fill_value_that_does_not_fit_nothing_is_allowed():
+    with pytest.raises(DTypeError, match="Cast") as raised:
+        at(ops.ones(3, "int32"))[ops.convert_to_tensor([9])].get(fill_value=0.5)
+    assert "casting=" not in str(raised.value)
 
 
 # --- Duplicates --------------------------------------------------------------------------------
@@ -358,6 +368,14 @@ def test_condition_that_differs_between_picks_needs_a_promise():
     found = at(x)[index].where(chosen).set(1.0, unique_indices=True)
     assert to_numpy(found).tolist() == [1, 0, 0]
     assert to_numpy(at(x)[index].where(chosen).add(1.0)).tolist() == [1, 0, 0]
+
+
+def test_condition_on_many_positions_of_which_none_is_named_twice():
+    rows, columns = np.divmod(np.random.default_rng(0).permutation(10000)[:2000], 100)
+    chosen, expected = np.arange(2000) % 2 == 0, np.zeros((100, 100), "float32")
+    expected[rows[chosen], columns[chosen]] = 1
+    for x in (expected * 0, ops.zeros((100, 100))):
+        check_close(at(x)[rows, columns].where(chosen).set(1.0), expected)
 
 
 def test_condition_on_the_elements_at_computed_positions(run):
@@ -436,6 +454,8 @@ def test_get_with_a_mask(run):
         compiled(lambda x, m: at(x)[m].get())(*tensors([x, mask]))
     with pytest.raises(OperandError, match="size"):
         at(x)[0].get(size=3)
+    x, mask, columns = tensors([x, np.array([True, False, True]), np.array([0, 99])])
+    check_close(at(x)[mask, columns].get(), np.array([0, np.nan], "float32"))
 
 
 def test_mask_beside_positions_names_pairs(run):

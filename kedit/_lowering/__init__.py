@@ -9,7 +9,7 @@ from keras import ops
 from kedit._data import is_array
 from kedit._lowering import _cast, _keras, _numpy
 from kedit._lowering._cast import constant
-from kedit._lowering._check import Edit, check
+from kedit._lowering._check import Edit, check, check_dense
 from kedit._lowering._node import call_node, known_shape
 from kedit._types import Shape
 from kedit.errors import OperandError
@@ -30,9 +30,8 @@ def apply(edit: Any, x: Any, shape: Shape | None = None) -> Any:
     """
     tensors = edit.tensors()
     if any([isinstance(tensor, keras.KerasTensor) for tensor in (x, *tensors)]):
-        for tensor in tensors:
-            _check_dense(tensor)
-        return call_node(edit, x if isinstance(x, keras.KerasTensor) else _tensor(x))
+        given = isinstance(x, (keras.KerasTensor, keras.Variable))  # of which one will be refused
+        return call_node(edit, x if given else _tensor(x))
     if _is_numpy(x) and not tensors and shape is None:
         return _numpy.apply(edit, x)
     x = _tensor(x)
@@ -53,28 +52,16 @@ def _needs_values(edit: Edit) -> bool:
 
 
 def _with_known_index(edit: Any) -> Any:
-    """The edit with the values of its index, or the same where a compiler has hidden them."""
+    """The edit with the values that it needs, or the same where a compiler has hidden them."""
+
+    def values(tensor: Any) -> Any:
+        needed = edit.mode == "raise" or _cast.dtype_of(tensor) == "bool"
+        return ops.convert_to_numpy(tensor) if needed else tensor
+
     try:
-        return edit.with_index(edit.selection.index.known(ops.convert_to_numpy))
+        return edit.with_index(edit.selection.index.known(values))
     except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError):
         return edit  # which will be refused
-
-
-def _is_dense(x: Any) -> bool:
-    """Whether `x` is none of the tensors that have the looks but not the layout of others."""
-    if isinstance(x, np.ma.MaskedArray):
-        return False
-    layout = f"{type(x).__name__} {getattr(x, 'layout', '')}".lower()
-    flags = [getattr(x, name, False) is True for name in ("is_nested", "sparse", "ragged")]
-    return not any(flags) and not any([kind in layout for kind in ("sparse", "ragged", "bcoo")])
-
-
-def _check_dense(x: Any) -> None:
-    if not _is_dense(x):
-        raise OperandError(
-            "An edit works on dense tensors. Received: a sparse, ragged or masked one, "
-            f"{type(x).__name__}. Convert it first, as in `x.to_dense()` or `x.filled()`."
-        )
 
 
 def _is_numpy(x: Any) -> bool:
@@ -87,7 +74,7 @@ def _is_numpy(x: Any) -> bool:
 
 def _tensor(x: Any) -> Any:
     """A tensor of the running backend."""
-    _check_dense(x)
+    check_dense(x)
     if ops.is_tensor(x) or isinstance(x, keras.Variable) or _is_numpy(x):
         return ops.convert_to_tensor(np.asarray(x) if isinstance(x, (list, tuple)) else x)
     raise OperandError(

@@ -79,6 +79,12 @@ def check(
     if not again:
         _check_terms(edit)
     layout = selection.bind(shape, _terms(edit, spread_masks))
+    if edit.mode == "raise" and any([p.is_computed and p.size is None for p in layout.picks]):
+        raise OperandError(
+            '`mode="raise"` should be given axes of known size. Received: '
+            f"`{selection!r}` for a tensor of shape {tuple(shape)}. Give the input its shape, or "
+            'use `mode="drop"`, `"clip"` or `"wrap"`.'
+        )
     if again:
         return Bound(layout, layout.result)
     bound = _bound(layout)
@@ -156,7 +162,7 @@ def _check_operand(edit: Edit, bound: Bound, dtype: str) -> None:
     operand = edit.operand
     if edit.op == "get":
         if edit.fill_value is not None:
-            check_values(edit.fill_value, type(edit.fill_value).__name__, dtype)
+            check_values(edit.fill_value, type(edit.fill_value).__name__, dtype, None)
         return
     if isinstance(operand, Expression):
         if operand.is_condition and kind(dtype) > 0:
@@ -257,3 +263,24 @@ def _dtype(values: Any) -> str:
     if hasattr(values, "dtype"):
         return str(keras.backend.standardize_dtype(values.dtype))
     return type(values).__name__
+
+
+def _is_dense(x: Any) -> bool:
+    """Whether `x` is none of the tensors that have the looks but not the layout of others."""
+    if isinstance(x, np.ma.MaskedArray):
+        return False
+    if getattr(getattr(x, "shape", None), "rank", 0) is None:
+        return False
+    layout = f"{type(x).__name__} {getattr(x, 'layout', '')}".lower()
+    flags = [getattr(x, name, False) is True for name in ("is_nested", "sparse", "ragged")]
+    return not any(flags) and not any([kind in layout for kind in ("sparse", "ragged", "bcoo")])
+
+
+def check_dense(x: Any) -> None:
+    """Refuse a tensor that is not what it looks like."""
+    if not _is_dense(x):
+        raise OperandError(
+            "An edit works on dense tensors of known rank. Received: a sparse, ragged or masked "
+            f"one, or one of unknown rank, {type(x).__name__}. Convert it first, as in "
+            "`x.to_dense()` or `x.filled()`, or give it a shape."
+        )

@@ -6,7 +6,7 @@ import keras
 
 from kedit._data import Slot
 from kedit._lowering import _cast, _keras
-from kedit._lowering._check import Edit, check
+from kedit._lowering._check import Edit, check, check_dense
 from kedit._types import Shape, Tensor
 from kedit.errors import OperandError
 
@@ -30,6 +30,8 @@ class EditOperation(keras.Operation):
         self._shape: Shape | None = None
 
     def call(self, x: Tensor, *tensors: Tensor) -> Tensor:
+        for tensor in (x, *tensors):  # of which a graph only guesses whether they are sparse
+            check_dense(tensor)
         edit = fill(self.edit, tensors)
         built = tuple(x.shape) if self._shape is None else self._shape
         return _keras.apply(edit, x, known_shape(x, built), again=True)
@@ -56,16 +58,21 @@ def call_node(edit: Any, x: Any) -> Any:
     tensors: list[Any] = []
 
     def take_out(tensor: Any) -> Any:
-        if isinstance(tensor, keras.Variable):
-            raise OperandError(
-                "A model does not keep a Variable that it only meets in an edit. Received: "
-                f"{tensor.path!r}. Edit in a layer that owns the weight."
-            )
+        _check_no_variable(tensor)
         tensors.append(tensor)
         return Slot(len(tensors) - 1)
 
+    _check_no_variable(x)
     operation = EditOperation(edit.map(take_out))
     return operation(x, *tensors)
+
+
+def _check_no_variable(tensor: Any) -> None:
+    if isinstance(tensor, keras.Variable):
+        raise OperandError(
+            "A model does not keep a Variable that it only meets in an edit. Received: "
+            f"{tensor.path!r}. Edit in a layer that owns the weight."
+        )
 
 
 def fill(edit: Any, tensors: Any) -> Edit:

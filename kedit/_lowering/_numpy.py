@@ -169,9 +169,11 @@ def _write(
 ) -> None:
     """Write into `target`, which is ours."""
     if op in ACCUMULATING and layout.has_duplicates:
+        selected = target[index]
         if chosen is not None:
-            values = np.where(chosen, values, _neutral(op, target[index], values))
-        _UFUNCS[op].at(target, index, values)
+            values = np.where(chosen, values, _neutral(op, selected, values))
+        # NumPy 2.4 reads past the end of values that it would have to broadcast.
+        _UFUNCS[op].at(target, index, np.broadcast_to(values, selected.shape))
         return
     if op in _UFUNCS:
         old = target[index]

@@ -143,7 +143,7 @@ class Places:
             if self.is_sorted and self.inside is None:  # what is dropped was moved to the end
                 order = ops.arange(ops.shape(self.flat)[0], dtype="int32")
             else:
-                order = ops.argsort(self.flat)
+                order = _argsort(self.flat)
             ascending = ops.take(self.flat, order)
             next_one = ops.concatenate([ascending[1:], ops.full((1,), -1, dtype="int32")])
             # The one place behind the axis may be named by many; its entry is not used.
@@ -186,6 +186,11 @@ def source_of(source: Any, edit: Any, library: Any) -> Tensor:
     return source.array if library is np else constant(source, "bool")
 
 
+def _argsort(x: Any) -> Any:
+    """The order of numbers, equal ones as they come; Keras's NumPy backend mixes them up."""
+    return np.argsort(x, kind="stable") if isinstance(x, np.ndarray) else ops.argsort(x)
+
+
 def _both(left: Any, right: Any, library: Any) -> Any:
     if left is None or right is None:
         return right if left is None else left
@@ -219,12 +224,26 @@ def _of_32_bits(numbers: Any, size: Any, mode: Mode | None, library: Any) -> Any
     low, high = integer_range(dtype)
     if high > _LARGEST:
         if mode == "wrap":
-            numbers = ops.mod(numbers, ops.cast(_at_least(1, size, ops), dtype))
+            return _wrapped(numbers, _at_least(1, size, ops))
         largest = constant(_LARGEST, dtype)
         numbers = ops.where(numbers > largest, largest, numbers)
         if low < 0:
             numbers = ops.where(numbers < -largest, -largest, numbers)
     return ops.cast(numbers, "int32")
+
+
+def _wrapped(numbers: Any, size: Any) -> Any:
+    """Integers modulo a size."""
+    dtype = dtype_of(numbers)
+    if dtype != "uint64":
+        return ops.cast(ops.mod(numbers, ops.cast(size, dtype)), "int32")
+    # Keras computes with unsigned integers of 64 bits as if they had 32. As signed ones those
+    # from 2**63 on are negative: 2**64 too low.
+    signed, size = ops.cast(numbers, "int64"), ops.cast(size, "int64")
+    lost = ops.mod(constant(2**32, "int64"), size)
+    place = ops.mod(signed, size)
+    place = ops.where(signed < 0, ops.mod(place + ops.mod(lost * lost, size), size), place)
+    return ops.cast(place, "int32")
 
 
 def _at_least(least: int, size: Any, library: Any) -> Any:

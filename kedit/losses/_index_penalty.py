@@ -11,7 +11,7 @@ from kedit._data import freeze, from_json, is_tensor, to_json
 from kedit._edit import Edit
 from kedit._index import Index
 from kedit._selection import Selection
-from kedit._types import Tensor
+from kedit._types import Mode, Tensor
 from kedit.errors import OperandError, PositionError, SavingError, ShapeError
 
 KINDS = ("l1", "l2")
@@ -125,13 +125,14 @@ class IndexPenalty(keras.losses.Loss):
         shape = (None, *y_pred.shape[1:])  # the target is the same for every sample
         dtype = keras.backend.standardize_dtype(y_pred.dtype)
         selection = self.selection.inside_sample()
-        bound = _lowering.check(Edit(selection, "set", self.target), shape, dtype)
+        mode: Mode | None = None if None in shape[1:] else "raise"
+        bound = _lowering.check(Edit(selection, "set", self.target, mode=mode), shape, dtype)
         if 0 in bound.selected[1:]:
             raise PositionError(
                 "A penalty should have at least one element to look at. Received: "
                 f"`{self.selection!r}`, which selects none of shape {shape}."
             )
-        chosen = _lowering.apply(Edit(selection, "get"), y_pred)
+        chosen = _lowering.apply(Edit(selection, "get", mode=mode), y_pred)
         residual = chosen - _lowering.constant(self.target, dtype)
         if self.kind == "l2":
             each = residual * residual
@@ -194,15 +195,14 @@ def _selection(index: Any) -> Selection:
     """The elements meant by an index inside one sample, or by `sample[...]` itself."""
     if isinstance(index, Place):
         index = index.selection
-    if not isinstance(index, Selection):
-        return Selection("sample", Index(index))
-    if index.condition is not None or index.tensors():
+    selection = index if isinstance(index, Selection) else Selection("sample", Index(index))
+    if selection.condition is not None or selection.tensors():
         raise OperandError(
             "A penalty should be given positions that are known beforehand. Received: "
-            f"`{index!r}`. Drop `.where(...)`."
+            f"`{selection!r}`. Drop `.where(...)`, and write tensors as arrays."
         )
-    index.check_rows()
-    return index
+    selection.check_rows()
+    return selection
 
 
 class _FunctionLoss(keras.losses.Loss):
