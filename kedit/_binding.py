@@ -339,7 +339,8 @@ def _computed_joint(
         elif axis is not None:
             parts.append(Part("numbers", (axis,), _positions_32(item, shape[axis], terms.mode)))
     joint = _broadcast(index, [*shapes, *[(count,) for _ in masks]])
-    may_repeat = not terms.unique and not masks and size_of(joint) != 1
+    one_for_each_true = bool(masks) and len(joint) == 1  # the positions of a mask differ
+    may_repeat = not terms.unique and not one_for_each_true and size_of(joint) != 1
     if may_repeat and terms.mode in (None, "raise", "drop", "fill"):
         may_repeat = _may_repeat(arrays, shape, joint)
     axes_all = [axis for part in parts for axis in part.axes]

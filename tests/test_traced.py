@@ -466,6 +466,11 @@ def test_mask_beside_positions_names_pairs(run):
     edits = run(lambda x, m, c: [at(x)[m, c].set(-1.0), at(x)[m, [1, 3]].set(-1.0)])
     for found in edits(*tensors([x, mask, columns])):
         check_close(found, expected)
+    twice = [[1, 3], [1, 3]]
+    expected = x.copy()
+    np.add.at(expected, (mask, twice), np.float32(1))
+    edit = run(lambda x, m: at(x)[m, twice].add(1.0))
+    check_close(edit(*tensors([x, mask])), expected)
 
 
 def test_mask_that_does_not_fit_raises():
