@@ -7,9 +7,15 @@ that; here is what comes of it.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from kedit._types import Shape
+
+_FEW = 2**16
+"""A plan that is kept does not keep more places than so many."""
 
 
 class Part(NamedTuple):
@@ -151,6 +157,24 @@ class Layout:
         self.is_empty = 0 in self.result
         self.is_computed = any([pick.is_computed for pick in self.picks])
         self.has_duplicates = any([pick.has_duplicates for pick in self.picks])
+
+    @cached_property
+    def places(self) -> Any:
+        """Whether each place is picked, along the axes of which not all are; None if they are many.
+
+        A boolean NumPy array that broadcasts to the canonical form.
+        """
+        sizes = [1 if pick.is_whole else pick.size for pick in self.picks]
+        count = size_of(tuple(sizes))
+        if self.is_computed or count is None or count > _FEW:
+            return None
+        places = np.ones(sizes, bool)
+        for axis, pick in enumerate(self.picks):
+            if not pick.is_whole:
+                here = np.zeros(sizes[axis], bool)
+                here[list(pick.positions)] = True
+                places &= here.reshape([-1 if a == axis else 1 for a in range(len(sizes))])
+        return places
 
 
 def size_of(shape: Shape) -> int | None:

@@ -164,7 +164,8 @@ def items_for(draw, shape, batch, traced):
     items, axis = [], 0
     while True:
         free = [...] * all([item.part is not ... for item in items])
-        kinds = ["stop", None, *free, *(on_axis if axis < len(shape) else [])]
+        new = [None] * (sum([item.part is None for item in items]) < 3)  # TensorFlow knows 8 axes
+        kinds = ["stop", *new, *free, *(on_axis if axis < len(shape) else [])]
         kind = draw(st.sampled_from(kinds if not one_in(draw, 30) else ["number", "array"]))
         if kind == "stop":
             return tuple(items)

@@ -12,7 +12,7 @@ from keras import ops
 
 from kedit._data import SMALL
 from kedit._layout import Layout, Pick
-from kedit._lowering._cast import dtype_of
+from kedit._lowering._cast import dtype_of, reads_bytecode
 from kedit._types import Tensor
 from kedit.errors import ShapeError
 
@@ -23,11 +23,11 @@ def sizes(x: Tensor) -> tuple[Any, ...]:
 
 
 def known(numbers: Any) -> Tensor:
-    """Integers that are known beforehand as a tensor; via lists, which every compiler traces."""
+    """Integers that are known beforehand as a tensor."""
     largest = max([abs(number) for number in numbers], default=0)
     dtype = "int32" if largest < 2**31 else "int64"
-    many = len(numbers) > SMALL
-    return ops.convert_to_tensor(np.array(numbers, dtype) if many else list(numbers), dtype=dtype)
+    as_list = len(numbers) <= SMALL and reads_bytecode()
+    return ops.convert_to_tensor(list(numbers) if as_list else np.array(numbers, dtype), dtype)
 
 
 def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
@@ -179,17 +179,26 @@ def write(layout: Layout, x: Tensor, values_u: Tensor) -> Tensor:
         # Few positions in a long axis: the cost is theirs, not that of the axis.
         values_u = ops.broadcast_to(values_u, (len(first.unique), *sizes(x)[1:]))
         return ops.scatter_update(_unshared(x), ops.expand_dims(known(first.unique), 1), values_u)
-    mask = None
     for axis in partial:
-        if not layout.picks[axis].is_computed:
-            _check_length(layout.picks[axis], sizes(x)[axis], values_u.shape[axis])
         pick = layout.picks[axis]
-        number = pick.number() if pick.is_computed else _number(pick, sizes(x)[axis])
-        here = along(number >= 0, axis, len(x.shape))
-        mask = here if mask is None else ops.logical_and(mask, here)
+        if not pick.is_computed:
+            _check_length(pick, sizes(x)[axis], values_u.shape[axis])
         if values_u.shape[axis] != 1:
-            values_u = _spread(values_u, layout.picks[axis], number, axis)
-    return ops.where(mask, values_u, x)
+            values_u = _spread(values_u, pick, sizes(x)[axis], axis)
+    return ops.where(places(layout, x), values_u, x)
+
+
+def places(layout: Layout, x: Tensor) -> Tensor:
+    """Whether each place of `x`, in canonical form, is picked; broadcasts to it."""
+    known = None if reads_bytecode() else layout.places
+    if known is not None:
+        return known
+    mask = None
+    for axis, pick in enumerate(layout.picks):
+        if not pick.is_whole:
+            here = along(_number(pick, sizes(x)[axis]) >= 0, axis, len(x.shape))
+            mask = here if mask is None else ops.logical_and(mask, here)
+    return mask
 
 
 def _check_length(pick: Pick, size: Any, given: Any) -> None:
@@ -228,17 +237,19 @@ def pad(x: Tensor, axis: int, before: int = 0, after: int = 1) -> Tensor:
     return ops.reshape(padded, (*start, shape[axis] + before + after, *stop))
 
 
-def _spread(values_u: Tensor, pick: Any, number: Tensor, axis: int) -> Tensor:
+def _spread(values_u: Tensor, pick: Any, size: Any, axis: int) -> Tensor:
     """Move values to their positions on the whole axis; what lies between does not matter."""
     if not pick.is_computed and isinstance(pick.positions, range) and pick.positions.step == 1:
         return pad(values_u, axis, pick.positions.start, pick.size - pick.positions.stop)
     if pick.count is None:  # there may turn out to be no value at all, and nothing to take from
         values_u = pad(values_u, axis)
-    return ops.take(values_u, ops.maximum(number, 0), axis=axis)
+    return ops.take(values_u, ops.maximum(_number(pick, size), 0), axis=axis)
 
 
-def _number(pick: Pick, size: Any) -> Tensor:
+def _number(pick: Any, size: Any) -> Tensor:
     """For each place on the axis the number of the unique pick that names it, else -1."""
+    if pick.is_computed:
+        return pick.number()
     if not pick.is_array:
         return _number_in_slice(pick, ops.arange(size, dtype="int32"), size)
     return number_of(known(pick.unique), size)

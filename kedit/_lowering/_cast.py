@@ -1,5 +1,6 @@
 """Values on their way into the dtype of the tensor."""
 
+from functools import lru_cache
 from typing import Any
 
 import keras
@@ -8,6 +9,20 @@ from keras import ops
 from kedit._casting import integer_range, kind, saturate
 from kedit._data import Array, is_tensor
 from kedit._types import Casting, Tensor
+
+
+@lru_cache(maxsize=1)
+def _mark() -> list[Any]:
+    return []
+
+
+def reads_bytecode() -> bool:
+    """Whether what calls this is not run but read, as `torch.compile` reads Python's bytecode.
+
+    Such a compiler looks through caches. It takes NumPy's arrays for tensors, so
+    that constants have to come as lists, which are slow for everything else.
+    """
+    return _mark() is not _mark()
 
 
 def dtype_of(x: Tensor) -> str:
@@ -19,7 +34,7 @@ def constant(value: Any, dtype: str) -> Tensor:
     if is_tensor(value):
         return ops.cast(value, dtype)
     if isinstance(value, Array):
-        if value.numbers is None or not value.numbers:
+        if not value.numbers or not reads_bytecode():
             return ops.convert_to_tensor(value.array, dtype=dtype)
         numbers = [int(n) for n in value.numbers] if value.dtype == "bool" else list(value.numbers)
         flat = ops.convert_to_tensor(numbers, dtype=dtype)

@@ -44,6 +44,8 @@ def apply(edit: Edit, x: Tensor, shape: Shape, *, again: bool = False) -> Tensor
         return _get(edit, layout, x)
     if layout.is_empty or 0 in x.shape:
         return ops.copy(x)
+    if _fits_everywhere(edit, layout):
+        return _write_number(edit, layout, x)
     chosen = _chosen(edit, layout, x)
     values = _axes.to_picks(layout, _values(edit, layout, x, chosen))
     canonical = _axes.merge(layout, x)
@@ -54,6 +56,32 @@ def apply(edit: Edit, x: Tensor, shape: Shape, *, again: bool = False) -> Tensor
         old_u = _axes.read(layout, canonical, unique=True)
         new_u = _combine(edit, layout, old_u, values, chosen)
     return _axes.split(layout, _axes.write(layout, canonical, new_u), x)
+
+
+def _fits_everywhere(edit: Edit, layout: Layout) -> bool:
+    """Whether the operation is with one number that may meet elements that are not selected."""
+    operand, op = edit.operand, edit.op
+    if not is_scalar(operand) or edit.selection.condition is not None or edit.casting == "unsafe":
+        return False
+    if layout.is_whole or layout.is_computed or layout.mask is not None:
+        return False
+    if op == "set":
+        return True
+    harmless = op in ("add", "subtract", "min", "max") or _has_gradient_everywhere(edit)
+    return harmless and not layout.has_duplicates
+
+
+def _write_number(edit: Edit, layout: Layout, x: Tensor) -> Tensor:
+    """The operation on all elements, and a choice: one pass, if a compiler joins them."""
+    canonical = _axes.merge(layout, x)
+    dtype, number = _cast.dtype_of(x), edit.operand
+    # Where a number keeps the dtype of what stands beside it, it need not be a tensor.
+    if edit.op != "set" or kind(dtype) not in (1, 2) or type(number) is bool or number == 0:
+        number = _cast.constant(number, dtype)
+    if edit.op != "set":
+        number = _pair(edit.op, canonical, number)
+    edited = ops.where(_axes.places(layout, canonical), number, canonical)
+    return _axes.split(layout, edited, x)
 
 
 def _get(edit: Edit, layout: Layout, x: Tensor) -> Tensor:

@@ -85,6 +85,7 @@ class Places:
         self.flat = flat if inside is None else library.where(inside, flat, total)
         self.inside = inside
         self.size = total
+        self._number: Tensor | None = None
         self._runs: tuple[Tensor, Tensor, Tensor] | None = None
 
     def read(self, x: Tensor, axis: int) -> Tensor:
@@ -128,6 +129,11 @@ class Places:
 
     def number(self) -> Tensor:
         """For each place on the axis the number of the pick that wins it, else -1."""
+        if self._number is None:
+            self._number = self._find_number()
+        return self._number
+
+    def _find_number(self) -> Tensor:
         place = ops.arange(self.size, dtype="int32")
         if self.count == 1:
             return ops.where(place == self.flat, 0, -1)
