@@ -53,6 +53,15 @@ def properties(session, backend):
 
 
 @nox.session
+@nox.parametrize("backend", DIFFERENTIATING)
+def bench(session, backend):
+    """Time every workload beside the native spelling; arguments after `--` as of the script."""
+    session.install(*CONSTRAINTS, PACKAGES[backend], "-e", ".")
+    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    session.run("python", "benchmarks/run.py", *session.posargs, env=environment)
+
+
+@nox.session
 def lint(session):
     """Style, types, and the floors of the house."""
     session.install(*CONSTRAINTS, *group("lint"), "keras", "jax", "-e", ".")

@@ -88,7 +88,8 @@ def vectorizers() -> dict[str, Callable[..., Any]]:
         import tensorflow as tf
 
         def vectorized_map(fn: Callable[..., Any], *given: Any) -> Any:
-            return tf.vectorized_map(lambda row: fn(*row), given, fallback_to_while_loop=False)
+            # Sums of duplicates are a loop there: it has no converter for a scatter that adds.
+            return tf.vectorized_map(lambda row: fn(*row), given)
 
         return {"keras": by_keras, "vectorized_map": vectorized_map}
     if BACKEND == "torch":

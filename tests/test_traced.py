@@ -242,6 +242,16 @@ def test_what_is_dropped_gets_no_gradient_and_sends_no_nan(compile):
     assert gradients[0][0] == 5
 
 
+@pytest.mark.gradient
+def test_a_value_that_loses_sends_no_nan():
+    primals = [np.array([0, 4], "float32"), np.array([-1, 2], "float32")]
+    i = ops.convert_to_tensor([0, 0])
+    y, (dx, dv) = vjp(lambda x, v: at(x)[i].power(v), primals, np.ones(2, "float32"))
+    assert y.tolist() == [0, 4]
+    assert dx.tolist() == [0, 1]
+    assert dv[0] == 0
+
+
 def test_get_fills_with_what_is_seldom_met(run):
     for dtype, fill in [("float32", np.nan), ("int32", -(2**31)), ("uint8", 255), ("bool", True)]:
         x = ops.convert_to_tensor(np.zeros(2, dtype))

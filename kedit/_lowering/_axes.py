@@ -178,7 +178,9 @@ def write(layout: Layout, x: Tensor, values_u: Tensor) -> Tensor:
     if partial == [0] and first.is_array and values_u.shape[0] != 1:
         # Few positions in a long axis: the cost is theirs, not that of the axis.
         values_u = ops.broadcast_to(values_u, (len(first.unique), *sizes(x)[1:]))
-        return ops.scatter_update(_unshared(x), ops.expand_dims(known(first.unique), 1), values_u)
+        return ops.scatter_update(unshared(x), ops.expand_dims(known(first.unique), 1), values_u)
+    if partial == [0] and first.is_computed and first.in_row is not None:
+        return first.write_in_rows(x, values_u)
     for axis in partial:
         pick = layout.picks[axis]
         if not pick.is_computed:
@@ -186,6 +188,15 @@ def write(layout: Layout, x: Tensor, values_u: Tensor) -> Tensor:
         if values_u.shape[axis] != 1:
             values_u = _spread(values_u, pick, sizes(x)[axis], axis)
     return ops.where(places(layout, x), values_u, x)
+
+
+def sums_by_scatter(layout: Layout) -> bool:
+    """Whether positions are computed on the first axis alone, several of them."""
+    if not layout.is_computed:
+        return False
+    first, *others = layout.picks
+    alone = all([pick.is_whole for pick in others])
+    return alone and first.is_computed and first.in_row is None and first.count != 1
 
 
 def places(layout: Layout, x: Tensor) -> Tensor:
@@ -212,7 +223,7 @@ def _check_length(pick: Pick, size: Any, given: Any) -> None:
             )
 
 
-def _unshared(x: Tensor) -> Tensor:
+def unshared(x: Tensor) -> Tensor:
     """A copy of a NumPy array, which `ops.scatter_update` would change on the NumPy backend."""
     return x.copy() if isinstance(x, np.ndarray) else x
 
@@ -264,7 +275,7 @@ def number_of(places: Tensor, size: Any) -> Tensor:
     """
     number = ops.arange(sizes(places)[0], dtype="int32")
     nowhere = ops.broadcast_to(ops.cast(0 * ops.sum(places), "int32") - 1, (size,))
-    return ops.scatter_update(_unshared(nowhere), ops.expand_dims(places, 1), number)
+    return ops.scatter_update(unshared(nowhere), ops.expand_dims(places, 1), number)
 
 
 def _number_in_slice(pick: Pick, place: Tensor, size: Any) -> Tensor:

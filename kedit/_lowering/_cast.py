@@ -45,6 +45,11 @@ def constant(value: Any, dtype: str) -> Tensor:
     return ops.convert_to_tensor(int(value) if isinstance(value, bool) else value, dtype=dtype)
 
 
+def nothing(dtype: str) -> Tensor:
+    """What changes nothing when it is added, not even -0.0."""
+    return constant(-0.0 if kind(dtype) > 1 else 0, dtype)
+
+
 def values(value: Any, dtype: str, casting: Casting) -> Tensor:
     """An operand as a tensor of dtype `dtype`; "unsafe" is `kedit._casting.saturate`."""
     if casting == "unsafe":

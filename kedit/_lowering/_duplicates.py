@@ -19,17 +19,19 @@ from kedit._types import Tensor
 from kedit.errors import ShapeError
 
 
-def winners(layout: Layout, values: Tensor) -> Tensor:
-    """For each unique position the value that was given last."""
+def winners(layout: Layout, values: Tensor, *, computes: bool = False) -> Tensor:
+    """For each unique position the value that was given last.
+
+    Of positions that are computed the winners are found when they are written;
+    only what computes with values must not meet those that lose.
+    """
     for axis, pick in enumerate(layout.picks):
         if values.shape[axis] == 1:
             continue
         values = _one_each(pick, values, axis)
-        if pick.is_ordered:
-            continue
         if pick.is_computed:
-            values = pick.winners(values, axis) if pick.has_duplicates else values
-        else:
+            values = pick.winners(values, axis) if computes and pick.has_duplicates else values
+        elif not pick.is_ordered:
             values = ops.take(values, known(pick.last()), axis=axis)
     return values
 

@@ -49,6 +49,8 @@ def apply(edit: Edit, x: Tensor, shape: Shape, *, again: bool = False) -> Tensor
     chosen = _chosen(edit, layout, x)
     values = _axes.to_picks(layout, _values(edit, layout, x, chosen))
     canonical = _axes.merge(layout, x)
+    if edit.op in ("add", "subtract") and _axes.sums_by_scatter(layout):
+        return _axes.split(layout, _add_total(edit.op, layout, canonical, values, chosen), x)
     if chosen is None and edit.op in ("set", "apply"):
         new_u = _duplicates.winners(layout, values)
     else:
@@ -206,7 +208,7 @@ def _combine(
     """What stands at the unique positions after the operation."""
     if edit.op in ACCUMULATING and layout.has_duplicates:
         return _accumulate(edit.op, layout, old_u, values, chosen)
-    values_u = _duplicates.winners(layout, values)
+    values_u = _duplicates.winners(layout, values, computes=edit.op == "power")
     if chosen is None:
         return _pair(edit.op, old_u, values_u)
     chosen_u = _duplicates.winners(layout, chosen)
@@ -227,6 +229,17 @@ def _has_gradient_everywhere(edit: Edit) -> bool:
     if edit.op == "multiply":
         return is_scalar(edit.operand) and math.isfinite(abs(edit.operand))
     return edit.op not in ("divide", "power")
+
+
+def _add_total(op: str, layout: Layout, x: Tensor, values: Tensor, chosen: Tensor | None) -> Tensor:
+    """Add to each place the sum of what was given to it, or subtract it."""
+    dtype = _cast.dtype_of(x)
+    if chosen is not None:
+        chosen = _axes.to_picks(layout, chosen)
+        values = ops.where(chosen, values, _cast.nothing(dtype))
+    if op == "subtract" and kind(dtype) > 1:  # of floats, so that nothing is added to -0.0
+        op, values = "add", ops.negative(values)
+    return _pair(op, x, layout.picks[0].total(values))
 
 
 def _pair(op: str, old: Tensor, values: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from keras import ops
 from kedit._casting import integer_range
 from kedit._data import SMALL
 from kedit._items import Open, Positions
-from kedit._layout import Layout, Part, Pick
-from kedit._lowering._axes import number_of, pad
-from kedit._lowering._cast import constant, dtype_of
+from kedit._layout import Layout, Part, Pick, size_of
+from kedit._lowering._axes import number_of, pad, unshared
+from kedit._lowering._cast import constant, dtype_of, nothing
 from kedit._types import Mode, Tensor
 from kedit.errors import OperandError
 
@@ -34,6 +34,9 @@ class Places:
         count: How many positions are picked, or None while a graph does not know.
         flat: The positions, of shape `(count,)`; `size` for those out of bounds.
         inside: Whether each is in bounds, or None if all are.
+        in_row: Where there is one position in each row of the axis, its place in
+            the row, of shape `(count,)`. Else None.
+        row_sizes: How many rows there are, and how many places a row has.
         may_be_empty: Whether the axis may turn out to have no element.
         has_duplicates: Whether a position may occur more than once.
         is_sorted: Whether the user promises that the positions ascend.
@@ -50,7 +53,9 @@ class Places:
         self.is_sorted = edit.indices_are_sorted
         flat: Any = None
         inside: Any = None
+        inner: Any = None
         total: Any = 1
+        row_size: Any = 1
         self.may_be_empty = False
         for part in positions.parts:
             size = math.prod([sizes[axis] for axis in part.axes])
@@ -58,6 +63,9 @@ class Places:
             self.may_be_empty = self.may_be_empty or not (known or part.kind == "rows")
             place, here = _compute(part, edit, size, len(positions.shape), library)
             flat = place if flat is None else flat * size + place
+            if part.kind != "rows":
+                inner = place if inner is None else inner * size + place
+                row_size = row_size * size
             inside = _both(inside, here, library)
             total = total * size
         if isinstance(total, int) and total > _LARGEST:
@@ -81,6 +89,11 @@ class Places:
             flat = library.broadcast_to(flat, self.dim_sizes)
         if inside is not None:
             inside = library.reshape(library.broadcast_to(inside, self.dim_sizes), (-1,))
+        one_each = positions.parts[0].kind == "rows" and size_of(positions.shape[1:]) == 1
+        self.in_row: Any = None
+        self.row_sizes: tuple[Any, Any] = (sizes[0] if sizes else 1, row_size)
+        if one_each:
+            self.in_row = library.reshape(library.broadcast_to(inner, self.dim_sizes), (-1,))
         flat = library.reshape(flat, (-1,))
         self.flat = flat if inside is None else library.where(inside, flat, total)
         self.inside = inside
@@ -101,6 +114,37 @@ class Places:
         """For each pick the value that was given last to its position."""
         order, _, last = self._sorted_runs()
         return ops.take(values, ops.take(order, self._of_each(last)), axis=axis)
+
+    def write_in_rows(self, x: Tensor, values: Tensor) -> Tensor:
+        """Write one value in each row, on the first axis, by comparing places: one pass."""
+        shape = tuple(ops.shape(x))
+        in_rows = (*self.row_sizes, *shape[1:])
+        places = self.in_row if self.inside is None else ops.where(self.inside, self.in_row, -1)
+        here = ops.reshape(places, (-1, 1)) == ops.arange(self.row_sizes[1], dtype="int32")
+        here = ops.reshape(here, (*self.row_sizes, *[1] * (len(shape) - 1)))
+        edited = ops.where(here, ops.expand_dims(values, 1), ops.reshape(x, in_rows))
+        return ops.reshape(edited, shape)
+
+    def total(self, values: Tensor) -> Tensor:
+        """For each place on the first axis the sum of the values that were given to it.
+
+        A scatter that adds may be trusted with duplicates, and with its gradient.
+        """
+        dtype, shape = dtype_of(values), tuple(ops.shape(values))
+        values = ops.broadcast_to(values, (ops.shape(self.flat)[0], *shape[1:]))
+        places, size = self.flat, self.size
+        if self.inside is not None:
+            inside = ops.reshape(self.inside, (-1, *[1] * (len(shape) - 1)))
+            values = ops.where(inside, values, nothing(dtype))
+            if self.may_be_empty:  # one place more, where they are dropped
+                size = size + 1
+            else:
+                places = ops.where(self.inside, places, 0)
+        # What is written into is made of the positions, for the reason that `number_of` gives.
+        start = ops.where(ops.sum(self.flat) * 0 == 0, nothing(dtype), nothing(dtype))
+        start = ops.broadcast_to(start, (size, *shape[1:]))
+        total = ops.scatter_update(unshared(start), ops.expand_dims(places, 1), values, "add")
+        return total if size is self.size else total[:-1]
 
     def reduce(
         self, values: Tensor, axis: int, pair_of: Callable[[Tensor, Tensor], Tensor], neutral: Any
@@ -137,6 +181,8 @@ class Places:
         place = ops.arange(self.size, dtype="int32")
         if self.count == 1:
             return ops.where(place == self.flat, 0, -1)
+        if not self.has_duplicates:
+            return number_of(self.flat, self.size + 1)[:-1]
         order, _, last = self._sorted_runs()
         if self.count is None:  # there may turn out to be none, and nothing to take from
             order = pad(order, 0)

@@ -1,0 +1,219 @@
+"""Time the workloads on the running backend, each spelling in turn with the others, round by round.
+
+    KERAS_BACKEND=jax python benchmarks/run.py [--seconds 0.5] [--only columns] [--modes eager,xla]
+
+Writes `benchmarks/results/<backend>.json`; `report.py` makes tables of it.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from workloads import BACKEND, Workload, workloads
+
+Call = Callable[..., Any]
+
+
+def copy(x: Any, *rest: Any) -> Any:
+    """One pass over the tensor: the least that a new tensor can cost."""
+    return ops.negative(x)
+
+
+def modes() -> dict[str, Callable[[Call], Call]]:
+    """Ways to run a function."""
+    if BACKEND == "jax":
+        import jax
+
+        return {"eager": _as_it_is, "jit": jax.jit}
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        def graph(call: Call) -> Call:
+            return tf.function(call)
+
+        def xla(call: Call) -> Call:
+            return tf.function(call, jit_compile=True)
+
+        return {"eager": _as_it_is, "graph": graph, "xla": xla}
+    import torch
+
+    def compiled(call: Call) -> Call:
+        torch.compiler.reset()
+        return torch.compile(call, fullgraph=True)
+
+    return {"eager": _as_it_is, "compile": compiled}
+
+
+def _as_it_is(call: Call) -> Call:
+    return call
+
+
+def ready(value: Any) -> Any:
+    """Wait until a value is there."""
+    if BACKEND == "jax":
+        import jax
+
+        return jax.block_until_ready(value)
+    return value
+
+
+def with_gradients(call: Call, wrap: Callable[[Call], Call]) -> Call:
+    """A function that runs `call` and the way back, for every tensor of floats."""
+    if BACKEND == "jax":
+        import jax
+
+        def both(upstream: Any, *given: Any) -> Any:
+            floats = [x for x in given if ops.is_tensor(x) and "float" in str(x.dtype)]
+            rest = [x for x in given if "float" not in str(x.dtype)]
+
+            def of_floats(*floats: Any) -> Any:
+                return call(floats[0], *rest, *floats[1:])
+
+            value, back = jax.vjp(of_floats, *floats)
+            return value, back(upstream)
+
+        return wrap(both)
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        def record(upstream: Any, *given: Any) -> Any:
+            floats = [x for x in given if x.dtype.is_floating]
+            with tf.GradientTape() as tape:
+                tape.watch(floats)
+                value = call(*given)
+            return value, tape.gradient(value, floats, upstream)
+
+        return wrap(record)
+    import torch
+
+    wrapped = wrap(call)
+
+    def run(upstream: Any, *given: Any) -> Any:
+        value = wrapped(*[x.requires_grad_() if x.is_floating_point() else x for x in given])
+        floats = [x for x in given if x.is_floating_point()]
+        return value, torch.autograd.grad(value, floats, upstream, allow_unused=True)
+
+    return run
+
+
+def measure(calls: dict[str, Call], given: Sequence[Any], seconds: float) -> dict[str, list[float]]:
+    """Times of every function, taken in turn."""
+    for call in calls.values():
+        for _ in range(3):
+            ready(call(*given))
+    start = time.perf_counter()
+    for call in calls.values():
+        ready(call(*given))
+    rounds = max(5, min(1000, int(seconds * len(calls) / (time.perf_counter() - start))))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            ready(call(*given))
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def ratio(times: dict[str, list[float]], other: str) -> float:
+    """Median of the ratios of kedit to another, round by round."""
+    pairs = zip(times["kedit"], times[other], strict=True)
+    return statistics.median([mine / its for mine, its in pairs])
+
+
+def tensors(workload: Workload) -> list[Any]:
+    return [ops.convert_to_tensor(array) for array in workload.arrays]
+
+
+def check_same(calls: dict[str, Call], given: Sequence[Any], names: list[str]) -> None:
+    wanted = ops.convert_to_numpy(calls["kedit"](*given))
+    for name in names:
+        np.testing.assert_allclose(ops.convert_to_numpy(calls[name](*given)), wanted, 1e-4, 1e-5)
+
+
+def run(workload: Workload, mode: str, backward: bool, seconds: float) -> dict[str, Any]:
+    """Time one workload in one mode."""
+    wrap = modes()[mode]
+    spelled = {"kedit": workload.kedit, "copy": copy}
+    spelled |= {f"native {n}": call for n, call in enumerate(workload.native)}
+    spelled |= {f"keras {n}": call for n, call in enumerate(workload.by_keras)}
+    given = tensors(workload)
+    check_same(spelled, given, [n for n in spelled if n != "copy" and "set" not in workload.name])
+    if backward:
+        upstream = ops.ones(given[0].shape)
+        given = [upstream, *given]
+        spelled = {name: with_gradients(call, wrap) for name, call in spelled.items()}
+    else:
+        spelled = {name: wrap(call) for name, call in spelled.items()}
+    times = measure(spelled, given, seconds)
+    medians = {name: statistics.median(series) for name, series in times.items()}
+
+    def best(kind: str) -> str | None:
+        names = [name for name in medians if name.startswith(kind)]
+        return min(names, key=medians.__getitem__) if names else None
+
+    native, by_keras = best("native"), best("keras")
+    return {
+        "workload": workload.name,
+        "mode": mode,
+        "backward": backward,
+        "fair": workload.fair,
+        "seconds": medians["kedit"],
+        "native": native and ratio(times, native),
+        "keras": by_keras and ratio(times, by_keras),
+        "copy": ratio(times, "copy"),
+        "medians": medians,
+    }
+
+
+def machine() -> dict[str, Any]:
+    package = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}[BACKEND]
+    version = __import__(package).__version__
+    return {
+        "backend": f"{BACKEND} {version}",
+        "keras": keras.version(),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each spelling")
+    parser.add_argument("--only", default="", help="workloads whose name holds this")
+    parser.add_argument("--modes", default=",".join(modes()))
+    parser.add_argument("--forward", action="store_true", help="leave out the way back")
+    arguments = parser.parse_args()
+    rows = []
+    for workload in workloads():
+        if arguments.only not in workload.name:
+            continue
+        for mode in arguments.modes.split(","):
+            for backward in (False, True)[: 1 if arguments.forward else 2]:
+                row = run(workload, mode, backward, arguments.seconds)
+                rows.append(row)
+                shown = [
+                    f"{row[k]:6.2f}" if row[k] else "     -" for k in ("native", "keras", "copy")
+                ]
+                print(
+                    f"{workload.name:50} {mode:8} {'back' if backward else '    '} "
+                    f"{row['seconds'] * 1e6:10.1f} us  native, keras, copy x{' '.join(shown)}",
+                    flush=True,
+                )
+    directory = pathlib.Path(__file__).parent / "results"
+    directory.mkdir(exist_ok=True)
+    if not arguments.only:
+        text = json.dumps({**machine(), "rows": rows}, indent=1)
+        (directory / f"{BACKEND}.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

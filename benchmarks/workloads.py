@@ -1,0 +1,318 @@
+"""What is timed: edits as kedit spells them, in `keras.ops`, and as each backend would by hand.
+
+Every spelling is a function of the workload's tensors, the one to edit first. Where a backend has
+several, the fastest counts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kedit import X, at, each, sample
+
+BACKEND = keras.backend.backend()
+RNG = np.random.default_rng(0)
+Call = Callable[..., Any]
+
+
+@dataclass
+class Workload:
+    """One edit.
+
+    Attributes:
+        name: Its name in the table.
+        arrays: The tensor to edit, and further ones.
+        kedit: The edit in kedit.
+        by_keras: The same in `keras.ops`, as far as it has it.
+        native: The same in the running backend.
+        fair: How many times as long as the native call kedit may take.
+    """
+
+    name: str
+    arrays: Sequence[Any]
+    kedit: Call
+    by_keras: Sequence[Call]
+    native: Sequence[Call]
+    fair: float = 1.25
+
+
+def floats(*shape: int) -> Any:
+    return RNG.normal(size=shape).astype("float32")
+
+
+SCATTERED = RNG.choice(4096 * 1024, 1000, replace=False)
+SCATTERED_ROWS, SCATTERED_COLUMNS = np.divmod(SCATTERED, 1024)
+SPOTS = np.stack([SCATTERED_ROWS, SCATTERED_COLUMNS], 1)
+DISTINCT = RNG.permutation(20000)[:4096].astype("int32")
+REPEATED = RNG.integers(0, 2000, 4096).astype("int32")
+OWN = RNG.integers(0, 1024, 4096).astype("int32")
+
+
+def chain(set_columns: Callable[[Any, int], Any]) -> Call:
+    """Ten edits one after the other, of a column each."""
+
+    def ten(x: Any) -> Any:
+        for column in range(0, 1000, 100):
+            x = set_columns(x, column)
+        return x
+
+    return ten
+
+
+def natives() -> dict[str, list[Call]]:
+    """The workloads by hand, in the running backend."""
+    if BACKEND == "jax":
+        return _jax()
+    if BACKEND == "tensorflow":
+        return _tensorflow()
+    return _torch()
+
+
+def _jax() -> dict[str, list[Call]]:
+    import jax.numpy as jnp
+
+    rows = jnp.arange(4096)
+    channel, column = jnp.arange(64) == 3, jnp.arange(1024)
+    block = (jnp.arange(56) >= 10) & (jnp.arange(56) < 30)
+    return {
+        "element": [lambda x: x.at[0, 2].set(9.0)],
+        "channel": [
+            lambda x: x.at[..., 3].set(0.0),
+            lambda x: jnp.where(channel, 0.0, x),
+        ],
+        "columns": [
+            lambda x: x.at[:, ::2].multiply(2.0),
+            lambda x: jnp.where(column % 2 == 0, x * 2, x),
+        ],
+        "condition": [lambda x: jnp.where(x > 1, x * 2, x)],
+        "block": [
+            lambda x: x.at[:, 10:30, 10:30].set(0.0),
+            lambda x: jnp.where((block[:, None] & block)[..., None], 0.0, x),
+        ],
+        "scattered": [lambda x, v: x.at[SCATTERED_ROWS, SCATTERED_COLUMNS].set(v)],
+        "own": [
+            lambda x, i, v: x.at[rows, i].set(v),
+            lambda x, i, v: jnp.where(column == i[:, None], v[:, None], x),
+        ],
+        "unique": [lambda x, i, v: x.at[i].set(v, unique_indices=True)],
+        "set": [lambda x, i, v: x.at[i].set(v)],
+        "add": [lambda x, i, v: x.at[i].add(v)],
+        "max": [lambda x, i, v: x.at[i].max(v)],
+        "multiply": [lambda x, i, v: x.at[i].multiply(v)],
+        "chain": [chain(lambda x, column: x.at[:, column].set(0.0))],
+    }
+
+
+def _tensorflow() -> dict[str, list[Call]]:
+    import tensorflow as tf
+
+    channel, column, row = tf.range(64) == 3, tf.range(1024), tf.range(4096)
+    block = (tf.range(56) >= 10) & (tf.range(56) < 30)
+    spots = tf.constant(SPOTS)
+
+    def product(x: Any, i: Any, v: Any) -> Any:
+        return x * tf.math.unsorted_segment_prod(v, i, 20000)
+
+    return {
+        "element": [lambda x: tf.tensor_scatter_nd_update(x, [[0, 2]], [9.0])],
+        "channel": [
+            lambda x: tf.where(channel, 0.0, x),
+            lambda x: tf.concat([x[..., :3], tf.zeros_like(x[..., :1]), x[..., 4:]], -1),
+        ],
+        "columns": [
+            lambda x: tf.where(column % 2 == 0, x * 2, x),
+            lambda x: x * tf.where(column % 2 == 0, 2.0, 1.0),
+        ],
+        "condition": [lambda x: tf.where(x > 1, x * 2, x)],
+        "block": [lambda x: tf.where((block[:, None] & block)[..., None], 0.0, x)],
+        "scattered": [lambda x, v: tf.tensor_scatter_nd_update(x, spots, v)],
+        "own": [
+            lambda x, i, v: tf.tensor_scatter_nd_update(x, tf.stack([row, i], 1), v),
+            lambda x, i, v: tf.where(column == i[:, None], v[:, None], x),
+        ],
+        "unique": [lambda x, i, v: tf.tensor_scatter_nd_update(x, i[:, None], v)],
+        "set": [lambda x, i, v: tf.tensor_scatter_nd_update(x, i[:, None], v)],
+        "add": [lambda x, i, v: tf.tensor_scatter_nd_add(x, i[:, None], v)],
+        "max": [lambda x, i, v: tf.tensor_scatter_nd_max(x, i[:, None], v)],
+        "multiply": [product],
+        "chain": [
+            chain(lambda x, at_: tf.where(column == at_, 0.0, x)),
+        ],
+    }
+
+
+def _torch() -> dict[str, list[Call]]:
+    import torch
+
+    channel, column, rows = torch.arange(64) == 3, torch.arange(1024), torch.arange(4096)
+    block = (torch.arange(56) >= 10) & (torch.arange(56) < 30)
+    scattered = torch.tensor(SCATTERED_ROWS), torch.tensor(SCATTERED_COLUMNS)
+
+    def written(*index: Any) -> Call:
+        def write(x: Any, *v: Any) -> Any:
+            y = x.clone()
+            y[index] = v[0] if v else 0.0
+            return y
+
+        return write
+
+    def columns(x: Any) -> Any:
+        y = x.clone()
+        y[:, ::2] *= 2
+        return y
+
+    def column_written(x: Any, at_: int) -> Any:
+        y = x.clone()
+        y[:, at_] = 0.0
+        return y
+
+    def own(x: Any, i: Any, v: Any) -> Any:
+        return x.index_put((rows, i), v)
+
+    def reduce(how: str) -> Call:
+        def call(x: Any, i: Any, v: Any) -> Any:
+            return x.scatter_reduce(0, i.long()[:, None].expand(-1, 64), v, how)
+
+        return call
+
+    return {
+        "element": [lambda x: written(0, 2)(x, 9.0)],
+        "channel": [written(..., 3), lambda x: torch.where(channel, 0.0, x)],
+        "columns": [columns, lambda x: torch.where(column % 2 == 0, x * 2, x)],
+        "condition": [lambda x: torch.where(x > 1, x * 2, x)],
+        "block": [
+            written(slice(None), slice(10, 30), slice(10, 30)),
+            lambda x: torch.where((block[:, None] & block)[..., None], 0.0, x),
+        ],
+        "scattered": [lambda x, v: x.index_put(scattered, v)],
+        "own": [own, lambda x, i, v: torch.where(column == i[:, None], v[:, None], x)],
+        "unique": [
+            lambda x, i, v: x.index_copy(0, i.long(), v),
+            lambda x, i, v: x.index_put((i,), v),
+        ],
+        "set": [lambda x, i, v: x.index_copy(0, i.long(), v), lambda x, i, v: x.index_put((i,), v)],
+        "add": [
+            lambda x, i, v: x.index_add(0, i, v),
+            lambda x, i, v: x.index_put((i,), v, accumulate=True),
+        ],
+        "max": [
+            reduce("amax"),
+            lambda x, i, v: x.index_reduce(0, i.long(), v, "amax"),
+        ],
+        "multiply": [reduce("prod"), lambda x, i, v: x.index_reduce(0, i.long(), v, "prod")],
+        "chain": [chain(column_written), chain(lambda x, n: torch.where(column == n, 0.0, x))],
+    }
+
+
+def workloads() -> list[Workload]:
+    """The workloads, in the order of the table."""
+    images, table, rows = floats(64, 56, 56, 64), floats(4096, 1024), floats(20000, 64)
+    values = floats(4096, 64)
+    native = natives()
+    column, place = ops.arange(1024), ops.arange(56)
+    block = (place >= 10) & (place < 30)
+
+    def scatter(reduction: str | None) -> Call:
+        return lambda x, i, v: ops.scatter_update(x, i[:, None], v, reduction)
+
+    loops = BACKEND != "jax"  # `keras.ops` loops over the rows, for a minute
+    return [
+        Workload(
+            "one element of (32, 5)",
+            [floats(32, 5)],
+            lambda x: at(x)[0, 2].set(9.0),
+            [lambda x: ops.scatter_update(x, [[0, 2]], [9.0])],
+            native["element"],
+        ),
+        Workload(
+            "a channel of (64, 56, 56, 64)",
+            [images],
+            lambda x: at(x)[..., 3].set(0.0),
+            [lambda x: ops.where(ops.arange(64) == 3, 0.0, x)],
+            native["channel"],
+        ),
+        Workload(
+            "every other column of (4096, 1024), doubled",
+            [table],
+            lambda x: at(x)[:, ::2].multiply(2.0),
+            [lambda x: ops.where(column % 2 == 0, x * 2, x)],
+            native["columns"],
+        ),
+        Workload(
+            "elements > 1 of (4096, 1024), doubled",
+            [table],
+            lambda x: at(x).where(X > 1.0).multiply(2.0),
+            [lambda x: ops.where(x > 1, x * 2, x)],
+            native["condition"],
+        ),
+        Workload(
+            "a block of (64, 56, 56, 64)",
+            [images],
+            lambda x: at(x)[:, 10:30, 10:30].set(0.0),
+            [lambda x: ops.where((block[:, None] & block)[..., None], 0.0, x)],
+            native["block"],
+        ),
+        Workload(
+            "1,000 scattered elements of (4096, 1024)",
+            [table, floats(1000)],
+            lambda x, v: at(x)[SCATTERED_ROWS, SCATTERED_COLUMNS].set(v),
+            [lambda x, v: ops.scatter_update(x, SPOTS, v)],
+            native["scattered"],
+        ),
+        Workload(
+            "one element in each row of (4096, 1024)",
+            [table, OWN, floats(4096)],
+            lambda x, i, v: sample(x)[each(i)].set(v),
+            [lambda x, i, v: ops.where(column == i[:, None], v[:, None], x)],
+            native["own"],
+        ),
+        Workload(
+            "4,096 rows of (20000, 64), all different",
+            [rows, DISTINCT, values],
+            lambda x, i, v: at(x)[i].set(v, unique_indices=True),
+            [scatter(None)],
+            native["unique"],
+        ),
+        Workload(
+            "4,096 rows, with duplicates: set",
+            [rows, REPEATED, values],
+            lambda x, i, v: at(x)[i].set(v),
+            [scatter(None)],
+            native["set"],
+            fair=3.0,
+        ),
+        Workload(
+            "4,096 rows, with duplicates: add",
+            [rows, REPEATED, values],
+            lambda x, i, v: at(x)[i].add(v),
+            [scatter("add")],
+            native["add"],
+        ),
+        Workload(
+            "4,096 rows, with duplicates: max",
+            [rows, REPEATED, values],
+            lambda x, i, v: at(x)[i].max(v),
+            [] if loops else [scatter("max")],
+            native["max"],
+            fair=3.0,
+        ),
+        Workload(
+            "4,096 rows, with duplicates: multiply",
+            [rows, REPEATED, values],
+            lambda x, i, v: at(x)[i].multiply(v),
+            [] if loops else [scatter("mul")],
+            native["multiply"],
+            fair=3.0,
+        ),
+        Workload(
+            "ten columns of (4096, 1024), one after the other",
+            [table],
+            chain(lambda x, n: at(x)[:, n].set(0.0)),
+            [chain(lambda x, n: ops.where(column == n, 0.0, x))],
+            native["chain"],
+        ),
+    ]
