@@ -234,11 +234,11 @@ def _has_gradient_everywhere(edit: Edit) -> bool:
 def _add_total(op: str, layout: Layout, x: Tensor, values: Tensor, chosen: Tensor | None) -> Tensor:
     """Add to each place the sum of what was given to it, or subtract it."""
     dtype = _cast.dtype_of(x)
+    if op == "subtract" and kind(dtype) > 1:  # of floats, so that nothing is added to -0.0
+        op, values = "add", ops.negative(values)
     if chosen is not None:
         chosen = _axes.to_picks(layout, chosen)
         values = ops.where(chosen, values, _cast.nothing(dtype))
-    if op == "subtract" and kind(dtype) > 1:  # of floats, so that nothing is added to -0.0
-        op, values = "add", ops.negative(values)
     return _pair(op, x, layout.picks[0].total(values))
 
 

@@ -128,14 +128,13 @@ class Places:
     def total(self, values: Tensor) -> Tensor:
         """For each place on the first axis the sum of the values that were given to it.
 
-        A scatter that adds may be trusted with duplicates, and with its gradient.
+        A scatter that adds may be trusted with duplicates, and with its gradient. The
+        values of what is dropped have to be such as change nothing, as `_chosen` sees to.
         """
         dtype, shape = dtype_of(values), tuple(ops.shape(values))
         values = ops.broadcast_to(values, (ops.shape(self.flat)[0], *shape[1:]))
         places, size = self.flat, self.size
         if self.inside is not None:
-            inside = ops.reshape(self.inside, (-1, *[1] * (len(shape) - 1)))
-            values = ops.where(inside, values, nothing(dtype))
             if self.may_be_empty:  # one place more, where they are dropped
                 size = size + 1
             else:
