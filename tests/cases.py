@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 
 
 class Case(NamedTuple):
@@ -281,3 +282,12 @@ OUT_OF_BOUNDS = [
     Case((5,), S[1.0:3]),
     Case((5,), S[..., ...]),
 ]
+
+
+def eager_and_compiled(cases: Any, compiled: Any) -> Any:
+    """Run a test of `case` and `compile` on cases, and compiled on a few."""
+    return pytest.mark.parametrize(
+        ("case", "compile"),
+        [(case, False) for case in cases] + [(case, True) for case in compiled],
+        ids=lambda value: repr(value) if isinstance(value, Case) else ["eager", "compiled"][value],
+    )

@@ -10,6 +10,7 @@ import zipfile
 
 import keras
 import numpy as np
+import oracle
 from _backend import to_numpy
 from keras import ops
 
@@ -27,6 +28,43 @@ def check_close(found, expected, rtol=1e-5, atol=1e-5):
     """Compare in float32, in which every backend can hand out its floats."""
     found = to_numpy(ops.cast(ops.convert_to_tensor(found), "float32"))
     np.testing.assert_allclose(found, np.asarray(expected, "float32"), rtol=rtol, atol=atol)
+
+
+def check_array(found, expected):
+    """Compare numbers, up to rounding, and the dtype."""
+    np.testing.assert_allclose(to_numpy(found), expected, rtol=2e-5, atol=2e-6)
+    assert to_numpy(found).dtype == expected.dtype
+
+
+# --- All operations, as the oracle has them ----------------------------------------------------
+
+
+def updated(op, place, x, values, **options):
+    """The edit of `place` by name, applied to `x`."""
+    given = oracle.cube if op == "apply" else values
+    return getattr(place, op)(given, **options)(x)
+
+
+def let_some_tie(x, values, places):
+    """The element with its value, and values with each other."""
+    if values.size > 1:
+        values.ravel()[:] = np.where(np.arange(values.size) % 2, values.ravel(), 1.25)
+        x.ravel()[max(places.ravel()[0], 0)] = 1.25
+
+
+def check_updates(results, gradients, x, values, places, upstream):
+    """Check what each operation gave, and its gradients: first those of `x`, then of `values`."""
+    count = len(oracle.UPDATES)
+    for n, op in enumerate(oracle.UPDATES):
+        check_array(results[n], oracle.update(op, x, places, values))
+        dx, dv = oracle.update_vjp(op, x, places, values, upstream[n])
+        for what, found, expected in (("x", gradients[n], dx), ("v", gradients[count + n], dv)):
+            np.testing.assert_allclose(
+                found, expected, rtol=1e-4, atol=1e-5, err_msg=f"{op}: gradient of {what}"
+            )
+
+
+# --- Objects of Keras --------------------------------------------------------------------------
 
 
 def check_roundtrip(thing):

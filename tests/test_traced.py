@@ -4,8 +4,10 @@ import numpy as np
 import oracle
 import pytest
 from _backend import INTEGERS, compiled, tensors, to_numpy, vjp
-from cases import CASES, Case
+from cases import CASES, Case, eager_and_compiled
 from keras import ops
+from kit import check_array, check_updates, let_some_tie, updated
+from oracle import cube
 
 from kedit import X, at, block, each, sample
 from kedit.errors import CoordinateError, DTypeError, OperandError, PositionError, ShapeError
@@ -14,15 +16,6 @@ pytestmark = pytest.mark.tensors
 
 S = np.s_
 MODES = [None, "drop", "fill", "clip", "wrap"]
-
-
-def cube(x):
-    return x * x * x
-
-
-def check_close(found, expected):
-    np.testing.assert_allclose(to_numpy(found), expected, rtol=2e-5, atol=2e-6)
-    assert to_numpy(found).dtype == expected.dtype
 
 
 def is_static(item):
@@ -53,11 +46,6 @@ def data(shape, places, seed=0):
     return x, values
 
 
-def updated(op, place, x, values, **options):
-    edit = place.apply(cube, **options) if op == "apply" else getattr(place, op)(values, **options)
-    return edit(x)
-
-
 def masks_of(index):
     return [a for a in parted(index)[1] if a.dtype == bool]
 
@@ -84,14 +72,14 @@ def test_a_tensor_means_what_the_array_does(case):
     items, arrays = parted(case.index)
     index = put_together(items, tensors(arrays))
     tensor = ops.convert_to_tensor(x)
-    check_close(at(tensor)[index].get(), x[case.index])
+    check_array(at(tensor)[index].get(), x[case.index])
     for op in oracle.UPDATES:
         expected = oracle.update(op, x, places, values)
-        check_close(updated(op, at[index], tensor, values), expected)
-        check_close(updated(op, at[index], tensor, ops.convert_to_tensor(values)), expected)
+        check_array(updated(op, at[index], tensor, values), expected)
+        check_array(updated(op, at[index], tensor, ops.convert_to_tensor(values)), expected)
         if places.size and not masks_of(case.index):
             value = values.ravel()[0]
-            check_close(updated(op, at[index], tensor, value), oracle.update(op, x, places, value))
+            check_array(updated(op, at[index], tensor, value), oracle.update(op, x, places, value))
     np.testing.assert_array_equal(to_numpy(tensor), x)
     for array, given in zip(arrays, index_tensors(index), strict=True):
         np.testing.assert_array_equal(to_numpy(given), array)
@@ -114,9 +102,7 @@ def as_index(number, is_mask):
 def check_gradients(shape, index, places, compile, **options):
     """Check values and gradients of all operations in one function, with a traced index."""
     x, values = data(shape, places)
-    if values.size > 1:  # let some tie, the element with its value and values with each other
-        values.ravel()[:] = np.where(np.arange(values.size) % 2, values.ravel(), 1.25)
-        x.ravel()[max(places.ravel()[0], 0)] = 1.25
+    let_some_tie(x, values, places)
     items, arrays = parted(index)
     count = len(oracle.UPDATES)
     masks = [array.dtype == bool for array in arrays]
@@ -131,13 +117,7 @@ def check_gradients(shape, index, places, compile, **options):
     upstream = np.random.default_rng(1).normal(size=(count, *x.shape)).astype("float32")
     primals = [x] * count + [values] * count + [as_floats(array) for array in arrays]
     results, gradients = vjp(all_operations, primals, upstream, compile=compile)
-    for n, op in enumerate(oracle.UPDATES):
-        check_close(results[n], oracle.update(op, x, places, values))
-        dx, dv = oracle.update_vjp(op, x, places, values, upstream[n])
-        for what, found, expected in (("x", gradients[n], dx), ("v", gradients[count + n], dv)):
-            np.testing.assert_allclose(
-                found, expected, rtol=1e-4, atol=1e-5, err_msg=f"{op}: gradient of {what}"
-            )
+    check_updates(results, gradients, x, values, places, upstream)
 
 
 def _i(*numbers, dtype="int64"):
@@ -157,11 +137,7 @@ GRADIENTS = [
 
 
 @pytest.mark.gradient
-@pytest.mark.parametrize(
-    ("case", "compile"),
-    [(case, False) for case in GRADIENTS] + [(case, True) for case in GRADIENTS[1:7:5]],
-    ids=lambda value: repr(value) if isinstance(value, Case) else ["eager", "compiled"][value],
-)
+@eager_and_compiled(GRADIENTS, GRADIENTS[1:7:5])
 def test_gradients(case, compile):
     places = oracle.positions_in_bounds(case.shape, case.index)
     check_gradients(case.shape, case.index, places, compile)
@@ -190,17 +166,17 @@ def test_modes(case, mode):
     x, values = data(case.shape, places)
     items, arrays = parted(case.index)
     place, tensor = at[put_together(items, tensors(arrays))], ops.convert_to_tensor(x)
-    check_close(place.get(mode=mode)(tensor), oracle.get(x, places))
-    check_close(place.get(mode=mode, fill_value=5)(tensor), oracle.get(x, places, 5))
+    check_array(place.get(mode=mode)(tensor), oracle.get(x, places))
+    check_array(place.get(mode=mode, fill_value=5)(tensor), oracle.get(x, places, 5))
     for op in oracle.UPDATES:
         expected = oracle.update(op, x, places, values)
-        check_close(updated(op, place, tensor, values, mode=mode), expected)
+        check_array(updated(op, place, tensor, values, mode=mode), expected)
     if mode is not None:  # then what is known beforehand is treated alike
         for given in (x, tensor):
-            check_close(at(given)[case.index].get(mode=mode), oracle.get(x, places))
+            check_array(at(given)[case.index].get(mode=mode), oracle.get(x, places))
             for op in oracle.UPDATES:
                 expected = oracle.update(op, x, places, values)
-                check_close(updated(op, at[case.index], given, values, mode=mode), expected)
+                check_array(updated(op, at[case.index], given, values, mode=mode), expected)
     np.testing.assert_array_equal(to_numpy(tensor), x)
 
 
@@ -252,6 +228,15 @@ def test_a_value_that_loses_sends_no_nan():
     assert dv[0] == 0
 
 
+@pytest.mark.parametrize("op", ["add", "subtract"])
+def test_what_is_not_chosen_keeps_its_sign(op):
+    x, i = ops.convert_to_tensor(np.array([-0.0, 1], "float32")), ops.convert_to_tensor([0, 7, 1])
+    for place in (at(x)[i[1:]], at(x)[i].where(X > 0)):
+        y = to_numpy(getattr(place, op)(1.0))
+        assert y.tolist() == [0, 2 if op == "add" else 0]
+        assert np.signbit(y[0])
+
+
 def test_get_fills_with_what_is_seldom_met(run):
     for dtype, fill in [("float32", np.nan), ("int32", -(2**31)), ("uint8", 255), ("bool", True)]:
         x = ops.convert_to_tensor(np.zeros(2, dtype))
@@ -269,8 +254,8 @@ def test_raise_looks_at_tensors_and_names_the_first_offender():
     expected = np.zeros((3, 4), "float32")
     expected[[[0, 1], [2, -1]]] = 1
     index = ops.convert_to_tensor([[0, 1], [2, -1]])
-    check_close(at(x)[index].set(1.0, mode="raise"), expected)
-    check_close(at(np.zeros((3, 4), "float32"))[index].set(1.0, mode="raise"), expected)
+    check_array(at(x)[index].set(1.0, mode="raise"), expected)
+    check_array(at(np.zeros((3, 4), "float32"))[index].set(1.0, mode="raise"), expected)
     with pytest.raises(Exception, match=r"mode=\"raise\"|graph break|Unsupported|ndarray"):
         compiled(lambda x, i: at(x)[i].set(1.0, mode="raise"))(x, index)
     for given in (x, np.zeros((3, 4))):
@@ -300,7 +285,7 @@ def test_index_of_any_integer_dtype(run):
     for index, dropped, wrapped in zip(indices, *zip(*found, strict=True), strict=True):
         for mode, edited in ((None, dropped), ("wrap", wrapped)):
             places = oracle.positions_in_bounds(x.shape, (index,), mode)
-            check_close(edited, oracle.update("add", x, places, np.float32(1)))
+            check_array(edited, oracle.update("add", x, places, np.float32(1)))
 
 
 def test_index_that_is_no_integer_raises():
@@ -367,7 +352,7 @@ def test_promises_do_not_change_the_answer(run):
     expected = [oracle.update(op, x, places, values) for op in ("set", "multiply", "max", "set")]
     found = run(edits)(*tensors([x, index, values]))
     for one, other in zip(found, [*expected, oracle.get(x, places)], strict=True):
-        check_close(one, other)
+        check_array(one, other)
 
 
 def test_condition_that_differs_between_picks_needs_a_promise():
@@ -385,7 +370,7 @@ def test_condition_on_many_positions_of_which_none_is_named_twice():
     chosen, expected = np.arange(2000) % 2 == 0, np.zeros((100, 100), "float32")
     expected[rows[chosen], columns[chosen]] = 1
     for x in (expected * 0, ops.zeros((100, 100))):
-        check_close(at(x)[rows, columns].where(chosen).set(1.0), expected)
+        check_array(at(x)[rows, columns].where(chosen).set(1.0), expected)
 
 
 def test_condition_on_the_elements_at_computed_positions(run):
@@ -395,7 +380,7 @@ def test_condition_on_the_elements_at_computed_positions(run):
     places = oracle.positions_in_bounds(x.shape, (slice(None), index))
     places = np.where(np.append(x.ravel(), 0)[places] > 0, places, -1)
     for op, found in zip(oracle.UPDATES, edits(*tensors([x, index])), strict=True):
-        check_close(found, oracle.update(op, x, places, np.float32(2)))
+        check_array(found, oracle.update(op, x, places, np.float32(2)))
 
 
 # --- Masks -------------------------------------------------------------------------------------
@@ -413,11 +398,7 @@ MASKS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("case", "compile"),
-    [(case, False) for case in MASKS] + [(case, True) for case in MASKS[2:9:3]],
-    ids=lambda value: repr(value) if isinstance(value, Case) else ["eager", "compiled"][value],
-)
+@eager_and_compiled(MASKS, MASKS[2:9:3])
 def test_mask_takes_one_value_for_each_true(case, compile):
     places = oracle.positions(case.shape, case.index)
     x, values = data(case.shape, places)
@@ -432,7 +413,7 @@ def test_mask_takes_one_value_for_each_true(case, compile):
     found = (compiled(edits) if compile else edits)(*tensors([x, values, *arrays]))
     given = [values, values, np.float32(3), values]
     for op, value, edited in zip(("set", "multiply", "add", "apply"), given, found, strict=True):
-        check_close(edited, oracle.update(op, x, places, value))
+        check_array(edited, oracle.update(op, x, places, value))
 
 
 def test_mask_of_which_too_few_or_too_many_values_are_given(run):
@@ -453,19 +434,19 @@ def test_get_with_a_mask(run):
     get = run(lambda x, m: [at(x)[m].get(size=n, fill_value=-1.0) for n in (0, 2, 3, 5)])
     for found, size in zip(get(*tensors([x, mask])), (0, 2, 3, 5), strict=True):
         expected = np.append(x[mask], [-1, -1]).astype("float32")[:size]
-        check_close(found, expected)
-        check_close(at(x)[mask].get(size=size, fill_value=-1.0), expected)
+        check_array(found, expected)
+        check_array(at(x)[mask].get(size=size, fill_value=-1.0), expected)
     rows = run(lambda x, m: at(x)[:, m, 1:].get(size=3))
     x3, mask1 = np.arange(24, dtype="float32").reshape(2, 3, 4), np.array([True, False, True])
     expected = np.concatenate([x3[:, mask1, 1:], np.full((2, 1, 3), np.nan)], axis=1)
-    check_close(rows(*tensors([x3, mask1])), expected.astype("float32"))
-    check_close(at(ops.convert_to_tensor(x))[ops.convert_to_tensor(mask)].get(), x[mask])
+    check_array(rows(*tensors([x3, mask1])), expected.astype("float32"))
+    check_array(at(ops.convert_to_tensor(x))[ops.convert_to_tensor(mask)].get(), x[mask])
     with pytest.raises(Exception, match=r"size=|Unsupported|ndarray|graph break"):
         compiled(lambda x, m: at(x)[m].get())(*tensors([x, mask]))
     with pytest.raises(OperandError, match="size"):
         at(x)[0].get(size=3)
     x, mask, columns = tensors([x, np.array([True, False, True]), np.array([0, 99])])
-    check_close(at(x)[mask, columns].get(), np.array([0, np.nan], "float32"))
+    check_array(at(x)[mask, columns].get(), np.array([0, np.nan], "float32"))
 
 
 def test_mask_beside_positions_names_pairs(run):
@@ -475,12 +456,12 @@ def test_mask_beside_positions_names_pairs(run):
     expected[mask, columns] = -1
     edits = run(lambda x, m, c: [at(x)[m, c].set(-1.0), at(x)[m, [1, 3]].set(-1.0)])
     for found in edits(*tensors([x, mask, columns])):
-        check_close(found, expected)
+        check_array(found, expected)
     twice = [[1, 3], [1, 3]]
     expected = x.copy()
     np.add.at(expected, (mask, twice), np.float32(1))
     edit = run(lambda x, m: at(x)[m, twice].add(1.0))
-    check_close(edit(*tensors([x, mask])), expected)
+    check_array(edit(*tensors([x, mask])), expected)
 
 
 def test_mask_that_does_not_fit_raises():
@@ -540,17 +521,17 @@ def test_each(case, mode):
     x, values = data(shape, places)
     tensor = ops.convert_to_tensor(x)
     place = sample[each_index(index, ops.convert_to_tensor(array))]
-    check_close(place.get(mode=mode)(tensor), oracle.get(x, places))
+    check_array(place.get(mode=mode)(tensor), oracle.get(x, places))
     for op in oracle.UPDATES:
         expected = oracle.update(op, x, places, values)
-        check_close(updated(op, place, tensor, values, mode=mode), expected)
+        check_array(updated(op, place, tensor, values, mode=mode), expected)
     mode = mode or "drop"  # what is known beforehand would raise
     known = sample[each_index(index, array)]
-    check_close(known.get(mode=mode)(x), oracle.get(x, places))
+    check_array(known.get(mode=mode)(x), oracle.get(x, places))
     for op in oracle.UPDATES:
         expected = oracle.update(op, x, places, values)
-        check_close(updated(op, known, tensor, values, mode=mode), expected)
-        check_close(updated(op, known, x, values, mode=mode), expected)
+        check_array(updated(op, known, tensor, values, mode=mode), expected)
+        check_array(updated(op, known, x, values, mode=mode), expected)
 
 
 @pytest.mark.gradient
@@ -571,7 +552,7 @@ def test_gradients_of_each(compile):
     primals = [as_floats(array), *[x] * count, *[values] * count]
     results, (_, *gradients) = vjp(all_operations, primals, upstream, compile=compile)
     for n, op in enumerate(oracle.UPDATES):
-        check_close(results[n], oracle.update(op, x, places, values))
+        check_array(results[n], oracle.update(op, x, places, values))
         dx, dv = oracle.update_vjp(op, x, places, values, upstream[n])
         np.testing.assert_allclose(gradients[n], dx, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(gradients[count + n], dv, rtol=1e-4, atol=1e-5)
@@ -582,7 +563,7 @@ def test_each_of_one_row_is_the_same_for_all():
     expected = x.copy()
     expected[:, [1, 3]] = 1
     for given in (x, ops.convert_to_tensor(x)):
-        check_close(sample(given)[each([[1, 3]])].set(1.0), expected)
+        check_array(sample(given)[each([[1, 3]])].set(1.0), expected)
 
 
 def test_each_belongs_into_sample_and_holds_integers():
@@ -628,10 +609,10 @@ def test_blocks(start, mode):
         tensor = ops.convert_to_tensor(x)
         for given, begin in ((x, start), (tensor, start), (tensor, ops.convert_to_tensor(start))):
             place = at[:, block(begin, size)]
-            check_close(place.get(mode=mode)(given), oracle.get(x, places))
+            check_array(place.get(mode=mode)(given), oracle.get(x, places))
             for op in ("set", "add", "multiply", "max"):
                 expected = oracle.update(op, x, places, values)
-                check_close(updated(op, place, given, values, mode=mode), expected)
+                check_array(updated(op, place, given, values, mode=mode), expected)
 
 
 @pytest.mark.gradient
