@@ -6,15 +6,18 @@ own, so that a selection is a product of one-dimensional picks. `_binding` does
 that; here is what comes of it.
 """
 
+import itertools
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from kedit._data import SMALL
 from kedit._types import Shape
 
-_FEW = 2**16
+FEW = 2**16
 """A plan that is kept does not keep more places than so many."""
 
 
@@ -80,6 +83,7 @@ class Pick:
     unique: Any = field(init=False)
     is_ordered: bool = field(init=False)
     has_duplicates: bool = field(init=False)
+    _arrays: dict[str, Any] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         positions = self.positions
@@ -99,11 +103,21 @@ class Pick:
         self.is_ordered = not self.is_array or self.unique == positions
         self.has_duplicates = self.is_array and len(self.unique) < len(positions)
 
+    def array(self, what: Literal["positions", "unique", "inverse", "last"]) -> Any:
+        """One of the sequences of a tuple's positions as a NumPy array, kept with the plan."""
+        if what not in self._arrays:
+            numbers = getattr(self, what)
+            dtype = "int32" if max(numbers, default=0) < 2**31 else "int64"
+            self._arrays[what] = np.array(numbers, dtype)
+        return self._arrays[what]
+
+    @property
     def inverse(self) -> list[int]:
         """For each pick of a tuple the number of its position in `unique`."""
         numbers = {position: number for number, position in enumerate(self.unique)}
         return [numbers[position] for position in self.positions]
 
+    @property
     def last(self) -> list[int]:
         """For each of `unique` its last pick, which wins a `set`."""
         last = {position: pick for pick, position in enumerate(self.positions)}
@@ -131,6 +145,8 @@ class Layout:
         is_empty: Whether nothing is selected.
         is_computed: Whether any positions are computed when the tensor is there.
         has_duplicates: Whether an element is selected more than once, or may be.
+        spots: The places that are picked, in order of the picks, if they are few of very
+            many; each counts the first axes of the canonical form. Else None.
     """
 
     shape: Shape
@@ -147,6 +163,7 @@ class Layout:
     is_empty: bool = field(init=False)
     is_computed: bool = field(init=False)
     has_duplicates: bool = field(init=False)
+    spots: list[tuple[int, ...]] | None = field(init=False)
 
     def __post_init__(self) -> None:
         picked = [dim for pick in self.picks for dim in pick.dims]
@@ -157,6 +174,22 @@ class Layout:
         self.is_empty = 0 in self.result
         self.is_computed = any([pick.is_computed for pick in self.picks])
         self.has_duplicates = any([pick.has_duplicates for pick in self.picks])
+        self.spots = self._few_of_many()
+
+    def _few_of_many(self) -> list[tuple[int, ...]] | None:
+        if self.is_computed or self.is_whole:
+            return None
+        partial = [pick for pick in self.picks if not pick.is_whole]
+        size = size_of(tuple([pick.size for pick in partial]))
+        if (
+            size is None
+            or size <= FEW
+            or any([pick.is_whole for pick in self.picks[: len(partial)]])
+        ):
+            return None
+        if math.prod([len(pick.unique) for pick in partial]) > SMALL:
+            return None
+        return list(itertools.product(*[pick.unique for pick in partial]))
 
     @cached_property
     def places(self) -> Any:
@@ -166,7 +199,7 @@ class Layout:
         """
         sizes = [1 if pick.is_whole else pick.size for pick in self.picks]
         count = size_of(tuple(sizes))
-        if self.is_computed or count is None or count > _FEW:
+        if self.is_computed or count is None or count > FEW:
             return None
         places = np.ones(sizes, bool)
         for axis, pick in enumerate(self.picks):

@@ -13,7 +13,8 @@ from kit import check_array, check_updates, let_some_tie, updated
 from oracle import cube
 
 import kedit
-from kedit import X, at, sample
+from kedit import X, _binding, _layout, at, sample
+from kedit._lowering import _axes
 from kedit.errors import (
     CoordinateError,
     DTypeError,
@@ -22,6 +23,8 @@ from kedit.errors import (
     PositionError,
     ShapeError,
 )
+
+S = np.s_
 
 
 def data(case, seed=0):
@@ -749,3 +752,44 @@ def test_long_index_array():
     check_array(at(ops.convert_to_tensor(x))[numbers].set(x), expected)
     check_array(at(x)[numbers].set(x), expected)
     check_array(at(ops.convert_to_tensor(x))[numbers].get(), x[numbers])
+
+
+# --- Long tensors, where a mask or a count of all elements would need much room -----------------
+
+
+@pytest.fixture
+def every_tensor_is_long(monkeypatch):
+    """Makes what holds for tensors of many elements hold for all."""
+    for module in (_layout, _axes):
+        monkeypatch.setattr(module, "FEW", 0)
+    _binding._cached.cache_clear()
+    yield
+    _binding._cached.cache_clear()
+
+
+@pytest.mark.usefixtures("every_tensor_is_long")
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_operations_on_long_tensors(case):
+    x, values, places = data(case)
+    tensor = ops.convert_to_tensor(x)
+    for op in ("set", "add", "min"):
+        expected = oracle.update(op, x, places, values)
+        check_array(edited(op, tensor, case.index, values), expected)
+        expected = oracle.update(op, x, places, np.float32(1.25))
+        check_array(edited(op, tensor, case.index, 1.25), expected)
+
+
+@pytest.mark.gradient
+@pytest.mark.usefixtures("every_tensor_is_long")
+@eager_and_compiled(FEW, FEWER)
+def test_gradients_on_long_tensors(case, compile):
+    x, values, places = data(case)
+    check_gradients(case.index, x, values, places, compile)
+
+
+@pytest.mark.parametrize("index", [S[5], S[-3:], S[1:-1:3], S[[7, 70_000, 7]], S[::-2]], ids=str)
+def test_long_tensor(index, run):
+    x = np.arange(70_001, dtype="uint8")
+    expected = x.copy()
+    expected[index] = 200
+    check_array(run(lambda x: at(x)[index].set(200))(ops.convert_to_tensor(x)), expected)

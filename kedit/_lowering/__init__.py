@@ -56,12 +56,10 @@ def _with_known_index(edit: Any) -> Any:
 
     def values(tensor: Any) -> Any:
         needed = edit.mode == "raise" or _cast.dtype_of(tensor) == "bool"
-        return ops.convert_to_numpy(tensor) if needed else tensor
+        found = _cast.seen([tensor]) if needed else None
+        return tensor if found is None else found[0]  # what is hidden will be refused
 
-    try:
-        return edit.with_index(edit.selection.index.known(values))
-    except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError):
-        return edit  # which will be refused
+    return edit.with_index(edit.selection.index.known(values))
 
 
 def _is_numpy(x: Any) -> bool:

@@ -5,13 +5,14 @@ size that shows when the tensor is there.
 """
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from keras import ops
 
 from kedit._data import SMALL
-from kedit._layout import Layout, Pick
+from kedit._layout import FEW, Layout, Pick
 from kedit._lowering._cast import dtype_of, reads_bytecode
 from kedit._types import Tensor
 from kedit.errors import ShapeError
@@ -22,12 +23,19 @@ def sizes(x: Tensor) -> tuple[Any, ...]:
     return tuple(ops.shape(x))
 
 
-def known(numbers: Any) -> Tensor:
+def known(numbers: Sequence[int]) -> Tensor:
     """Integers that are known beforehand as a tensor."""
-    largest = max([abs(number) for number in numbers], default=0)
-    dtype = "int32" if largest < 2**31 else "int64"
+    dtype = "int32" if max(numbers, default=0) < 2**31 else "int64"
     as_list = len(numbers) <= SMALL and reads_bytecode()
     return ops.convert_to_tensor(list(numbers) if as_list else np.array(numbers, dtype), dtype)
+
+
+def known_of(pick: Pick, what: Literal["positions", "unique", "inverse", "last"]) -> Tensor:
+    """One of the sequences of a tuple's positions as a tensor."""
+    if reads_bytecode():
+        return known(getattr(pick, what))
+    numbers = pick.array(what)
+    return ops.convert_to_tensor(numbers, str(numbers.dtype))
 
 
 def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
@@ -131,7 +139,7 @@ def read(layout: Layout, x: Tensor, *, unique: bool = False) -> Tensor:
         if pick.is_computed:
             x = pick.read(x, axis)
         elif pick.is_array:
-            x = ops.take(x, known(pick.unique if unique else pick.positions), axis=axis)
+            x = ops.take(x, known_of(pick, "unique" if unique else "positions"), axis=axis)
         elif pick.size is not None and _steps_back(pick):
             x = ops.flip(x, axis=axis)
     return x
@@ -172,15 +180,22 @@ def _slice(pick: Any) -> Any:
 def write(layout: Layout, x: Tensor, values_u: Tensor) -> Tensor:
     """Write values that broadcast to the unique positions of the picks; the rest is `x`."""
     if layout.is_whole:
-        return ops.copy(ops.broadcast_to(values_u, sizes(x)))  # not a view of the values
+        return values_u
+    if layout.spots is not None:
+        return _write_spots(layout, layout.spots, x, values_u)
     partial = [axis for axis, pick in enumerate(layout.picks) if not pick.is_whole]
     first = layout.picks[0]
     if partial == [0] and first.is_array and values_u.shape[0] != 1:
         # Few positions in a long axis: the cost is theirs, not that of the axis.
         values_u = ops.broadcast_to(values_u, (len(first.unique), *sizes(x)[1:]))
-        return ops.scatter_update(unshared(x), ops.expand_dims(known(first.unique), 1), values_u)
-    if partial == [0] and first.is_computed and first.in_row is not None:
-        return first.write_in_rows(x, values_u)
+        return ops.scatter_update(
+            unshared(x), ops.expand_dims(known_of(first, "unique"), 1), values_u
+        )
+    if partial == [0] and first.is_computed:
+        several = values_u.shape[0] != 1 or first.row_start is not None
+        written = first.write(x, values_u) if several else None
+        if written is not None:
+            return written
     for axis in partial:
         pick = layout.picks[axis]
         if not pick.is_computed:
@@ -190,13 +205,23 @@ def write(layout: Layout, x: Tensor, values_u: Tensor) -> Tensor:
     return ops.where(places(layout, x), values_u, x)
 
 
-def sums_by_scatter(layout: Layout) -> bool:
+def _write_spots(layout: Layout, spots: Any, x: Tensor, values_u: Tensor) -> Tensor:
+    """Write few of very many: a mask of all would be long."""
+    axes, rest = len(spots[0]), sizes(x)[len(spots[0]) :]
+    picked = [len(pick.unique) for pick in layout.picks[:axes]]
+    values_u = ops.broadcast_to(values_u, (*picked, *rest))
+    values_u = ops.reshape(values_u, (len(spots), *rest))
+    indices = ops.reshape(known([place for spot in spots for place in spot]), (-1, axes))
+    return ops.scatter_update(unshared(x), indices, values_u)
+
+
+def adds_by_scatter(layout: Layout) -> bool:
     """Whether positions are computed on the first axis alone, several of them."""
     if not layout.is_computed:
         return False
     first, *others = layout.picks
     alone = all([pick.is_whole for pick in others])
-    return alone and first.is_computed and first.in_row is None and first.count != 1
+    return alone and first.is_computed and first.count != 1
 
 
 def places(layout: Layout, x: Tensor) -> Tensor:
@@ -207,9 +232,22 @@ def places(layout: Layout, x: Tensor) -> Tensor:
     mask = None
     for axis, pick in enumerate(layout.picks):
         if not pick.is_whole:
-            here = along(_number(pick, sizes(x)[axis]) >= 0, axis, len(x.shape))
+            here = along(_picked(pick, sizes(x)[axis]), axis, len(x.shape))
             mask = here if mask is None else ops.logical_and(mask, here)
     return mask
+
+
+def _picked(pick: Any, size: Any) -> Tensor:
+    """Whether each place on the axis is picked."""
+    if pick.is_array or pick.is_computed or pick.size is None or pick.size <= FEW:
+        return _number(pick, size) >= 0
+    # Integers to count a long axis may need more room than the tensor; booleans do not.
+    ascending = pick.positions if pick.positions.step > 0 else pick.positions[::-1]
+    first, step, count = ascending.start, ascending.step, len(ascending)
+    between = ops.zeros((count, step - 1), dtype="bool")
+    steps = ops.concatenate([ops.ones((count, 1), dtype="bool"), between], axis=1)
+    ends = [ops.zeros((n,), dtype="bool") for n in (first, max(0, size - first - count * step))]
+    return ops.concatenate([ends[0], ops.reshape(steps, (-1,)), ends[1]])[:size]
 
 
 def _check_length(pick: Pick, size: Any, given: Any) -> None:
@@ -263,7 +301,7 @@ def _number(pick: Any, size: Any) -> Tensor:
         return pick.number()
     if not pick.is_array:
         return _number_in_slice(pick, ops.arange(size, dtype="int32"), size)
-    return number_of(known(pick.unique), size)
+    return number_of(known_of(pick, "unique"), size)
 
 
 def number_of(places: Tensor, size: Any) -> Tensor:
@@ -273,6 +311,10 @@ def number_of(places: Tensor, size: Any) -> Tensor:
     be trusted with places of which each occurs once. What it writes into is made
     of `places`, since `torch.func.vmap` writes only into what is mapped itself.
     """
+    if isinstance(places, np.ndarray):
+        number = np.full(size, -1, "int32")
+        number[places] = np.arange(len(places))
+        return number
     number = ops.arange(sizes(places)[0], dtype="int32")
     nowhere = ops.broadcast_to(ops.cast(0 * ops.sum(places), "int32") - 1, (size,))
     return ops.scatter_update(unshared(nowhere), ops.expand_dims(places, 1), number)

@@ -4,6 +4,7 @@ from functools import lru_cache
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from kedit._casting import integer_range, kind, saturate
@@ -23,6 +24,16 @@ def reads_bytecode() -> bool:
     that constants have to come as lists, which are slow for everything else.
     """
     return _mark() is not _mark()
+
+
+def seen(tensors: list[Any]) -> list[Any] | None:
+    """The values of tensors as NumPy arrays; None where a compiler has hidden them."""
+    if reads_bytecode():
+        return None
+    try:
+        return [np.asarray(ops.convert_to_numpy(tensor)) for tensor in tensors]
+    except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError):
+        return None
 
 
 def dtype_of(x: Tensor) -> str:

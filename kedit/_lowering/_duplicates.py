@@ -13,7 +13,7 @@ from typing import Any
 from keras import ops
 
 from kedit._layout import Layout, Pick
-from kedit._lowering._axes import along, known, sizes
+from kedit._lowering._axes import along, known, known_of, pad, sizes
 from kedit._lowering._cast import constant, dtype_of
 from kedit._types import Tensor
 from kedit.errors import ShapeError
@@ -32,7 +32,7 @@ def winners(layout: Layout, values: Tensor, *, computes: bool = False) -> Tensor
         if pick.is_computed:
             values = pick.winners(values, axis) if computes and pick.has_duplicates else values
         elif not pick.is_ordered:
-            values = ops.take(values, known(pick.last()), axis=axis)
+            values = ops.take(values, known_of(pick, "last"), axis=axis)
     return values
 
 
@@ -56,7 +56,7 @@ def to_all(layout: Layout, values_u: Tensor) -> Tensor:
     """Values along the unique positions, repeated for every pick."""
     for axis, pick in enumerate(layout.picks):
         if pick.has_duplicates and not pick.is_computed and values_u.shape[axis] != 1:
-            values_u = ops.take(values_u, known(pick.inverse()), axis=axis)
+            values_u = ops.take(values_u, known_of(pick, "inverse"), axis=axis)
     return values_u
 
 
@@ -104,7 +104,7 @@ def _reduce_axis(
     neutral: Any,
 ) -> Tensor:
     """Combine neighbours within each position's run of values until one is left."""
-    inverse = pick.inverse()
+    inverse = pick.inverse
     counts = [0] * len(pick.unique)
     for number in inverse:
         counts[number] += 1
@@ -132,3 +132,49 @@ def _pairs(counts: list[int]) -> tuple[list[int], list[bool]]:
         paired.extend([place + 1 < count for place in range(0, count, 2)])
         start += count
     return left, paired
+
+
+def scan(
+    values: Tensor,
+    follows: Tensor,
+    pair_of: Callable[[Tensor, Tensor], Tensor],
+    alone: Tensor | None,
+    depth: int,
+) -> Tensor:
+    """What comes of each value and all before it in its run, along axis 0.
+
+    Neighbours are combined, then these pairs in the same way, and the first of each pair takes
+    in what ended before it: fewer than two steps a value, whose gradients are those of `pair_of`.
+
+    Args:
+        values: Tensor of shape `(n, ...)`.
+        follows: Whether each is of the run of the one before it, of shape `(n,)`.
+        pair_of: What combines two values.
+        alone: What leaves a value as it is, or None if the value itself does.
+        depth: No run is longer than `2**depth`.
+    """
+
+    def joined(left: Tensor, right: Tensor, follows: Tensor) -> Tensor:
+        follows = along(follows, 0, len(right.shape))
+        return pair_of(ops.where(follows, left, right if alone is None else alone), right)
+
+    def behind(values: Tensor) -> Tensor:  # what is put before the first is never joined
+        return ops.concatenate([values[:1], values[:-1]], axis=0)
+
+    if depth == 0:  # a run lies in two neighbours at most
+        return joined(behind(values), values, follows)
+    count, *rest = ops.shape(values)
+    odd = count % 2
+    if not isinstance(odd, int) or odd:
+        values, follows = pad(values, 0, after=odd), pad(follows, 0, after=odd)
+    pairs = ops.reshape(values, ((count + odd) // 2, 2, *rest))
+    follow = ops.reshape(follows, (-1, 2))
+    ended = scan(
+        joined(pairs[:, 0], pairs[:, 1], follow[:, 1]),
+        ops.logical_and(follow[:, 0], follow[:, 1]),
+        pair_of,
+        alone,
+        depth - 1,
+    )
+    first = joined(behind(ended), pairs[:, 0], follow[:, 0])
+    return ops.reshape(ops.stack([first, ended], axis=1), (count + odd, *rest))[:count]

@@ -39,7 +39,7 @@ def apply(edit: Edit, x: Tensor, shape: Shape, *, again: bool = False) -> Tensor
     bound = check(edit, shape, _cast.dtype_of(x), again=again)
     layout = bound.layout
     if layout.is_computed:
-        layout = _places.resolve(layout, edit, _axes.sizes(x))
+        layout = _places.resolve(layout, edit, _axes.sizes(x), look=not again)
     if edit.op == "get":
         return _get(edit, layout, x)
     if layout.is_empty or 0 in x.shape:
@@ -49,9 +49,12 @@ def apply(edit: Edit, x: Tensor, shape: Shape, *, again: bool = False) -> Tensor
     chosen = _chosen(edit, layout, x)
     values = _axes.to_picks(layout, _values(edit, layout, x, chosen))
     canonical = _axes.merge(layout, x)
-    if edit.op in ("add", "subtract") and _axes.sums_by_scatter(layout):
-        return _axes.split(layout, _add_total(edit.op, layout, canonical, values, chosen), x)
+    if edit.op in ("add", "subtract") and _axes.adds_by_scatter(layout):
+        return _axes.split(layout, _add(edit.op, layout, canonical, values, chosen), x)
     if chosen is None and edit.op in ("set", "apply"):
+        if layout.is_whole:  # not a view of the values
+            values = ops.copy(ops.broadcast_to(values, _axes.sizes(canonical)))
+            return _axes.split(layout, values, x)
         new_u = _duplicates.winners(layout, values)
     else:
         chosen = None if chosen is None else _axes.to_picks(layout, chosen)
@@ -66,6 +69,8 @@ def _fits_everywhere(edit: Edit, layout: Layout) -> bool:
     if not is_scalar(operand) or edit.selection.condition is not None or edit.casting == "unsafe":
         return False
     if layout.is_whole or layout.is_computed or layout.mask is not None:
+        return False
+    if layout.spots is not None:
         return False
     if op == "set":
         return True
@@ -130,7 +135,7 @@ def _chosen(edit: Edit, layout: Layout, x: Tensor) -> Tensor | None:
 
 def _mask(edit: Edit, layout: Layout) -> Tensor:
     """The mask whose places are all selected, along one axis."""
-    mask = _places.source_of(layout.mask, edit, ops)
+    mask = _places.source_of(layout.mask, edit.selection.index.tensors(), ops)
     return ops.reshape(_cast.constant(mask, "bool"), (-1,))
 
 
@@ -231,15 +236,15 @@ def _has_gradient_everywhere(edit: Edit) -> bool:
     return edit.op not in ("divide", "power")
 
 
-def _add_total(op: str, layout: Layout, x: Tensor, values: Tensor, chosen: Tensor | None) -> Tensor:
-    """Add to each place the sum of what was given to it, or subtract it."""
+def _add(op: str, layout: Layout, x: Tensor, values: Tensor, chosen: Tensor | None) -> Tensor:
+    """Add values to the places that are given to them, or subtract them."""
     dtype = _cast.dtype_of(x)
-    if op == "subtract" and kind(dtype) > 1:  # of floats, so that nothing is added to -0.0
-        op, values = "add", ops.negative(values)
+    if op == "subtract":
+        zero = _cast.constant(0, dtype)
+        values = ops.negative(values) if kind(dtype) > 1 else ops.subtract(zero, values)
     if chosen is not None:
-        chosen = _axes.to_picks(layout, chosen)
-        values = ops.where(chosen, values, _cast.nothing(dtype))
-    return _pair(op, x, layout.picks[0].total(values))
+        values = ops.where(_axes.to_picks(layout, chosen), values, _cast.nothing(dtype))
+    return layout.picks[0].add(x, values)
 
 
 def _pair(op: str, old: Tensor, values: Tensor) -> Tensor:
@@ -293,11 +298,15 @@ def _accumulate_extreme(
     values = _duplicates.repeat(layout, values)
     if chosen is not None:
         values = ops.where(chosen, values, _duplicates.to_all(layout, old_u))
-    best_u = _duplicates.extreme(
-        layout, ops.stop_gradient(values), lambda left, right: _extreme(op, left, right)
-    )
-    best_u = _extreme(op, ops.stop_gradient(old_u), best_u)
     dtype = _cast.dtype_of(old_u)
+
+    def best(left: Tensor, right: Tensor) -> Tensor:  # has no gradient to share
+        if kind(dtype) < 2:
+            return _extreme(op, left, right)
+        return (ops.maximum if op == "max" else ops.minimum)(left, right)
+
+    best_u = _duplicates.extreme(layout, ops.stop_gradient(values), best)
+    best_u = best(ops.stop_gradient(old_u), best_u)
     if kind(dtype) < 2:
         return best_u
     zero = _cast.constant(0, dtype)

@@ -55,13 +55,13 @@ def apply(edit: Edit, x: Any) -> Any:
 
     def read() -> Any:
         selected = target[index]
-        return np.array(np.moveaxis(selected, -1, 0) if per_sample else selected)
+        return np.asarray(np.moveaxis(selected, -1, 0) if per_sample else selected)
 
     if edit.op == "get":
         if flat:
             fill = default_fill(x.dtype.name) if edit.fill_value is None else edit.fill_value
             target[-1] = fill
-        return read()
+        return np.array(read())
     with np.errstate(all="ignore"):
         values, chosen = _values(edit, read, x.dtype)
         if per_sample:
@@ -131,7 +131,7 @@ def _values(edit: Edit, read: Callable[[], Any], dtype: Any) -> tuple[Any, Any]:
         values = operand.evaluate(selected, dtype.name, np, _constant)
         values = np.broadcast_to(values, selected.shape)
     else:
-        values = _array(operand(selected))
+        values = _array(operand(selected.copy()))
         check_computed(values, selected.shape, dtype.name, edit.casting)
     return _constant(values, dtype.name, edit.casting), chosen
 
@@ -143,7 +143,7 @@ def _condition(condition: Any, read: Callable[[], Any], dtype: str) -> Any:
     if isinstance(condition, Expression):
         chosen = condition.evaluate(selected, dtype, np, _constant)
     else:
-        chosen = _array(condition(selected))
+        chosen = _array(condition(selected.copy()))  # a function may change what it is given
     check_computed_condition(chosen, selected.shape)
     return chosen
 
@@ -175,13 +175,15 @@ def _write(
         # NumPy 2.4 reads past the end of values that it would have to broadcast.
         _UFUNCS[op].at(target, index, np.broadcast_to(values, selected.shape))
         return
-    if op in _UFUNCS:
-        old = target[index]
+    if op in _UFUNCS or chosen is not None:
+        old = np.asarray(target[index])
+        if op in _UFUNCS:
+            values = _UFUNCS[op](old, values, out=old if chosen is None else None)
+            if np.may_share_memory(values, target):  # of slices `old` is a view
+                return
         if chosen is not None:
-            one = np.ones((), target.dtype)
-            values = np.where(chosen, values, one)
-        values = _UFUNCS[op](old, values).astype(target.dtype)
-    target[index] = values if chosen is None else np.where(chosen, values, target[index])
+            values = np.where(chosen, values, old)
+    target[index] = values
 
 
 def _neutral(op: str, old: Any, values: Any) -> Any:

@@ -16,8 +16,9 @@ from kedit._casting import integer_range
 from kedit._data import SMALL
 from kedit._items import Open, Positions
 from kedit._layout import Layout, Part, Pick, size_of
-from kedit._lowering._axes import number_of, pad, unshared
-from kedit._lowering._cast import constant, dtype_of, nothing
+from kedit._lowering._axes import along, number_of, pad, unshared
+from kedit._lowering._cast import constant, dtype_of, nothing, reads_bytecode, seen
+from kedit._lowering._duplicates import scan
 from kedit._types import Mode, Tensor
 from kedit.errors import OperandError
 
@@ -34,26 +35,29 @@ class Places:
         count: How many positions are picked, or None while a graph does not know.
         flat: The positions, of shape `(count,)`; `size` for those out of bounds.
         inside: Whether each is in bounds, or None if all are.
-        in_row: Where there is one position in each row of the axis, its place in
+        row_start: Where there is one position in each row of the axis, the first of
             the row, of shape `(count,)`. Else None.
-        row_sizes: How many rows there are, and how many places a row has.
         may_be_empty: Whether the axis may turn out to have no element.
         has_duplicates: Whether a position may occur more than once.
         is_sorted: Whether the user promises that the positions ascend.
+        library: What positions are computed with: `keras.ops`, or NumPy where
+            their values are there to look at.
     """
 
     is_computed = True
     is_whole = is_array = is_ordered = False
 
-    def __init__(self, pick: Pick, edit: Any, sizes: tuple[Any, ...], library: Any) -> None:
+    def __init__(
+        self, pick: Pick, edit: Any, tensors: Any, sizes: tuple[Any, ...], library: Any
+    ) -> None:
         positions = pick.positions
+        self.library = library
         self.dims = pick.dims
         self.count = pick.count
         self.has_duplicates = pick.has_duplicates
         self.is_sorted = edit.indices_are_sorted
         flat: Any = None
         inside: Any = None
-        inner: Any = None
         total: Any = 1
         row_size: Any = 1
         self.may_be_empty = False
@@ -61,11 +65,9 @@ class Places:
             size = math.prod([sizes[axis] for axis in part.axes])
             known = isinstance(size, int) and size > 0
             self.may_be_empty = self.may_be_empty or not (known or part.kind == "rows")
-            place, here = _compute(part, edit, size, len(positions.shape), library)
+            place, here = _compute(part, tensors, edit.mode, size, len(positions.shape), library)
             flat = place if flat is None else flat * size + place
-            if part.kind != "rows":
-                inner = place if inner is None else inner * size + place
-                row_size = row_size * size
+            row_size = row_size if part.kind == "rows" else row_size * size
             inside = _both(inside, here, library)
             total = total * size
         if isinstance(total, int) and total > _LARGEST:
@@ -89,17 +91,22 @@ class Places:
             flat = library.broadcast_to(flat, self.dim_sizes)
         if inside is not None:
             inside = library.reshape(library.broadcast_to(inside, self.dim_sizes), (-1,))
-        one_each = positions.parts[0].kind == "rows" and size_of(positions.shape[1:]) == 1
-        self.in_row: Any = None
-        self.row_sizes: tuple[Any, Any] = (sizes[0] if sizes else 1, row_size)
-        if one_each:
-            self.in_row = library.reshape(library.broadcast_to(inner, self.dim_sizes), (-1,))
+            if self.is_seen and inside.all():
+                inside = None
         flat = library.reshape(flat, (-1,))
+        self.row_start: Any = None
+        if _has_one_each(positions):
+            self.row_start = library.arange(sizes[0], dtype="int32") * row_size
         self.flat = flat if inside is None else library.where(inside, flat, total)
         self.inside = inside
         self.size = total
         self._number: Tensor | None = None
-        self._runs: tuple[Tensor, Tensor, Tensor] | None = None
+        self._runs: tuple[Any, Any, Any] | None = None
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether the positions are NumPy arrays, to look at."""
+        return self.library is np
 
     def read(self, x: Tensor, axis: int) -> Tensor:
         """The elements at the positions; at those out of bounds, any."""
@@ -113,62 +120,76 @@ class Places:
     def winners(self, values: Tensor, axis: int) -> Tensor:
         """For each pick the value that was given last to its position."""
         order, _, last = self._sorted_runs()
-        return ops.take(values, ops.take(order, self._of_each(last)), axis=axis)
+        return ops.take(values, self.library.take(order, self._of_each(last)), axis=axis)
 
-    def write_in_rows(self, x: Tensor, values: Tensor) -> Tensor:
-        """Write one value in each row, on the first axis, by comparing places: one pass."""
-        shape = tuple(ops.shape(x))
-        in_rows = (*self.row_sizes, *shape[1:])
-        places = self.in_row if self.inside is None else ops.where(self.inside, self.in_row, -1)
-        here = ops.reshape(places, (-1, 1)) == ops.arange(self.row_sizes[1], dtype="int32")
-        here = ops.reshape(here, (*self.row_sizes, *[1] * (len(shape) - 1)))
-        edited = ops.where(here, ops.expand_dims(values, 1), ops.reshape(x, in_rows))
-        return ops.reshape(edited, shape)
+    def write(self, x: Tensor, values: Tensor) -> Tensor | None:
+        """Write values on the first axis by a scatter, where it may be trusted; else None."""
+        values = self._for_all(x, values)
+        if self.is_seen:
+            kept = self._winners_seen()
+            if len(kept) < len(self.flat):
+                values = ops.take(values, kept, axis=0)
+            return self._scatter(x, self.flat[kept], values)
+        if self.inside is None:
+            return None if self.has_duplicates else self._scatter(x, self.flat, values)
+        if self.row_start is None or self.may_be_empty:
+            return None
+        # What is dropped from a row writes the first of the row again.
+        places = ops.where(self.inside, self.flat, self.row_start)
+        inside = along(self.inside, 0, len(x.shape))
+        values = ops.where(inside, values, ops.take(x, places, axis=0))
+        return self._scatter(x, places, values)
 
-    def total(self, values: Tensor) -> Tensor:
-        """For each place on the first axis the sum of the values that were given to it.
+    def add(self, x: Tensor, values: Tensor) -> Tensor:
+        """Add values on the first axis; those of what is dropped have to change nothing.
 
-        A scatter that adds may be trusted with duplicates, and with its gradient. The
-        values of what is dropped have to be such as change nothing, as `_chosen` sees to.
+        A scatter that adds may be trusted with duplicates, and with its gradient.
         """
-        dtype, shape = dtype_of(values), tuple(ops.shape(values))
-        values = ops.broadcast_to(values, (ops.shape(self.flat)[0], *shape[1:]))
-        places, size = self.flat, self.size
-        if self.inside is not None:
-            if self.may_be_empty:  # one place more, where they are dropped
-                size = size + 1
-            else:
-                places = ops.where(self.inside, places, 0)
-        # What is written into is made of the positions, for the reason that `number_of` gives.
-        start = ops.where(ops.sum(self.flat) * 0 == 0, nothing(dtype), nothing(dtype))
-        start = ops.broadcast_to(start, (size, *shape[1:]))
-        total = ops.scatter_update(unshared(start), ops.expand_dims(places, 1), values, "add")
-        return total if size is self.size else total[:-1]
+        values = self._for_all(x, values)
+        if self.inside is None:
+            return self._scatter(x, self.flat, values, "add")
+        if self.may_be_empty:  # one place more, where they are dropped
+            return self._scatter(pad(x, 0), self.flat, values, "add")[:-1]
+        places = ops.where(self.inside, self.flat, 0)
+        return self._scatter(x, places, values, "add")
+
+    def _for_all(self, x: Tensor, values: Tensor) -> Tensor:
+        return ops.broadcast_to(values, (ops.shape(self.flat)[0], *ops.shape(x)[1:]))
+
+    def _scatter(self, x: Tensor, places: Any, values: Tensor, how: str | None = None) -> Tensor:
+        places = ops.expand_dims(places, 1)
+        if not reads_bytecode():
+            try:
+                return ops.scatter_update(unshared(x), places, values, how)
+            except RuntimeError:  # `torch.func.vmap` writes only into what is mapped itself
+                pass
+        mapped = ops.where(0 * ops.sum(places) == 0, x, x)  # free where a compiler joins it
+        return ops.scatter_update(mapped, places, values, how)
 
     def reduce(
         self, values: Tensor, axis: int, pair_of: Callable[[Tensor, Tensor], Tensor], neutral: Any
     ) -> Tensor:
-        """For each pick what comes of all values that were given to its position.
-
-        A scan over the sorted positions, in which each takes in the one that is
-        1, 2, 4, ... before it, as long as it is of the same position.
-        """
+        """For each pick what comes of all values that were given to its position."""
         order, ascending, last = self._sorted_runs()
-        values = ops.take(values, order, axis=axis)
-        number = ops.arange(ops.shape(order)[0], dtype="int32")
+        values = _swapped(values, axis)
+        if pair_of is ops.add:
+            winner = ops.take(order, self._of_each(last))
+            start = _made_of(self.flat, tuple(ops.shape(values)), dtype_of(values))
+            start = ops.scatter_update(unshared(start), ops.expand_dims(winner, 1), values, "add")
+            return _swapped(ops.take(start, winner, axis=0), axis)
+        library = self.library
+        before = library.concatenate([library.full((1,), -1, dtype="int32"), ascending[:-1]])
+        follows = before == ascending
+        if self.is_seen:
+            starts = np.append(np.flatnonzero(~follows), len(follows))
+            longest = int(np.diff(starts).max(initial=1))
+        else:
+            longest = 2**31 if self.count is None else self.count
         alone = None if neutral is None else constant(neutral, dtype_of(values))
-        shape = [1] * len(values.shape)
-        shape[axis] = -1
-        for level in range(31 if self.count is None else (self.count - 1).bit_length()):
-            before = number - 2**level
-            left = ops.maximum(before, 0)
-            same = ops.logical_and(before >= 0, ops.take(ascending, left) == ascending)
-            there = ops.reshape(same, shape)
-            other = ops.where(
-                there, ops.take(values, left, axis=axis), values if alone is None else alone
-            )
-            values = pair_of(other, values)
-        return ops.take(values, self._of_each(last), axis=axis)
+        values = ops.take(values, order, axis=0)
+        follows = ops.convert_to_tensor(follows)
+        values = scan(values, follows, pair_of, alone, (longest - 1).bit_length())
+        return _swapped(ops.take(values, self._of_each(last), axis=0), axis)
 
     def number(self) -> Tensor:
         """For each place on the axis the number of the pick that wins it, else -1."""
@@ -177,40 +198,78 @@ class Places:
         return self._number
 
     def _find_number(self) -> Tensor:
-        place = ops.arange(self.size, dtype="int32")
+        library = self.library
         if self.count == 1:
-            return ops.where(place == self.flat, 0, -1)
+            return library.where(library.arange(self.size, dtype="int32") == self.flat, 0, -1)
         if not self.has_duplicates:
             return number_of(self.flat, self.size + 1)[:-1]
         order, _, last = self._sorted_runs()
         if self.count is None:  # there may turn out to be none, and nothing to take from
             order = pad(order, 0)
         last = last[:-1]
-        return ops.where(last >= 0, ops.take(order, ops.maximum(last, 0)), -1)
+        return library.where(last >= 0, library.take(order, library.maximum(last, 0)), -1)
 
-    def _sorted_runs(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _winners_seen(self) -> Any:
+        """Numbers of the picks that win, where they are there to look at."""
+        return np.sort(self.number()[self.number() >= 0])
+
+    def _sorted_runs(self) -> tuple[Any, Any, Any]:
         """The picks in order of their positions, these, and for each place its run's last."""
         if self._runs is None:
+            library = self.library
             if self.is_sorted and self.inside is None:  # what is dropped was moved to the end
-                order = ops.arange(ops.shape(self.flat)[0], dtype="int32")
+                order = library.arange(library.shape(self.flat)[0], dtype="int32")
             else:
                 order = _argsort(self.flat)
-            ascending = ops.take(self.flat, order)
-            next_one = ops.concatenate([ascending[1:], ops.full((1,), -1, dtype="int32")])
+            ascending = library.take(self.flat, order)
+            next_one = library.concatenate([ascending[1:], library.full((1,), -1, dtype="int32")])
             # The one place behind the axis may be named by many; its entry is not used.
-            ends = ops.where(ascending == next_one, self.size, ascending)
+            ends = library.where(ascending == next_one, self.size, ascending)
             self._runs = order, ascending, number_of(ends, self.size + 1)
         return self._runs
 
-    def _of_each(self, last: Tensor) -> Tensor:
+    def _of_each(self, last: Any) -> Any:
         """What holds for each place, for each pick."""
-        return ops.maximum(ops.take(last, self.flat), 0)
+        return self.library.maximum(self.library.take(last, self.flat), 0)
 
 
-def resolve(layout: Layout, edit: Any, sizes: tuple[Any, ...], library: Any = ops) -> Layout:
-    """The layout with computed positions in place of what they are computed from."""
+def _swapped(values: Tensor, axis: int) -> Tensor:
+    """Change places of an axis and the first one, and back."""
+    order = list(range(len(values.shape)))
+    order[0], order[axis] = axis, 0
+    return ops.transpose(values, order) if axis else values
+
+
+def _made_of(places: Any, shape: tuple[Any, ...], dtype: str) -> Tensor:
+    """Nothing everywhere, but made of `places`, for the reason that `number_of` gives."""
+    none = ops.where(ops.sum(places) * 0 == 0, nothing(dtype), nothing(dtype))
+    return ops.broadcast_to(none, shape)
+
+
+def resolve(
+    layout: Layout, edit: Any, sizes: tuple[Any, ...], library: Any = ops, *, look: bool = False
+) -> Layout:
+    """The layout with computed positions in place of what they are computed from.
+
+    Args:
+        layout: The layout.
+        edit: The edit.
+        sizes: Sizes of the axes.
+        library: What to compute with, `keras.ops` or NumPy.
+        look: Whether to compute with NumPy what is there to look at, where that spares much:
+            eager, a sort and what follows it would be dozens of calls. What is known beforehand
+            always is.
+    """
+    tensors = edit.selection.index.tensors()
+    computed = [pick for pick in layout.picks if pick.is_computed]
+    gains = not tensors or (look and any([_gains_by_a_look(pick, edit) for pick in computed]))
+    if library is ops and gains and all([isinstance(size, int) for size in sizes]):
+        values = seen(tensors)
+        if values is not None:
+            tensors, library = values, np
     picks = [
-        Places(pick, edit, sizes, library) if pick.is_computed else pick for pick in layout.picks
+        Places(pick, edit, tensors, sizes, library) if pick.is_computed else pick
+        for pick in layout.picks
     ]
     return Layout(
         layout.shape,
@@ -224,10 +283,22 @@ def resolve(layout: Layout, edit: Any, sizes: tuple[Any, ...], library: Any = op
     )
 
 
-def source_of(source: Any, edit: Any, library: Any) -> Tensor:
+def _gains_by_a_look(pick: Pick, edit: Any) -> bool:
+    """Whether it has to be found out which pick wins, or which ones are out of bounds."""
+    if edit.op in ("get", "add", "subtract") or pick.count == 1 or _has_one_each(pick.positions):
+        return False
+    return pick.has_duplicates or edit.mode in (None, "drop", "fill")
+
+
+def _has_one_each(positions: Any) -> bool:
+    """Whether there is one position in each row."""
+    return positions.parts[0].kind == "rows" and size_of(positions.shape[1:]) == 1
+
+
+def source_of(source: Any, tensors: Any, library: Any) -> Tensor:
     """What a part or a mask is made of, as a tensor or an array."""
     if isinstance(source, Open):
-        return edit.selection.index.tensors()[source.number]
+        return tensors[source.number]
     if isinstance(source, int):
         return library.array(source, dtype="int32")
     if isinstance(source, Positions):
@@ -248,23 +319,25 @@ def _both(left: Any, right: Any, library: Any) -> Any:
     return library.logical_and(left, right)
 
 
-def _compute(part: Part, edit: Any, size: Any, rank: int, library: Any) -> tuple[Any, Any]:
+def _compute(
+    part: Part, tensors: Any, mode: Mode | None, size: Any, rank: int, library: Any
+) -> tuple[Any, Any]:
     """Positions of a part on its axes, and whether each exists; None if all do."""
     if part.kind == "rows":
         return library.reshape(library.arange(size, dtype="int32"), (-1, *[1] * (rank - 1))), None
-    source = source_of(part.source, edit, library)
+    source = source_of(part.source, tensors, library)
     if part.kind == "mask":
         counted = library.cumsum(library.array(library.reshape(source, (-1,)), dtype="int32"))
         wanted = library.arange(1, part.size + 1, dtype="int32")
         places = library.array(library.searchsorted(counted, wanted), dtype="int32")
         return places, places < size
-    numbers = _of_32_bits(source, size, edit.mode, library)
+    numbers = _of_32_bits(source, size, mode, library)
     if part.kind == "block":
-        return _block(numbers, part.size, size, edit.mode, library)
+        return _block(numbers, part.size, size, mode, library)
     if part.each and len(numbers.shape) < rank:
         given = tuple(library.shape(numbers))
         numbers = library.reshape(numbers, (given[0], *[1] * (rank - len(given)), *given[1:]))
-    return _bounded(_from_start(numbers, size, library), size, edit.mode, library)
+    return _bounded(_from_start(numbers, size, library), size, mode, library)
 
 
 def _of_32_bits(numbers: Any, size: Any, mode: Mode | None, library: Any) -> Any:
