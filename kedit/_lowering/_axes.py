@@ -8,10 +8,10 @@ import math
 from typing import Any
 
 import numpy as np
-from keras import ops
 
 from kedit._data import SMALL
 from kedit._layout import Layout, Pick
+from kedit._lowering import _ops as ops
 from kedit._lowering._cast import dtype_of, reads_bytecode
 from kedit._types import Tensor
 from kedit.errors import ShapeError

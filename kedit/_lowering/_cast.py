@@ -4,10 +4,10 @@ from functools import lru_cache
 from typing import Any
 
 import keras
-from keras import ops
 
 from kedit._casting import integer_range, kind, saturate
 from kedit._data import Array, is_tensor
+from kedit._lowering import _ops as ops
 from kedit._types import Casting, Tensor
 
 

@@ -8,14 +8,13 @@ Names end in `_u` for what lies along the unique positions of the picks.
 import math
 from typing import Any
 
-from keras import ops
-
 from kedit._casting import default_fill, kind
 from kedit._data import is_scalar, shape_of
 from kedit._expression import Expression
 from kedit._items import Open
 from kedit._layout import Layout
 from kedit._lowering import _axes, _cast, _duplicates, _places
+from kedit._lowering import _ops as ops
 from kedit._lowering._check import (
     ACCUMULATING,
     Edit,

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from keras import ops
 
 from kedit._casting import integer_range
 from kedit._data import SMALL
 from kedit._items import Open, Positions
 from kedit._layout import Layout, Part, Pick, size_of
+from kedit._lowering import _ops as ops
 from kedit._lowering._axes import number_of, pad, unshared
 from kedit._lowering._cast import constant, dtype_of, nothing
 from kedit._types import Mode, Tensor
