@@ -13,7 +13,7 @@ from kedit._lowering._node import call_node, known_shape
 from kedit._types import Shape
 from kedit.errors import DTypeError, OperandError
 
-__all__ = ["Edit", "apply", "check", "constant"]
+__all__ = ["Edit", "apply", "apply_to_rows", "check", "constant"]
 
 
 def apply(edit: Any, x: Any, shape: Shape | None = None) -> Any:
@@ -41,6 +41,14 @@ def apply(edit: Any, x: Any, shape: Shape | None = None) -> Any:
     if any([_tf_data.is_foreign(tensor) for tensor in (x, *tensors)]):
         return _tf_data.run(_apply_to_tensor, edit, x, tensors, shape)
     return _apply_to_tensor(edit, x, tensors, shape)
+
+
+def apply_to_rows(edit: Edit, x: Any) -> Any:
+    """Apply an edit to a batch, where it has to mean the same for every row."""
+    shape: Shape = (None, *tuple(x.shape)[1:])
+    edit.selection.check_rows(len(shape))
+    check(edit, shape, _cast.dtype_of(x))
+    return apply(edit, x)
 
 
 def _apply_to_tensor(edit: Any, x: Any, tensors: list[Any], shape: Shape | None) -> Any:
