@@ -29,12 +29,13 @@ class TensorFlowOps:
         import tensorflow as tf
 
         self._tf = tf
-        self.abs, self.copy, self.power = tf.abs, tf.identity, tf.pow
-        self.isfinite, self.isinf = tf.math.is_finite, tf.math.is_inf
-        self.isnan, self.mod = tf.math.is_nan, tf.math.floormod
+        self.copy, self.isfinite, self.mod = tf.identity, tf.math.is_finite, tf.math.floormod
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tf if hasattr(self._tf, name) else self._tf.math, name)
+
+    def abs(self, x: Any) -> Any:
+        return x if x.dtype.is_unsigned else self._tf.abs(x)
 
     def arange(self, start: Any, stop: Any = None, dtype: str = "int32") -> Any:
         start, stop = (0, start) if stop is None else (start, stop)
@@ -71,6 +72,21 @@ class TensorFlowOps:
 
     def full(self, shape: Any, value: Any, dtype: str) -> Any:
         return self._tf.cast(self._tf.fill(shape, value), dtype)
+
+    def isinf(self, x: Any) -> Any:
+        if x.dtype.is_complex:
+            return self.isinf(self._tf.math.real(x)) | self.isinf(self._tf.math.imag(x))
+        return self._tf.math.is_inf(x) if x.dtype.is_floating else self.isnan(x)
+
+    def isnan(self, x: Any) -> Any:
+        return self._tf.not_equal(x, x)
+
+    def power(self, x: Any, exponent: Any) -> Any:
+        if not x.dtype.is_unsigned:
+            return self._tf.pow(x, exponent)
+        return self._tf.cast(
+            self._tf.pow(*[self._tf.cast(n, "int64") for n in (x, exponent)]), x.dtype
+        )
 
     def real(self, x: Any) -> Any:
         return self._tf.math.real(x)

@@ -74,10 +74,16 @@ class InputEditing(keras.layers.Layer):
         self._shapes: dict[int, Shape] = {}
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        if any([_is_keras(leaf) for leaf in keras.tree.flatten(inputs)]):
+        if any([self._is_keras(leaf) for leaf in keras.tree.flatten(inputs)]):
             return super().__call__(inputs, *args, **kwargs)
         # Keras would convert the others to tensors of its backend, and so might change them.
         return self._edited(inputs, lambda _, edit, x: _lowering.apply_to_rows(edit, _array(x)))
+
+    def _is_keras(self, x: Any) -> bool:
+        """Whether Keras can work on `x` as it is; on its NumPy backend, arrays in a model."""
+        if isinstance(x, np.ndarray):
+            return bool(self._shapes) and ops.is_tensor(x)
+        return ops.is_tensor(x) or isinstance(x, (keras.KerasTensor, keras.Variable))
 
     def call(self, inputs: Any) -> Any:
         def edit_leaf(number: int, edit: Edit, x: Any) -> Any:
@@ -114,13 +120,6 @@ class InputEditing(keras.layers.Layer):
     def from_config(cls, config: dict[str, Any]) -> "InputEditing":
         edit = keras.saving.deserialize_keras_object(config["edit"])
         return cls(**{**config, "edit": edit})
-
-
-def _is_keras(x: Any) -> bool:
-    """Whether Keras can work on `x` as it is."""
-    return not isinstance(x, np.ndarray) and (
-        ops.is_tensor(x) or isinstance(x, (keras.KerasTensor, keras.Variable))
-    )
 
 
 def _array(x: Any) -> Any:
