@@ -17,6 +17,7 @@ import tensorflow as tf
 import torch
 from _backend import to_numpy
 from absl import flags
+from captum import attr as captum  # noqa: F401
 from keras import ops
 
 import kedit

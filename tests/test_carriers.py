@@ -14,6 +14,7 @@ import pytest
 from kedit import X, at, block, each, sample
 from kedit.errors import DTypeError, OperandError
 from kedit.inputs import EditedDataset, InputEditing, RandomEdit
+from kedit.studies import ablate
 
 pytestmark = [
     pytest.mark.carriers,
@@ -265,3 +266,36 @@ def test_dataset_refuses_tensors():
     given = carriers().Batches([carriers().torch.ones(2, 3)])
     with pytest.raises(OperandError, match="should give NumPy arrays"):
         EditedDataset(given, sample[0].set(1.0))[0]
+
+
+# --- Studies -----------------------------------------------------------------------------------
+
+
+def test_ablation_agrees_with_captum():
+    torch, keras = carriers().torch, carriers().keras
+    x = np.random.default_rng(0).normal(size=(3, 6, 5)).astype("float32")
+    model = keras.Sequential([keras.Input((6, 5)), keras.layers.Flatten(), keras.layers.Dense(4)])
+
+    def forward(tensor):
+        return torch.tensor(model.predict(tensor.cpu().numpy(), verbose=0))
+
+    groups = np.arange(30).reshape(6, 5) // 4
+    expected = (
+        carriers()
+        .captum.FeatureAblation(forward)
+        .attribute(
+            torch.tensor(x), baselines=0.5, target=2, feature_mask=torch.tensor(groups)[None]
+        )
+    )
+    found = ablate(model, x, groups, 0.5, verbose=0).attributions(2)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    windows = [sample[i : i + 3, j : j + 2] for i in range(4) for j in (0, 1, 2, 3)]
+    expected = (
+        carriers()
+        .captum.Occlusion(forward)
+        .attribute(
+            torch.tensor(x), sliding_window_shapes=(3, 2), strides=1, baselines=0.5, target=2
+        )
+    )
+    found = ablate(model, x, windows, 0.5, verbose=0).attributions(2)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)

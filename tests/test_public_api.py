@@ -19,11 +19,13 @@ PACKAGES = {
         "inputs",
         "layers",
         "losses",
+        "studies",
         "errors",
     ],
-    kedit.inputs: ["EditedDataset"],
+    kedit.inputs: ["EditedDataset", "InputEditing", "RandomEdit"],
     kedit.layers: ["ConditionalModifier", "Editing"],
     kedit.losses: ["IndexPenalty"],
+    kedit.studies: ["sweep", "ablate", "counterfactual", "Sweep", "Ablation", "Counterfactual"],
 }
 ERRORS = {
     "EditError": Exception,
@@ -43,7 +45,11 @@ CLASSES = [
     kedit.layers.ConditionalModifier,
     kedit.losses.IndexPenalty,
     kedit.inputs.EditedDataset,
+    kedit.inputs.InputEditing,
+    kedit.inputs.RandomEdit,
 ]
+RESULTS = [kedit.studies.Sweep, kedit.studies.Ablation, kedit.studies.Counterfactual]
+STUDIES = [kedit.studies.sweep, kedit.studies.ablate, kedit.studies.counterfactual]
 # In the order in which Keras's docstrings have them, and then the house's own.
 SECTIONS = [
     "Formula",
@@ -125,7 +131,17 @@ def test_classes_state_their_arguments_gradient_and_an_example(cls):
             assert re.search(rf"^ +\*{{0,2}}{parameter.name}:", documented, re.M)
 
 
-@pytest.mark.parametrize("cls", [*CLASSES, PLACE, type(kedit.at)], ids=name_of)
+@pytest.mark.parametrize("function", STUDIES, ids=name_of)
+def test_studies_state_their_arguments_and_where_they_come_from(function):
+    found = sections(function)
+    assert {"Args", "Returns", "Raises", "Gradient", "References", "Example"} <= set(found)
+    assert found == [name for name in SECTIONS if name in found]
+    documented = function.__doc__.split("Args:")[1].split("\n\n")[0]
+    for name in inspect.signature(function).parameters:
+        assert re.search(rf"^ +{name}:", documented, re.M)
+
+
+@pytest.mark.parametrize("cls", [*CLASSES, *RESULTS, PLACE, type(kedit.at)], ids=name_of)
 def test_everything_public_has_a_docstring(cls):
     fields = getattr(cls, "__slots__", ())
     bare = [

@@ -133,10 +133,11 @@ def counterfactual(
         target: What should be predicted, one for all or one for each sample:
             integers for classes, else numbers of the shape of the outputs.
         free: Which elements may change, as `sample[...]` or `sample[[0, 3]]`.
-        loss: Keras loss or its name. Defaults to None:
-            "sparse_categorical_crossentropy" for classes, which takes the outputs
-            for probabilities, "binary_crossentropy" if there is one output for two
-            classes, and "mean_squared_error" for numbers.
+        loss: Keras loss or its name. Defaults to None: the negative logarithm of
+            the probability of the class, which the outputs are taken for (one
+            output is that of class 1 of two), and for numbers the mean squared
+            error. For logits, `keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True)`.
         l1: How much the sum of the sizes of the changes counts beside the loss. If
             positive, changes are sparse: the smallest of them are taken back, as long
             as the target is reached. Defaults to 0.
@@ -164,6 +165,16 @@ def counterfactual(
     References:
         - Wachter et al., 2018, "Counterfactual explanations without opening the black
           box".
+
+    Example:
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.set_weights([np.array([[3.0], [2.0]]), np.zeros(1)])
+    >>> x = np.zeros((1, 2), "float32")
+    >>> found = kedit.studies.counterfactual(
+    ...     model, x, 6.0, free=kedit.sample[0], learning_rate=0.1, verbose=0
+    ... )
+    >>> found.edited.round(1).tolist()
+    [[2.0, 0.0]]
     """
     check_model(model)
     given = arrays(x)

@@ -4,8 +4,22 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from keras import ops
 
 from kedit.errors import OperandError, ShapeError
+
+
+def _unlikelihood(target: Any, outputs: Any) -> Any:
+    """Negative logarithm of the probability of the class, or of the second of two.
+
+    Keras's cross-entropies have no gradient where a probability is below 1e-7, and a
+    model that is sure of another class would never be moved.
+    """
+    if outputs.shape[-1] == 1:
+        outputs = ops.concatenate([1.0 - outputs, outputs], axis=-1)
+    is_class = ops.cast(ops.reshape(target, (-1, 1)), "int32") == ops.arange(outputs.shape[-1])
+    likelihood = ops.sum(ops.where(is_class, outputs, 0.0), axis=-1)
+    return -ops.log(ops.maximum(likelihood, 1e-37))
 
 
 class Goal:
@@ -16,11 +30,7 @@ class Goal:
         self.tolerance, self.is_class = tolerance, target.dtype.kind in "iub"
         classes = outputs.shape[-1] if outputs.ndim == 2 else 0
         self.is_binary = self.is_class and classes == 1
-        self.loss = "mean_squared_error"
-        if self.is_class:
-            self.loss = (
-                "binary_crossentropy" if self.is_binary else "sparse_categorical_crossentropy"
-            )
+        self.loss: Any = _unlikelihood if self.is_class else "mean_squared_error"
         shape = outputs.shape[:1] if self.is_class else outputs.shape
         fits = target.ndim == 0 or target.shape == shape
         if not self.is_class and target.shape == outputs.shape[:1] and classes == 1:
