@@ -58,7 +58,8 @@ class Collate:
         self.edit = edit
 
     def __call__(self, samples: Any) -> Any:
-        return self.edit(torch.utils.data.default_collate(samples))
+        joined = torch.utils.data.default_collate(samples)
+        return self.edit(*joined) if isinstance(joined, list) else self.edit(joined)
 
 
 def in_py_dataset(workers: int) -> Any:
@@ -87,6 +88,12 @@ def in_data_loader(workers: int, *, collate: bool) -> Any:
         return list(loader)
 
     return carry
+
+
+def pairs_in_data_loader(edit: Any, pairs: Any, workers: int) -> Any:
+    return torch.utils.data.DataLoader(
+        pairs, batch_size=2, collate_fn=Collate(edit), num_workers=workers
+    )
 
 
 def in_tf_data(spec: Any, apply: Any = None) -> Any:

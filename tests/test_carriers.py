@@ -168,6 +168,18 @@ def test_parts_of_a_batch_in_tf_data():
         given.map(sample[0].set(9).on("b"))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pairs_in_a_data_loader(workers):
+    x, y = np.ones((4, 3), "float32"), np.arange(4)
+    edit = sample[0].set(9.0) | at[...].multiply(2).on(part="y")
+    for found, labels in carriers().pairs_in_data_loader(
+        edit, list(zip(x, y, strict=True)), workers
+    ):
+        assert found.tolist() == [[9, 1, 1]] * 2
+        assert (labels % 2 == 0).all()
+        assert type(found) is type(labels) is carriers().torch.Tensor
+
+
 def test_what_does_not_fit_raises_where_tf_data_is_built():
     given = carriers().tf.data.Dataset.from_tensor_slices(np.ones((6, 3), "uint8")).batch(4)
     for value in (300, 2.7, float("nan")):

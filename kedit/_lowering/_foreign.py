@@ -12,8 +12,9 @@ from kedit.errors import OperandError
 
 def has_values(x: Any) -> bool:
     """Whether `x` is an array of another framework, which can make one more of its kind."""
-    makes_another = hasattr(x, "__array_namespace__") or hasattr(x, "new_tensor")
-    return makes_another and not keras.ops.is_tensor(x) and not isinstance(x, keras.Variable)
+    if keras.ops.is_tensor(x) or isinstance(x, keras.Variable):
+        return False
+    return hasattr(x, "__array_namespace__") or hasattr(x, "new_tensor")
 
 
 def apply(edit: Edit, x: Any) -> Any:

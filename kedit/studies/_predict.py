@@ -40,8 +40,6 @@ def edit_of(selection: Any, values: Any, path: str | None) -> Edit:
 
 def arrays(x: Any) -> Any:
     """The inputs of a model as NumPy arrays of one length, in lists and dicts."""
-    if isinstance(x, (list, tuple)) and all([np.ndim(entry) == 0 for entry in x]):
-        x = np.asarray(x)
     x = keras.tree.map_structure(_array, list(x) if isinstance(x, tuple) else x)
     lengths = {len(leaf) if leaf.ndim else None for leaf in keras.tree.flatten(x)}
     if len(lengths) != 1 or not lengths.pop():
