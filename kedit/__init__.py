@@ -14,6 +14,7 @@ from kedit._at import at, sample
 from kedit._edit import Edit, EditSequence
 from kedit._expression import X
 from kedit._items import block, each
+from kedit._trainable import Trainable
 
 __all__ = [
     "at",
@@ -23,6 +24,7 @@ __all__ = [
     "X",
     "Edit",
     "EditSequence",
+    "Trainable",
     "inputs",
     "layers",
     "losses",

@@ -103,6 +103,22 @@ class Slot(NamedTuple):
     number: int
 
 
+class Placeholder(Frozen):
+    """Base of values that stand, as an operand, for a tensor that somebody else has."""
+
+    __slots__ = ()
+
+    def key(self) -> Any:
+        """Hashable stand-in, equal for equal values."""
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Placeholder) and self.key() == other.key()
+
+    def __hash__(self) -> int:
+        return hash(self.key())
+
+
 _NO_TENSORS = (bool, int, float, complex, str, slice, list, tuple, np.ndarray, np.generic, Array)
 
 
@@ -115,6 +131,11 @@ def is_tensor(value: Any) -> bool:
     if value is None or isinstance(value, _NO_TENSORS):
         return False
     return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def is_replaced(value: Any) -> bool:
+    """Whether `Edit.map` replaces `value`: a tensor, or what stands for one."""
+    return isinstance(value, (Slot, Placeholder)) or is_tensor(value)
 
 
 def is_scalar(value: Any) -> bool:
@@ -204,7 +225,7 @@ def to_key(value: Any) -> Any:
     """Hashable stand-in: equal keys mean the same constant of the same type."""
     if isinstance(value, slice):
         return ("slice", value.start, value.stop, value.step)
-    if isinstance(value, Array):
+    if isinstance(value, (Array, Placeholder)):
         return value.key()
     if isinstance(value, Slot) or value is ...:
         return value

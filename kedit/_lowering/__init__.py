@@ -10,11 +10,11 @@ from kedit._data import is_array
 from kedit._lowering import _cast, _keras, _numpy
 from kedit._lowering._cast import constant
 from kedit._lowering._check import Edit, check, check_dense
-from kedit._lowering._node import call_node, known_shape
+from kedit._lowering._node import call_node, fill, known_shape
 from kedit._types import Shape
 from kedit.errors import OperandError
 
-__all__ = ["Edit", "apply", "check", "constant"]
+__all__ = ["Edit", "apply", "check", "constant", "fill"]
 
 
 def apply(edit: Any, x: Any, shape: Shape | None = None) -> Any:

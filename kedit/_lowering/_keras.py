@@ -112,7 +112,7 @@ def _chosen(edit: Edit, layout: Layout, x: Tensor) -> Tensor | None:
     if is_computed(condition):
         selected = _read(layout, x)
         if isinstance(condition, Expression):
-            met = condition.evaluate(selected, _cast.dtype_of(x), ops, _cast.constant)
+            met = _evaluate(condition, selected, _cast.dtype_of(x))
         else:
             met = condition(ops.copy(selected))  # a function may change what it is given
         check_computed_condition(met, tuple(selected.shape))
@@ -126,6 +126,13 @@ def _chosen(edit: Edit, layout: Layout, x: Tensor) -> Tensor | None:
     if counted is not None:  # where it is True but there is no value left, nothing is written
         mask = ops.logical_and(mask, _rank_in(mask) < counted[1])
     return _and(chosen, _axes.along(mask, layout.mask_dim, len(layout.result)))
+
+
+def _evaluate(expression: Expression, selected: Tensor, dtype: str) -> Tensor:
+    """The value of an expression for each selected element, also of one without `X`."""
+    value = expression.evaluate(selected, dtype, ops, _cast.constant)
+    same = tuple(value.shape) == tuple(selected.shape)
+    return value if same else ops.broadcast_to(value, _axes.sizes(selected))
 
 
 def _mask(edit: Edit, layout: Layout) -> Tensor:
@@ -168,7 +175,7 @@ def _values(edit: Edit, layout: Layout, x: Tensor, chosen: Tensor | None) -> Ten
     if isinstance(operand, Expression):
         if chosen is not None:
             operand = operand.map(lambda constant: _safe_constant(constant, chosen, dtype))
-        return operand.evaluate(selected, dtype, ops, _cast.constant)
+        return _evaluate(operand, selected, dtype)
     values = operand(ops.copy(selected))
     check_computed(values, tuple(selected.shape), dtype, edit.casting)
     return _cast.values(values, dtype, edit.casting)
