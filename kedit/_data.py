@@ -260,6 +260,10 @@ def brief(value: Any) -> str:
 
 def to_json(value: Any) -> Any:
     """Data for JSON, which knows neither arrays nor infinity; `from_json` reads it."""
+    if isinstance(value, Array) and value.numbers is None:
+        array = value.array
+        data = np.packbits(array) if value.dtype == "bool" else array.astype(_little(array.dtype))
+        return {"hex": data.tobytes().hex(), "shape": list(value.shape), "dtype": value.dtype}
     if isinstance(value, Array):
         entries = [to_json(entry) for entry in value.array.ravel().tolist()]
         return {"array": entries, "shape": list(value.shape), "dtype": value.dtype}
@@ -282,7 +286,12 @@ def to_json(value: Any) -> Any:
     )
 
 
-_FORMS = {"array", "complex", "slice", "slot", "float"}
+def _little(dtype: Any) -> Any:
+    """A dtype in the order of bytes in which arrays are written down."""
+    return np.dtype(dtype).newbyteorder("<")
+
+
+_FORMS = {"array", "hex", "complex", "slice", "slot", "float"}
 
 
 def from_json(data: Any) -> Any:
@@ -295,6 +304,12 @@ def from_json(data: Any) -> Any:
     if "array" in data:
         entries = [from_json(entry) for entry in data["array"]]
         return Array.of(np.array(entries, data["dtype"]).reshape(data["shape"]))
+    if "hex" in data:
+        raw, shape, dtype = bytes.fromhex(data["hex"]), data["shape"], data["dtype"]
+        if dtype == "bool":
+            bits = np.unpackbits(np.frombuffer(raw, "uint8"), count=math.prod(shape))
+            return Array.of(bits.astype(bool).reshape(shape))
+        return Array.of(np.frombuffer(raw, _little(dtype)).astype(dtype).reshape(shape))
     if "complex" in data:
         return complex(*(from_json(part) for part in data["complex"]))
     if "slice" in data:

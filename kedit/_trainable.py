@@ -62,7 +62,7 @@ class Trainable(Operators, Placeholder):
     >>> layer = kedit.layers.Editing(edit)
     >>> layer(ops.ones((8, 5, 3))).shape == (8, 5, 3)
     True
-    >>> layer.weights[0].shape
+    >>> tuple(layer.weights[0].shape)
     (5,)
     """
 

@@ -12,6 +12,10 @@ INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"]
 """Dtypes of which tensors can be made; JAX makes the last one narrower."""
 if BACKEND == "tensorflow":
     INTEGERS.append("uint64")
+FLOATS = ["float32", "float16", "bfloat16"]
+"""Dtypes of floats; JAX makes float64 narrower, unless it is told otherwise."""
+if BACKEND != "jax":
+    FLOATS.append("float64")
 
 
 def tensors(arrays: Sequence[Any]) -> list[Any]:
