@@ -135,7 +135,7 @@ class Trainable(Operators, Placeholder):
             array = start.array if isinstance(start, Array) else start
             start = keras.initializers.Constant(array)
         return layer.add_weight(
-            name=self.name or name,
+            name=name,
             shape=self.shape_for(selected),
             initializer=copy.deepcopy(start),  # Keras takes descriptions apart
             constraint=keras.constraints.get(copy.deepcopy(self.constraint)),

@@ -1,5 +1,6 @@
 """A layer that applies an edit."""
 
+import itertools
 import math
 from typing import Any
 
@@ -142,17 +143,17 @@ class Editing(keras.layers.Layer):
         # A layer sees batches of any size, whatever the first one was.
         self._shape = (None, *input_shape[1:])
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape))
+        learned: list[Any] = []
         named: dict[str, tuple[Trainable, Any]] = {}
-        learned = []
         for edit, (plain, trainables) in zip(self.edit.edits, self._plain, strict=True):
             edit.selection.check_rows(len(input_shape))
             if trainables:
                 _gradient.check_can_learn(edit, self.gradient)
                 stand_in = _lowering.fill(plain, [1] * len(trainables))
                 selected = _lowering.check(stand_in, self._shape, self.compute_dtype).selected
-                roles = ["values"] * len(placeholders_in(edit.operand))
-                roles += ["threshold"] * (len(trainables) - len(roles))
-                for trainable, role in zip(trainables, roles, strict=True):
+                in_operand = len(placeholders_in(edit.operand))
+                for number, trainable in enumerate(trainables):
+                    role = "values" if number < in_operand else "threshold"
                     learned.append(self._weight(trainable, selected, role, named))
         self._learned = learned
         if self.switch:
@@ -162,12 +163,13 @@ class Editing(keras.layers.Layer):
 
     def _weight(self, trainable: Trainable, selected: Shape, role: str, named: Any) -> Any:
         """The weight of a `Trainable`: that of the same name, if there is one, or a new one."""
-        known, weight = named.get(trainable.name, (None, None))
-        if known is None:
-            weight = trainable.add_to(self, selected, role)
-            if trainable.name is not None:
-                named[trainable.name] = (trainable, weight)
-        elif known != trainable:
+        # On PyTorch Keras would lose one of two weights of the same name.
+        numbered = (f"{role}_{number}" if number else role for number in itertools.count())
+        name = trainable.name or next(name for name in numbered if name not in named)
+        if name not in named:
+            named[name] = (trainable, trainable.add_to(self, selected, name))
+        known, weight = named[name]
+        if known != trainable:
             raise OperandError(
                 "Trainables of one name should be the same. Received: "
                 f"`{known!r}` and `{trainable!r}`. Give them names of their own."

@@ -118,6 +118,8 @@ def _surrogate(condition: Any, x: Tensor, dtype: str, temperature: float) -> tup
     Conditions are joined as numbers are: `a & b` is `a * b`, `a | b` is `a + b - a * b`.
     """
     one, zero = _lowering.constant(1, dtype), _lowering.constant(0, dtype)
+    exists = ops.isfinite(x)
+    safe = ops.where(exists, x, ops.ones_like(x))
 
     def both(part: Any) -> tuple[Tensor, Tensor]:
         if not isinstance(part, Expression):
@@ -137,14 +139,14 @@ def _surrogate(condition: Any, x: Tensor, dtype: str, temperature: float) -> tup
 
     def _slope(part: Expression) -> Tensor:
         left, right = [
-            arg.evaluate(x, dtype, ops, _lowering.constant)
+            arg.evaluate(safe, dtype, ops, _lowering.constant)
             if isinstance(arg, Expression)
             else _lowering.constant(arg, dtype)
             for arg in part.args
         ]
         above = left - right if part.name in _GREATER else right - left
         distance = above * _lowering.constant(1 / temperature, dtype)
-        finite = ops.isfinite(distance)
+        finite = ops.logical_and(exists, ops.isfinite(distance))
         soft = ops.sigmoid(ops.where(finite, distance, zero))
         soft = ops.where(finite, soft, zero)  # no product: see `_falling`
         return ops.negative(_falling(soft))
