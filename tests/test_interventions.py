@@ -55,7 +55,7 @@ class Subclassed(keras.Model):
 
 
 def fit(model, optimizer, epochs=10):
-    """20 steps an epoch, four epochs of 5 batches... each batch of 4."""
+    """20 steps an epoch."""
     model.compile(optimizer, "mse")
     return model.fit(INPUT, TARGET, 4, epochs, shuffle=False, verbose=0).history["loss"]
 
@@ -67,17 +67,18 @@ def test_frozen_elements_do_not_move_by_a_bit_in_200_steps(name, tmp_path):
     keras.utils.set_random_seed(0)
     base = functional()
     fit(base, OPTIMIZERS[name](), epochs=1)
-    base.get_layer("hidden").kernel_constraint = None
     start = to_numpy(base.get_layer("hidden").kernel).copy()
     model = freeze_elements(base, "hidden/kernel", MASK)
     for path in ("first.keras", "second.keras"):
         before = to_numpy(model.weight("hidden/kernel")).copy()
-        fit(model, OPTIMIZERS[name]())  # 20 batches, 10 epochs
+        fit(model, OPTIMIZERS[name]())
         kernel = to_numpy(model.weight("hidden/kernel"))
         np.testing.assert_array_equal(kernel[MASK], start[MASK])
         assert (kernel[~MASK] != before[~MASK]).all()
+        # On JAX, Keras cannot save after `use_ema` and `predict`, whose buffers it shares.
+        loaded = saved_and_loaded(model, tmp_path / path)
         predicted = model.predict(INPUT, verbose=0)
-        model = saved_and_loaded(model, tmp_path / path)
+        model = loaded
         check_close(model.predict(INPUT, verbose=0), predicted)
     baked = model.bake()
     np.testing.assert_array_equal(to_numpy(baked.get_layer("hidden").kernel)[MASK], start[MASK])
@@ -104,8 +105,7 @@ def test_without_an_edit_a_model_trains_as_its_base(make):
 def test_computes_with_edited_weights_and_leaves_the_base_alone():
     base = sequential()
     kernel = to_numpy(base.get_layer("hidden").kernel).copy()
-    edits = {"hidden/kernel": at[0].multiply(2.0) | at.where(X > 0.1).set(0.1), "1/bias": at[...]}
-    del edits["1/bias"]
+    edits = {"hidden/kernel": at[0].multiply(2.0) | at.where(X > 0.1).set(0.1)}
     model = WeightEditing(base, edits, name="edited")
     expected = kernel.copy()
     expected[0] *= 2
@@ -227,6 +227,7 @@ def test_what_does_not_fit_is_refused(name, edit, error):
     assert isinstance(raised.value, EditError)
 
 
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
 def test_what_cannot_be_held_is_refused():
     with pytest.raises(OperandError, match="Build it first"):
         freeze_elements(hidden(), "kernel", MASK)

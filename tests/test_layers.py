@@ -7,8 +7,9 @@ from _backend import tensors, to_numpy, vjp
 from keras import ops
 from kit import check_close, check_layer, check_roundtrip, dtype_of, saved_and_loaded
 
+import kedit
 from kedit import Trainable, X, at, sample
-from kedit.errors import CoordinateError, EditError, OperandError, PositionError
+from kedit.errors import CoordinateError, EditError, OperandError, PositionError, ShapeError
 from kedit.layers import ConditionalModifier, Editing
 
 BATCH = np.array([[1, -2, 3, 0], [4, 5, -6, 8], [0.5, 2, 7, -1]], "float32")
@@ -31,12 +32,6 @@ LAYERS = {
     "dead zone": (
         lambda **kw: ConditionalModifier(1.5, 0.0, comparison="abs<", operation="set", **kw),
         lambda x: np.where(abs(x) < 1.5, 0, x),
-    ),
-    "channels": (
-        lambda **kw: ConditionalModifier(
-            [0.5, 4.5, -7.0, 0.25], [2.0, 0.0, 0.5, 1.0], comparison="abs>", operation="add", **kw
-        ),
-        lambda x: x + (abs(x) > [0.5, 4.5, -7, 0.25]) * [2, 0, 0.5, 1],
     ),
     "between": (
         lambda **kw: ConditionalModifier((0.75, 6.0), 0.5, comparison="between", **kw),
@@ -86,6 +81,21 @@ ALL = LAYERS | LEARNING
 @pytest.mark.parametrize(("factory", "one"), ALL.values(), ids=ALL.keys())
 def test_layer(factory, one, tmp_path):
     check_layer(factory, BATCH, [one(x) for x in BATCH], tmp_path / "model.keras")
+
+
+def test_one_threshold_for_each_channel(tmp_path):
+    """Which has to know how many there are."""
+
+    def factory(**options):
+        thresholds, offsets = [0.5, 4.5, -7.0, 0.25], [2.0, 0.0, 0.5, 1.0]
+        return ConditionalModifier(
+            thresholds, offsets, comparison="abs>", operation="add", **options
+        )
+
+    expected = BATCH + (abs(BATCH) > [0.5, 4.5, -7, 0.25]) * [2, 0, 0.5, 1]
+    kedit.testing.check_layer(factory, BATCH, expected, unknown_axes=False, jit_compile=())
+    with pytest.raises(ShapeError, match="Received"):
+        factory()(keras.Input((None,)))
 
 
 @pytest.mark.gradient
@@ -232,6 +242,7 @@ def test_summary_shows_the_edit_in_words():
         assert f"{name} (" in "".join(lines)
 
 
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
 def test_quantized_neighbours_are_left_alone():
     inputs = keras.Input((4,))
     h = Editing(sample[0].add(Trainable(1.0)), switch=True)(keras.layers.Dense(4)(inputs))

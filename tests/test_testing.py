@@ -10,6 +10,7 @@ from kedit.testing import check_layer
 X = np.array([[1, -2, 3], [-0.5, 4, 0]], "float32")
 
 
+@keras.saving.register_keras_serializable("checked")
 class Scale(keras.layers.Layer):
     """Doubles its input, as a layer should."""
 
@@ -31,11 +32,13 @@ class Scale(keras.layers.Layer):
         return {**super().get_config(), "factor": self.factor}
 
 
+@keras.saving.register_keras_serializable("checked")
 class ForgetsName(Scale):
     def __init__(self, factor=2.0, name=None, **options):
         super().__init__(factor, **options)
 
 
+@keras.saving.register_keras_serializable("checked")
 class ForgetsArgument(Scale):
     def get_config(self):
         config = super().get_config()
@@ -43,27 +46,32 @@ class ForgetsArgument(Scale):
         return config
 
 
+@keras.saving.register_keras_serializable("checked")
 class KeepsArray(Scale):
     def get_config(self):
         return {**super().get_config(), "factor": np.float32(self.factor)}
 
 
+@keras.saving.register_keras_serializable("checked")
 class DropsMask(Scale):
     def __init__(self, **options):
         super().__init__(**options)
         self.supports_masking = False
 
 
+@keras.saving.register_keras_serializable("checked")
 class WrongShape(Scale):
     def compute_output_shape(self, shape):
         return (*shape[:-1], 1)
 
 
+@keras.saving.register_keras_serializable("checked")
 class Widens(Scale):
     def call(self, inputs):
         return ops.cast(super().call(inputs), "float32")
 
 
+@keras.saving.register_keras_serializable("checked")
 class RemembersBatch(Scale):
     def call(self, inputs):
         if not hasattr(self, "rows"):
@@ -71,12 +79,14 @@ class RemembersBatch(Scale):
         return super().call(inputs)[: self.rows]
 
 
+@keras.saving.register_keras_serializable("checked")
 class NeedsSizes(Scale):
     def build(self, shape):
         super().build(shape)
         self.wide = self.add_weight(name="wide", shape=shape[1:], initializer="ones")
 
 
+@keras.saving.register_keras_serializable("checked")
 class NeverLearns(Scale):
     def call(self, inputs):
         return ops.where(inputs > self.gain + 0.0, inputs, 0.0) + 0.0 * inputs

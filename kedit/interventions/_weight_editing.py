@@ -1,5 +1,6 @@
 """A model that computes with edited weights."""
 
+import inspect
 from typing import Any
 
 import keras
@@ -91,9 +92,11 @@ class WeightEditing(keras.Model):
         targets, variables = self._targets(), self.base.variables
         values = [_edited(v, targets[id(v)]) if id(v) in targets else v for v in variables]
         state = list(zip(variables, values, strict=True))
+        takes_training = "training" in inspect.signature(self.base.call).parameters
+        options = {"training": training} if takes_training else {}
         with keras.StatelessScope(state, collect_losses=True) as scope:
             before = [scope.get_current_value(v) for v in variables]
-            outputs = self.base(inputs)
+            outputs = self.base(inputs, **options)
             after = [scope.get_current_value(v) for v in variables]
         for variable, old, new in zip(variables, before, after, strict=True):
             if new is not old:  # as a moving average
@@ -101,6 +104,12 @@ class WeightEditing(keras.Model):
         for loss in scope.losses:
             self.add_loss(ops.copy(loss))  # Keras knows losses by identity
         return outputs
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return self.base.compute_output_shape(input_shape)
+
+    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.base.compute_output_spec(inputs)
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         return self.base.compute_mask(inputs, previous_mask)
