@@ -21,6 +21,7 @@ from kedit import Trainable
 from kedit.layers import ConditionalModifier
 
 SIZE, NOISE = 128, 0.4
+PICTURE = pathlib.Path(__file__).with_suffix(".png")
 
 
 def cosines():
@@ -59,7 +60,7 @@ def error(model, x, y):
     return float(np.sqrt(np.mean((model.predict(x, verbose=0) - y) ** 2)))
 
 
-def main(picture=pathlib.Path(__file__).with_suffix(".png"), epochs=20, count=1024):
+def main(picture=PICTURE, epochs=20, count=1024):
     """Learn the threshold and compare it with that of theory."""
     keras.utils.set_random_seed(0)
     x, y = data(count, seed=1)

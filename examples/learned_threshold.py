@@ -22,6 +22,7 @@ from kedit.layers import ConditionalModifier, Editing
 THRESHOLD, FACTOR = 1.3, 2.0
 STEERING = np.array([0.5, -1.0, 0.25, 2.0], "float32")
 START = 0.4
+PICTURE = pathlib.Path(__file__).with_suffix(".png")
 
 
 class Naive(keras.layers.Layer):
@@ -68,7 +69,7 @@ def train(layer, x, y, epochs):
     return by_name["threshold"], by_name["values"], path[-1][2]
 
 
-def main(picture=pathlib.Path(__file__).with_suffix(".png"), epochs=25, count=4096):
+def main(picture=PICTURE, epochs=25, count=4096):
     """Train both and show what they found."""
     keras.utils.set_random_seed(1)
     x, y = data(count)

@@ -21,6 +21,7 @@ from kedit.interventions import prune
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 SHOWN = 0.9
+PICTURE = pathlib.Path(__file__).with_suffix(".png")
 
 
 def classifier():
@@ -49,7 +50,7 @@ def accuracy(model, data):
     return float(np.mean(model.predict(x, verbose=0).argmax(axis=1) == y))
 
 
-def main(picture=pathlib.Path(__file__).with_suffix(".png"), epochs=20, sparsities=SPARSITIES):
+def main(picture=PICTURE, epochs=20, sparsities=SPARSITIES):
     """Prune one trained classifier to each sparsity, and tune it."""
     keras.utils.set_random_seed(0)
     x, y = load_digits(return_X_y=True)

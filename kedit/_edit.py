@@ -260,7 +260,8 @@ class Edit:
             },
         )
         learned = [Trainable.from_config(part) for part in config.get("trainables", ())]
-        return _lowering.fill(edit, learned) if learned else edit
+        filled: Edit = _lowering.fill(edit, learned) if learned else edit
+        return filled
 
 
 @keras.saving.register_keras_serializable(package="kedit")

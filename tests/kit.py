@@ -14,8 +14,7 @@ from keras import ops
 
 import kedit
 from kedit import X, at, each, sample
-from kedit.testing._layer import check_holds_no_code
-from kedit.testing._layer import check_roundtrip as check_roundtrip
+from kedit.testing._layer import check_holds_no_code, check_roundtrip
 
 
 def dtype_of(x):

@@ -108,7 +108,11 @@ SURROGATES = {
         ),
     ),
     "not": (~(X > Trainable(0.5)), lambda x: x <= 0.5, lambda x, k: (-k(x - 0.5), k(x - 0.5))),
-    "logit": (Trainable(0.5) > 0.0, lambda x: x == x, lambda x, k: (0 * x, k(0.5 + 0 * x))),
+    "logit": (
+        Trainable(0.5) > 0.0,
+        lambda x: np.ones_like(x, bool),
+        lambda x, k: (0 * x, k(0.5 + 0 * x)),
+    ),
 }
 
 
@@ -187,7 +191,7 @@ def check_bits(layer, run, dtype):
     edit = layer.edit.map(lambda _: thresholds.pop(0))
     with np.errstate(over="ignore"):
         expected = edit(SPECIAL.astype(dtype))
-    found = to_numpy(run(lambda x: layer(x))(ops.convert_to_tensor(SPECIAL.astype(dtype))))
+    found = to_numpy(run(layer)(ops.convert_to_tensor(SPECIAL.astype(dtype))))
     zero = expected == 0
     np.testing.assert_array_equal(found, expected, repr(layer.edit))
     np.testing.assert_array_equal(np.signbit(found[zero]), np.signbit(expected[zero]))
@@ -233,11 +237,11 @@ def test_what_no_surrogate_can_help_is_refused():
         with pytest.raises(OperandError, match="Received"):
             Editing(edit, gradient="sigmoid")
     for options in (
-        dict(gradient="soft"),
-        dict(gradient="sigmoid", temperature=0.0),
-        dict(gradient="sigmoid", temperature="1"),
-        dict(when="never"),
-        dict(switch=2),
+        {"gradient": "soft"},
+        {"gradient": "sigmoid", "temperature": 0.0},
+        {"gradient": "sigmoid", "temperature": "1"},
+        {"when": "never"},
+        {"switch": 2},
     ):
         with pytest.raises(OperandError, match="Received"):
             Editing(at.where(X > 0).set(0.0), **options)

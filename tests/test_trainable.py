@@ -77,17 +77,17 @@ def test_later_changes_of_what_was_given_do_not_reach_it():
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (dict(initializer=None), OperandError),
-        (dict(initializer=lambda shape, dtype: 0), OperandError),
-        (dict(initializer="no_such"), OperandError),
-        (dict(initializer=[1, "a"]), OperandError),
-        (dict(initializer=1.0, shape=(2, -1)), OperandError),
-        (dict(initializer=1.0, shape=(2, None)), OperandError),
-        (dict(initializer=1.0, constraint="no_such"), OperandError),
-        (dict(initializer=1.0, regularizer=3), OperandError),
-        (dict(initializer=1.0, name="a/b"), OperandError),
-        (dict(initializer=1.0, name=3), OperandError),
-        (dict(initializer=[1.0, 2.0], shape=(3,)), ShapeError),
+        ({"initializer": None}, OperandError),
+        ({"initializer": lambda shape, dtype: 0}, OperandError),
+        ({"initializer": "no_such"}, OperandError),
+        ({"initializer": [1, "a"]}, OperandError),
+        ({"initializer": 1.0, "shape": (2, -1)}, OperandError),
+        ({"initializer": 1.0, "shape": (2, None)}, OperandError),
+        ({"initializer": 1.0, "constraint": "no_such"}, OperandError),
+        ({"initializer": 1.0, "regularizer": 3}, OperandError),
+        ({"initializer": 1.0, "name": "a/b"}, OperandError),
+        ({"initializer": 1.0, "name": 3}, OperandError),
+        ({"initializer": [1.0, 2.0], "shape": (3,)}, ShapeError),
     ],
 )
 def test_what_it_cannot_start_from_is_refused(arguments, error):

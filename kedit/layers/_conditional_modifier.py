@@ -7,7 +7,7 @@ import keras
 from kedit._at import at
 from kedit._data import Array, freeze, from_json, is_scalar, to_json
 from kedit._edit import check_one_of
-from kedit._expression import Expression, X
+from kedit._expression import X
 from kedit._trainable import Trainable
 from kedit.errors import OperandError
 from kedit.layers._editing import Editing
@@ -127,7 +127,7 @@ def _operand(name: str, value: Any) -> Any:
     return operand
 
 
-def _condition(comparison: str, threshold: Any) -> Expression:
+def _condition(comparison: str, threshold: Any) -> Any:
     if comparison == "between":
         return (X > threshold[0]) & (X < threshold[1])
     left = abs(X) if comparison.startswith("abs") else X

@@ -84,9 +84,7 @@ def _falling(x: Tensor) -> Tensor:
     return ops.subtract(ops.stop_gradient(x), x)
 
 
-def _with_surrogate(
-    edit: Edit, x: Tensor, shape: Shape, dtype: str, temperature: float
-) -> Tensor:
+def _with_surrogate(edit: Edit, x: Tensor, shape: Shape, dtype: str, temperature: float) -> Tensor:
     """The edit, with the gradient of `m * change`, where `m` is the soft condition."""
     y = _lowering.apply(edit, x, shape)
     selection = edit.selection
