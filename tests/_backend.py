@@ -13,8 +13,8 @@ INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"]
 if BACKEND == "tensorflow":
     INTEGERS.append("uint64")
 FLOATS = ["float32", "float16", "bfloat16"]
-"""Dtypes of floats; JAX makes float64 narrower, unless it is told otherwise."""
-if BACKEND != "jax":
+"""Dtypes of floats; of float64 JAX and Keras's NumPy backend make narrower ones."""
+if BACKEND in ("tensorflow", "torch"):
     FLOATS.append("float64")
 
 

@@ -13,7 +13,7 @@ from _backend import FLOATS, to_numpy
 from keras import ops
 
 import kedit
-from kedit import X, at, each, sample
+from kedit import Trainable, X, at, each, sample
 from kedit.testing._layer import check_holds_no_code, check_roundtrip
 
 
@@ -72,8 +72,12 @@ def saved_and_loaded(model, path):
 
 
 def check_layer(factory, x, expected, path, *, jit_compile=()):
-    """`kedit.testing.check_layer`, exact in every dtype, as the numbers of these tests are."""
-    directory = path.with_suffix("")
+    """`kedit.testing.check_layer`, exact in every dtype, as the numbers of these tests are.
+
+    If `path` names the layer, models of several backends meet in a directory of that name.
+    """
+    shared = os.environ.get("KEDIT_MODELS") if path.stem != "model" else None
+    directory = (path.parent if shared is None else pathlib.Path(shared) / "layers") / path.stem
     directory.mkdir(exist_ok=True, parents=True)
     kedit.testing.check_layer(
         factory,
@@ -171,6 +175,49 @@ def indexed_prediction(kernel):
     h[:, :2] = np.maximum(h[:, :2], -1)
     read = np.where(inside[:, None], h[rows, one % 4], -1)
     return np.concatenate([h, read[:, None]], axis=1)
+
+
+# --- And one that has learned, whose weights are held --------------------------------------------
+
+LEARNED_WEIGHTS = {
+    "steering": [np.array([0.5, -1.0, 2.0, 0.25], "float32")],
+    "gate": [np.array(3.0, "float32"), np.array([0.5, 0.25, 1.0], "float32")],
+    "switched": [np.array(False)],
+    "kernel": _rng.normal(size=(3, 2)).astype("float32"),
+}
+LEARNED_INPUT = _rng.normal(size=(5, 4, 3)).astype("float32")
+
+
+def learned_model():
+    """A model with a `Trainable` of every kind, a switch, and a weight with held elements."""
+    inputs = keras.Input((4, 3))
+    steering = kedit.layers.Editing(sample[..., 2].add(Trainable("zeros")), name="steering")
+    gate = kedit.layers.ConditionalModifier(
+        Trainable("ones", shape=(3,)),
+        Trainable(1.0, constraint="non_neg"),
+        comparison="abs>",
+        gradient="sigmoid",
+        temperature=0.5,
+        name="gate",
+    )
+    off = kedit.layers.Editing(sample[0].set(9.0), when="inference", switch=True, name="switched")
+    held = kedit.interventions.freeze_elements(
+        keras.layers.Dense(2, use_bias=False, name="dense"), "kernel", np.eye(3, 2) > 0, 0.5
+    )
+    model = keras.Model(inputs, held(off(gate(steering(inputs)))))
+    for layer in (steering, gate, off):
+        layer.set_weights(LEARNED_WEIGHTS[layer.name])
+    held.base.set_weights([LEARNED_WEIGHTS["kernel"]])
+    return model
+
+
+def learned_prediction():
+    """What it predicts for `LEARNED_INPUT`, in NumPy."""
+    h = LEARNED_INPUT.copy()
+    h[..., 2] += LEARNED_WEIGHTS["steering"][0]
+    factor, thresholds = LEARNED_WEIGHTS["gate"]
+    h = np.where(abs(h) > thresholds, factor * h, h)
+    return h @ np.where(np.eye(3, 2) > 0, 0.5, LEARNED_WEIGHTS["kernel"])
 
 
 def model_files(name, tmp_path, model=None):

@@ -5,7 +5,18 @@ import numpy as np
 import pytest
 from _backend import tensors, to_numpy, vjp
 from keras import ops
-from kit import check_close, check_layer, check_roundtrip, dtype_of, saved_and_loaded
+from kit import (
+    LEARNED_INPUT,
+    check_close,
+    check_holds_no_code,
+    check_layer,
+    check_roundtrip,
+    dtype_of,
+    learned_model,
+    learned_prediction,
+    model_files,
+    saved_and_loaded,
+)
 
 import kedit
 from kedit import Trainable, X, at, sample
@@ -49,14 +60,12 @@ LAYERS = {
 # Layers that have something to learn.
 LEARNING = {
     "steering": (
-        lambda **kw: Editing(sample[1:].add(Trainable([0.5, 0.0, -1.0])), **kw),
-        lambda x: np.add(x, [0, 0.5, 0, -1]),
+        lambda **kw: Editing(sample[1:].add(Trainable(0.5)), **kw),
+        lambda x: np.add(x, [0, 0.5, 0.5, 0.5]),
     ),
     "threshold": (
-        lambda **kw: ConditionalModifier(
-            Trainable([1.0, 1.5, 2.0, 2.5]), Trainable(0.5), gradient="sigmoid", **kw
-        ),
-        lambda x: np.where(x > [1, 1.5, 2, 2.5], 0.5 * x, x),
+        lambda **kw: ConditionalModifier(Trainable(1.5), Trainable(0.5), gradient="sigmoid", **kw),
+        lambda x: np.where(x > 1.5, 0.5 * x, x),
     ),
     "both ends": (
         lambda **kw: ConditionalModifier(
@@ -78,24 +87,36 @@ LEARNING = {
 ALL = LAYERS | LEARNING
 
 
-@pytest.mark.parametrize(("factory", "one"), ALL.values(), ids=ALL.keys())
-def test_layer(factory, one, tmp_path):
-    check_layer(factory, BATCH, [one(x) for x in BATCH], tmp_path / "model.keras")
+@pytest.mark.parametrize("name", ALL)
+def test_layer(name, tmp_path):
+    factory, one = ALL[name]
+    check_layer(factory, BATCH, [one(x) for x in BATCH], tmp_path / f"{name}.keras")
 
 
-def test_one_threshold_for_each_channel(tmp_path):
+def test_models_of_every_backend_that_have_learned(tmp_path):
+    model = learned_model()
+    check_close(model.predict(LEARNED_INPUT, verbose=0), learned_prediction())
+    for path in model_files("learned", tmp_path, model):
+        loaded = keras.saving.load_model(path)
+        check_holds_no_code(path)
+        check_close(loaded.predict(LEARNED_INPUT, verbose=0), learned_prediction())
+        loaded.get_layer("switched").enabled = True
+        assert (loaded.predict(LEARNED_INPUT, verbose=0)[:, 0] != learned_prediction()[:, 0]).all()
+
+
+@pytest.mark.parametrize("learn", [lambda array: array, Trainable], ids=["fixed", "learned"])
+def test_one_threshold_for_each_channel(learn):
     """Which has to know how many there are."""
 
     def factory(**options):
-        thresholds, offsets = [0.5, 4.5, -7.0, 0.25], [2.0, 0.0, 0.5, 1.0]
-        return ConditionalModifier(
-            thresholds, offsets, comparison="abs>", operation="add", **options
-        )
+        thresholds, offsets = learn([0.5, 4.5, -7.0, 0.25]), learn([2.0, 0.0, 0.5, 1.0])
+        options |= {"comparison": "abs>", "operation": "add", "gradient": "sigmoid"}
+        return ConditionalModifier(thresholds, offsets, **options)
 
     expected = BATCH + (abs(BATCH) > [0.5, 4.5, -7, 0.25]) * [2, 0, 0.5, 1]
     kedit.testing.check_layer(factory, BATCH, expected, unknown_axes=False, jit_compile=())
     with pytest.raises(ShapeError, match="Received"):
-        factory()(keras.Input((None,)))
+        factory()(keras.Input((3,)))
 
 
 @pytest.mark.gradient
@@ -178,6 +199,7 @@ def test_when(when):
         assert (to_numpy(dense.kernel) != before).all()
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, which is divided by 0
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_switch_works_after_predict_was_compiled_and_is_saved(jit_compile, tmp_path):
     layer = Editing(at.where(X > 1.0).divide(0.0), switch=True, name="switched")
@@ -243,6 +265,7 @@ def test_summary_shows_the_edit_in_words():
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
+@pytest.mark.filterwarnings("ignore:(.|\n)*custom_gradient")
 def test_quantized_neighbours_are_left_alone():
     inputs = keras.Input((4,))
     h = Editing(sample[0].add(Trainable(1.0)), switch=True)(keras.layers.Dense(4)(inputs))

@@ -8,6 +8,8 @@ from keras import ops
 from kedit.testing import check_layer
 
 X = np.array([[1, -2, 3], [-0.5, 4, 0]], "float32")
+# The NumPy backend multiplies in bfloat16 what comes out as float32.
+OPTIONS = {"dtypes": ("float32", "float16"), "jit_compile": ()}
 
 
 @keras.saving.register_keras_serializable("checked")
@@ -93,8 +95,8 @@ class NeverLearns(Scale):
 
 
 def test_a_layer_that_keeps_the_contract_passes():
-    check_layer(Scale, X, 2 * X, jit_compile=())
-    check_layer(lambda **options: Scale(3.0, **options), X, jit_compile=())
+    check_layer(Scale, X, 2 * X, **OPTIONS)
+    check_layer(lambda **options: Scale(3.0, **options), X, **OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -113,12 +115,12 @@ def test_a_layer_that_keeps_the_contract_passes():
 def test_a_layer_that_breaks_it_is_found(layer, message):
     factory = (lambda **options: layer(3.0, **options)) if layer is ForgetsArgument else layer
     with pytest.raises((AssertionError, TypeError, ValueError), match=message):
-        check_layer(factory, X, jit_compile=())
+        check_layer(factory, X, **OPTIONS)
 
 
 def test_wrong_values_are_found():
     with pytest.raises(AssertionError, match="first call"):
-        check_layer(Scale, X, 3 * X, jit_compile=())
+        check_layer(Scale, X, 3 * X, **OPTIONS)
 
 
 @pytest.mark.gradient
@@ -129,12 +131,12 @@ def test_a_weight_that_does_not_learn_is_found():
 
 
 def test_options_leave_parts_out_and_other_backends_files_are_loaded(tmp_path):
-    check_layer(NeedsSizes, X, 2 * X, unknown_axes=False, jit_compile=())
-    check_layer(DropsMask, X, 2 * X, masks=False, jit_compile=())
+    check_layer(NeedsSizes, X, 2 * X, unknown_axes=False, **OPTIONS)
+    check_layer(DropsMask, X, 2 * X, masks=False, **OPTIONS)
     inputs = keras.Input((3,))
     keras.Model(inputs, Scale()(inputs)).save(tmp_path / "another.keras")
     np.save(tmp_path / "another.npy", 2 * X)
-    check_layer(Scale, X, 2 * X, jit_compile=(), directory=tmp_path)
+    check_layer(Scale, X, 2 * X, **OPTIONS, directory=tmp_path)
     np.save(tmp_path / "another.npy", 5 * X)
     with pytest.raises(AssertionError, match="another"):
-        check_layer(Scale, X, 2 * X, jit_compile=(), directory=tmp_path)
+        check_layer(Scale, X, 2 * X, **OPTIONS, directory=tmp_path)
