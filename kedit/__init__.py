@@ -9,7 +9,7 @@ from kedit import _backend_choice
 if _backend_choice.is_starting():  # `python -m kedit`; an import by others leaves Keras alone
     _backend_choice.choose()
 
-from kedit import errors, inputs, layers, losses
+from kedit import callbacks, errors, inputs, layers, losses, metrics
 from kedit._at import at, sample
 from kedit._edit import Edit, EditSequence
 from kedit._expression import X
@@ -26,6 +26,8 @@ __all__ = [
     "inputs",
     "layers",
     "losses",
+    "metrics",
+    "callbacks",
     "errors",
 ]
 __version__ = "0.1.0"

@@ -125,25 +125,17 @@ class Target:
         mode: Mode | None = None if None in shape[1:] else "raise"
         return Edit(self.selection.inside_sample(), op, operand, mode=mode)
 
-    def of(self, x: Tensor) -> Tensor:
-        """The chosen elements of a batch: shape `(batch_size, *sample[index].shape)`."""
+    def choose(self, y_pred: Any, y_true: Any = None, *, dtype: str) -> "Chosen":
+        """The chosen elements of a batch, and of `y_true` if that is the target, as `dtype`."""
+        x = ops.convert_to_tensor(y_pred, dtype=dtype)
+        layout = self.bind(tuple(x.shape), dtype)
+        wanted = None
+        if self.from_y_true:
+            wanted = self._get(in_shape_of(ops.convert_to_tensor(y_true, dtype=dtype), x))
+        return Chosen(self, x, self._get(x), wanted, _rows(layout))
+
+    def _get(self, x: Tensor) -> Tensor:
         return _lowering.apply(self._edit(tuple(x.shape), "get"), x)
-
-    def weights_of(self, weights: Tensor, x: Tensor, rows: int, rank: int) -> Tensor:
-        """Weights of the chosen elements, which broadcast to them, from those of their rows.
-
-        Args:
-            weights: One for each row of `x`, with as many axes as `x`.
-            x: The batch.
-            rows: How many of its axes, from the first on, the index leaves whole.
-            rank: How many axes the chosen elements have.
-        """
-        if all([size == 1 for size in weights.shape[rows:]]):
-            sizes = [-1 if s is None else s for s in weights.shape[:rows]]
-            if sizes.count(-1) > 1:
-                sizes = list(ops.shape(weights)[:rows])
-            return ops.reshape(weights, (*sizes, *[1] * (rank - rows)))
-        return self.of(ops.broadcast_to(weights, ops.shape(x)))
 
     def residual(self, chosen: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Any]:
         """By how much elements exceed what they should be; negative if they fall short of it.
@@ -214,18 +206,50 @@ def either(masks: list[Tensor | None]) -> Tensor | None:
     return known[0] if len(known) == 1 else ops.logical_or(*known)
 
 
-def rows_left_whole(layout: Layout) -> int:
-    """How many axes, from the batch on, an index leaves whole and in place, the last one excepted.
+class Chosen(NamedTuple):
+    """The chosen elements of a batch.
+
+    Attributes:
+        by: What chose them.
+        x: The batch.
+        elements: Those of it, of shape `(batch_size, *sample[index].shape)`.
+        wanted: Those of `y_true`, if that is the target.
+        rows: How many axes of `x`, from the batch on, are those of its rows.
+    """
+
+    by: Target
+    x: Tensor
+    elements: Tensor
+    wanted: Tensor | None
+    rows: int
+
+    def residual(self) -> tuple[Tensor, Tensor | None]:
+        """See `Target.residual`."""
+        return self.by.residual(self.elements, self.wanted)
+
+    def weights(self, weights: Any) -> Tensor:
+        """Weights of samples, timesteps or elements of the batch, for the chosen elements.
+
+        They broadcast to those.
+        """
+        weights = spread(weights, self.x)
+        if any([size != 1 for size in weights.shape[self.rows :]]):
+            return self.by._get(ops.broadcast_to(weights, ops.shape(self.x)))
+        ones = [1] * (len(self.elements.shape) - self.rows)
+        return ops.reshape(weights, (*ops.shape(weights)[: self.rows], *ones))
+
+
+def _rows(layout: Layout) -> int:
+    """How many axes, from the batch on, an index leaves whole and in place, but for the last one.
 
     What stands on the last axis is one row, as in Keras's losses, which give one
     value for each: of shape `(batch_size, timesteps, channels)` each timestep.
     """
     merged = range(layout.start, layout.start + layout.merged)
     rows = 1
-    for axis in range(1, len(layout.shape) - 1):
-        pick = layout.picks[axis] if axis < len(layout.picks) else None
-        in_place = axis not in merged and layout.order[axis] == axis
-        if pick is None or not (in_place and pick.is_whole and pick.dims == (axis,)):
+    for axis, pick in enumerate(layout.picks[1 : len(layout.shape) - 1], start=1):
+        in_place = axis not in merged and layout.order[axis] == axis and pick.dims == (axis,)
+        if not (in_place and pick.is_whole):
             break
         rows += 1
     return rows
@@ -277,9 +301,9 @@ def in_shape_of(y_true: Tensor, y_pred: Tensor) -> Tensor:
     return y_true
 
 
-def spread(weights: Any, x: Tensor, dtype: str) -> Tensor:
+def spread(weights: Any, x: Tensor) -> Tensor:
     """Weights of samples, timesteps or elements, with as many axes as `x`."""
-    weights = ops.convert_to_tensor(weights, dtype=dtype)
+    weights = ops.convert_to_tensor(weights, dtype=x.dtype)
     given, rank = tuple(weights.shape), len(x.shape)
     sizes = zip(given, tuple(x.shape), strict=False)
     if len(given) > rank or any([a not in (1, b) and None not in (a, b) for a, b in sizes]):
@@ -300,14 +324,14 @@ class _Ones(keras.losses.Loss):
         return self.ones
 
 
-def mask_of(y_pred: Tensor, dtype: str) -> Tensor | None:
-    """The Keras mask of a prediction as numbers, with as many axes as it; None without one.
+def mask_of(y_pred: Tensor) -> Tensor | None:
+    """The Keras mask of a prediction as numbers, for `spread`; None without one.
 
     Keras has no public way to ask for a mask, but applies it to a loss.
     """
-    probe = _Ones("rows", reduction=None, dtype=dtype)
+    probe = _Ones("rows", reduction=None)
     mask = probe(y_pred, y_pred)
-    return None if mask is probe.ones else spread(mask, y_pred, dtype)
+    return None if mask is probe.ones else mask
 
 
 def _constant(name: str, value: Any) -> Any:

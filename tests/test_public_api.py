@@ -19,11 +19,15 @@ PACKAGES = {
         "inputs",
         "layers",
         "losses",
+        "metrics",
+        "callbacks",
         "errors",
     ],
     kedit.inputs: ["EditedDataset"],
-    kedit.layers: ["ConditionalModifier", "Editing"],
-    kedit.losses: ["IndexPenalty"],
+    kedit.layers: ["ConditionalModifier", "Editing", "IndexGuide"],
+    kedit.losses: ["IndexPenalty", "MaskedLoss", "WeightedSum"],
+    kedit.metrics: ["IndexViolation"],
+    kedit.callbacks: ["DualAscent", "PenaltySchedule"],
 }
 ERRORS = {
     "EditError": Exception,
@@ -41,7 +45,13 @@ CLASSES = [
     kedit.EditSequence,
     kedit.layers.Editing,
     kedit.layers.ConditionalModifier,
+    kedit.layers.IndexGuide,
     kedit.losses.IndexPenalty,
+    kedit.losses.MaskedLoss,
+    kedit.losses.WeightedSum,
+    kedit.metrics.IndexViolation,
+    kedit.callbacks.DualAscent,
+    kedit.callbacks.PenaltySchedule,
     kedit.inputs.EditedDataset,
 ]
 # In the order in which Keras's docstrings have them, and then the house's own.

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kedit._target import Target, in_shape_of, mask_of, rows_left_whole, spread, wide
+from kedit._target import Chosen, Target, mask_of, wide
 from kedit._types import Tensor
 from kedit.errors import OperandError
 from kedit.losses._base import added, as_loss, serialized
@@ -151,40 +151,32 @@ class IndexPenalty(keras.losses.Loss):
 
     def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> Tensor:
         """The penalty, reduced, and the base loss, reduced, added."""
-        each, rows, keep = self._each(y_true, y_pred)
-        x, rank = ops.convert_to_tensor(y_pred), len(each.shape)
-        weights, mask = None, mask_of(y_pred, self.dtype)
+        each, keep, chosen = self._each(y_true, y_pred)
+        mask, weights = mask_of(y_pred), None
         if sample_weight is not None:
-            weights = spread(sample_weight, x, self.dtype)
-            weights = self.wanted.weights_of(weights, x, rows, rank)
+            weights = chosen.weights(sample_weight)
         if mask is not None:
-            valid = self.wanted.weights_of(mask, x, rows, rank) > 0
+            valid = chosen.weights(mask) > 0
             keep = valid if keep is None else ops.logical_and(keep, valid)
-        penalty = reduced(self, each, rows, keep=keep, weights=weights)
+        penalty = reduced(self, each, chosen.rows, keep=keep, weights=weights)
         if self._base is None:
             return penalty
         return added([ops.cast(self._base(y_true, y_pred, sample_weight), self.dtype), penalty])
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """The weighted penalty of each row."""
-        each, rows, keep = self._each(y_true, y_pred)
-        return ops.cast(by_row(each, rows, keep, None, False)[0], self.dtype)
+        each, keep, chosen = self._each(y_true, y_pred)
+        return ops.cast(by_row(each, chosen.rows, keep, None, False)[0], self.dtype)
 
-    def _each(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, int, Tensor | None]:
-        """The weighted penalty of each chosen element; how many axes the rows have; what counts."""
-        dtype = wide(self.dtype)
-        y_pred = ops.convert_to_tensor(y_pred, dtype=dtype)
-        rows = rows_left_whole(self.wanted.bind(tuple(y_pred.shape), dtype))
-        chosen, wanted = self.wanted.of(y_pred), None
-        if self.wanted.from_y_true:
-            y_true = in_shape_of(ops.convert_to_tensor(y_true, dtype=dtype), y_pred)
-            wanted = self.wanted.of(y_true)
+    def _each(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor | None, Chosen]:
+        """The weighted penalty of each chosen element, which of them count, and they themselves."""
+        chosen = self.wanted.choose(y_pred, y_true, dtype=wide(self.dtype))
         if self.kind == "barrier":
-            each, keep = barrier(self.wanted.excesses(chosen), self.barrier_t)
+            each, keep = barrier(self.wanted.excesses(chosen.elements), self.barrier_t)
         else:
-            residual, keep = self.wanted.residual(chosen, wanted)
+            residual, keep = chosen.residual()
             each = of_residual(residual, self.kind, self.delta)
-        return self.weight * each, rows, keep
+        return self.weight * each, keep, chosen
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -130,8 +130,8 @@ class MaskedLoss(keras.losses.Loss):
 
     def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> Tensor:
         """The loss, reduced."""
-        each, keep = self._each(y_true, y_pred, mask_of(y_pred, self.dtype))
-        weights = None if sample_weight is None else spread(sample_weight, each, self.dtype)
+        each, keep = self._each(y_true, y_pred, mask_of(y_pred))
+        weights = None if sample_weight is None else spread(sample_weight, each)
         keep = None if self.normalizer == "size" else keep
         pooled = self.normalizer == "batch"
         rows = len(each.shape) - 1
@@ -158,7 +158,7 @@ class MaskedLoss(keras.losses.Loss):
         y_true = in_shape_of(y_true, y_pred[..., :1] if labels else y_pred)
         keep = _kept(y_true, self._ignored)
         if mask is not None:
-            keep = ops.logical_and(keep, mask > 0)
+            keep = ops.logical_and(keep, spread(mask, keep) > 0)
         # The base loss runs on 1 in place of what is ignored: 0 * NaN is NaN in its gradient.
         safe_true = ops.where(keep, y_true, ops.ones_like(y_true))
         safe_pred = ops.where(keep, y_pred, ops.ones_like(y_pred))
