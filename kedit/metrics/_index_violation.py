@@ -106,9 +106,10 @@ class IndexViolation(keras.metrics.Metric):
 
     def result(self) -> Tensor:
         """What was found since the last reset."""
+        total, count = [ops.convert_to_tensor(v) for v in (self.total, self.count)]
         if self.reduce == "max":
-            return ops.convert_to_tensor(self.total)
-        missed = self.total / ops.where(self.count == 0, ops.ones_like(self.count), self.count)
+            return total
+        missed = total / ops.where(count == 0, ops.ones_like(count), count)
         return missed if self.reduce == "mean" else 1 - missed
 
     def get_config(self) -> dict[str, Any]:
