@@ -77,8 +77,8 @@ class IndexGuide(keras.layers.Layer):
     >>> float(guide.losses[0])
     25.0
     >>> guide.ascend(rate=0.1)
-    >>> guide.multiplier.shape
-    ()
+    >>> float(ops.convert_to_numpy(guide.multiplier))
+    0.0
     """
 
     def __init__(
@@ -114,23 +114,18 @@ class IndexGuide(keras.layers.Layer):
                 f"{shape} of shape {tuple(input_shape)}. Give the input its shape."
             )
 
-        def state(name: str, shape: Any, value: Any = "zeros", **options: Any) -> Any:
-            return self.add_weight(
-                name=name,
-                shape=shape,
-                initializer=value,
-                dtype=dtype,
-                trainable=False,
-                autocast=False,  # a multiplier of 16 bits would stand still
-                **options,
-            )
-
+        # A multiplier of 16 bits would stand still.
+        fixed = {"dtype": dtype, "trainable": False, "autocast": False}
         start = keras.initializers.Constant(self.initial_penalty)
-        self.multiplier = state("multiplier", shape)
-        self.penalty = state("penalty", (), start)
-        # What was seen since the last ascent; summed over replicas.
-        self._total = state("total", shape, aggregation="sum")
-        self._count = state("count", shape, aggregation="sum")
+        self.multiplier = self.add_weight(
+            name="multiplier", shape=shape, initializer="zeros", **fixed
+        )
+        self.penalty = self.add_weight(name="penalty", shape=(), initializer=start, **fixed)
+        # What was seen since the last ascent. Each replica has its own sum, as metrics have: were
+        # they in step, one would wait for the other here, and their losses would be mixed.
+        apart = {"aggregation": "sum", "synchronization": "on_read", **fixed}
+        self._total = keras.Variable(ops.zeros(shape, dtype), name="total", **apart)
+        self._count = keras.Variable(ops.zeros(shape, dtype), name="count", **apart)
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape))
 
     def call(self, inputs: Tensor, mask: Any = None, training: Any = False) -> Tensor:

@@ -158,7 +158,7 @@ class MaskedLoss(keras.losses.Loss):
         y_true = in_shape_of(y_true, y_pred[..., :1] if labels else y_pred)
         keep = _kept(y_true, self._ignored)
         if mask is not None:
-            keep = ops.logical_and(keep, spread(mask, keep) > 0)
+            keep = ops.logical_and(keep, spread(mask, y_pred) > 0)
         # The base loss runs on 1 in place of what is ignored: 0 * NaN is NaN in its gradient.
         safe_true = ops.where(keep, y_true, ops.ones_like(y_true))
         safe_pred = ops.where(keep, y_pred, ops.ones_like(y_pred))
