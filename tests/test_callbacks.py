@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from _backend import to_numpy
+from _backend import EXECUTIONS, to_numpy
 from kit import check_close, check_roundtrip, saved_and_loaded
 
 from kedit.callbacks import DualAscent, PenaltySchedule
@@ -66,7 +66,7 @@ def test_ascends_by_the_mean_of_the_epoch(jit_compile):
 
 @pytest.mark.gradient
 @every_jit
-@pytest.mark.parametrize("steps_per_execution", [1, 2, 4])
+@pytest.mark.parametrize("steps_per_execution", EXECUTIONS)
 def test_ascends_by_the_mean_of_so_many_batches(jit_compile, steps_per_execution):
     """With more steps in one execution later, by the mean of all of them."""
     options = {"jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
@@ -82,7 +82,7 @@ def test_ascends_by_the_mean_of_so_many_batches(jit_compile, steps_per_execution
 @every_jit
 def test_steps_per_execution_does_not_change_an_epoch(jit_compile):
     found = []
-    for steps in (1, 4):
+    for steps in (EXECUTIONS[0], EXECUTIONS[-1]):
         model, guide, _ = guided(jit_compile=jit_compile, steps_per_execution=steps, rate=0.05)
         fit(model, DualAscent(guide, 0.5), epochs=3)
         found.append([to_numpy(guide.multiplier), *model.get_weights()])

@@ -23,7 +23,8 @@ class DualAscent(GuideCallback):
     Args:
         guide: `kedit.layers.IndexGuide` of the model, or its name.
         rate: Size of a step, positive; multiplies the mean violation since the
-            last one. Defaults to 1.0.
+            last one. A rate above the penalty of the guide, or ascents that leave
+            too few batches between them, make it swing. Defaults to 1.0.
         every: "epoch", or after how many batches the multiplier is raised. With
             `compile(steps_per_execution=n)` Keras calls only after n batches.
             Defaults to "epoch".

@@ -36,7 +36,8 @@ class IndexGuide(keras.layers.Layer):
         lower: Number or array, the least value allowed. Defaults to None.
         upper: The greatest value allowed. Defaults to None.
         reduce: "each" if every sample is to meet the target, "mean" if it is
-            their mean. Defaults to "each".
+            the mean of the batch, with replicas that of each replica's part of it.
+            Defaults to "each".
         penalty: Weight of the quadratic penalty, positive. Defaults to 1.0.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
