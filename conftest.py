@@ -10,3 +10,12 @@ import kedit
 @pytest.fixture(autouse=True)
 def names(doctest_namespace):
     doctest_namespace.update(keras=keras, kedit=kedit, np=np, ops=keras.ops, X=kedit.X)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the examples that train a model: like other tests, they need gradients."""
+    for item in items:
+        examples = item.dtest.examples if isinstance(item, pytest.DoctestItem) else []
+        if any("counterfactual(" in example.source for example in examples):
+            item.add_marker("gradient")

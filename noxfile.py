@@ -8,13 +8,14 @@ import nox
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "tests", "build"]
+nox.options.sessions = ["lint", "tests", "carriers", "build"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS = ["--constraint", "constraints.txt"]
 # What a backend needs. TensorFlow without CUDA; Keras's NumPy backend borrows from JAX.
 PACKAGES = {"tensorflow": "tensorflow-cpu", "jax": "jax", "torch": "torch", "numpy": "jax"}
 DIFFERENTIATING = ("tensorflow", "jax", "torch")
+CARRIERS = ("tensorflow-cpu", "jax", "torch", "grain", "datasets", "captum")
 MODELS = Path(".nox", "models").absolute()
 
 
@@ -22,8 +23,9 @@ def group(name):
     return nox.project.dependency_groups(PROJECT, name)
 
 
-def run_pytest(session, backend, *arguments, **environment):
-    session.install(*CONSTRAINTS, PACKAGES[backend], *group("tests"), "-e", ".[demo]")
+def run_pytest(session, backend, *arguments, packages=(), **environment):
+    packages = packages or (PACKAGES[backend],)
+    session.install(*CONSTRAINTS, *packages, *group("tests"), "-e", ".[demo]")
     MODELS.mkdir(parents=True, exist_ok=True)
     environment |= {
         "KERAS_BACKEND": backend,
@@ -31,7 +33,11 @@ def run_pytest(session, backend, *arguments, **environment):
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "MPLBACKEND": "Agg",
     }
-    marks = [] if backend in DIFFERENTIATING else ["-m", "not gradient and not tensors"]
+    marks = (
+        []
+        if backend in DIFFERENTIATING
+        else ["-m", "not gradient and not tensors and not carriers"]
+    )
     session.run("python", "-m", "pytest", "-n", "2", *marks, *arguments, env=environment)
 
 
@@ -40,6 +46,14 @@ def run_pytest(session, backend, *arguments, **environment):
 def tests(session, backend):
     """Values, gradients, examples: eager and compiled; on NumPy, which has neither, values."""
     run_pytest(session, backend, *session.posargs)
+
+
+@nox.session
+def carriers(session):
+    """The same edits in everything that carries data, in one environment that holds it all."""
+    for backend in DIFFERENTIATING:
+        only = ("tests/test_carriers.py", "-m", "carriers", *session.posargs)
+        run_pytest(session, backend, *only, packages=CARRIERS)
 
 
 @nox.session

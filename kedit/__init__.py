@@ -9,11 +9,23 @@ from kedit import _backend_choice
 if _backend_choice.is_starting():  # `python -m kedit`; an import by others leaves Keras alone
     _backend_choice.choose()
 
-from kedit import errors, inputs, layers, losses
+from kedit import (
+    callbacks,
+    constraints,
+    errors,
+    inputs,
+    interventions,
+    layers,
+    losses,
+    metrics,
+    studies,
+    testing,
+)
 from kedit._at import at, sample
 from kedit._edit import Edit, EditSequence
 from kedit._expression import X
 from kedit._items import block, each
+from kedit._trainable import Trainable
 
 __all__ = [
     "at",
@@ -23,9 +35,16 @@ __all__ = [
     "X",
     "Edit",
     "EditSequence",
+    "Trainable",
     "inputs",
     "layers",
     "losses",
+    "metrics",
+    "callbacks",
+    "constraints",
+    "interventions",
+    "studies",
+    "testing",
     "errors",
 ]
 __version__ = "0.1.0"

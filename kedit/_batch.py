@@ -1,6 +1,6 @@
 """Where in a batch an edit lands: `(x, y, sample_weight)` tuples, dicts and lists. No Keras."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -14,7 +14,7 @@ PARTS: tuple[Part, ...] = ("x", "y", "sample_weight")
 
 def is_batch(value: Any) -> bool:
     """Whether a value is a structure of arrays; a list of numbers is one array."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return True
     return isinstance(value, (list, tuple)) and any(
         isinstance(entry, np.ndarray) or is_tensor(entry) or entry is None or is_batch(entry)
@@ -72,7 +72,7 @@ def _replace(value: Any, path: str, edit: Callable[[Any], Any]) -> Any:
     """A copy of `value` with the leaf at `path` edited, or None where there is no such path."""
     if not is_batch(value):
         return None
-    entries = value if isinstance(value, dict) else dict(enumerate(value))
+    entries = value if isinstance(value, Mapping) else dict(enumerate(value))
     for key, entry in entries.items():
         name = str(key)
         if path == name and not is_batch(entry):
@@ -83,12 +83,12 @@ def _replace(value: Any, path: str, edit: Callable[[Any], Any]) -> Any:
             continue
         if edited is not None:
             changed = {**entries, key: edited}
-            return changed if isinstance(value, dict) else type(value)(changed.values())
+            return changed if isinstance(value, Mapping) else type(value)(changed.values())
     return None
 
 
 def _leaves(value: Any, prefix: str = "") -> list[str]:
     if not is_batch(value):
         return [prefix.rstrip("/")]
-    entries = value if isinstance(value, dict) else dict(enumerate(value))
+    entries = value if isinstance(value, Mapping) else dict(enumerate(value))
     return [leaf for key, entry in entries.items() for leaf in _leaves(entry, f"{prefix}{key}/")]

@@ -103,6 +103,22 @@ class Slot(NamedTuple):
     number: int
 
 
+class Placeholder(Frozen):
+    """Base of values that stand, as an operand, for a tensor that somebody else has."""
+
+    __slots__ = ()
+
+    def key(self) -> Any:
+        """Hashable stand-in, equal for equal values."""
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Placeholder) and self.key() == other.key()
+
+    def __hash__(self) -> int:
+        return hash(self.key())
+
+
 _NO_TENSORS = (bool, int, float, complex, str, slice, list, tuple, np.ndarray, np.generic, Array)
 
 
@@ -115,6 +131,11 @@ def is_tensor(value: Any) -> bool:
     if value is None or isinstance(value, _NO_TENSORS):
         return False
     return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def is_replaced(value: Any) -> bool:
+    """Whether `Edit.map` replaces `value`: a tensor, or what stands for one."""
+    return isinstance(value, (Slot, Placeholder)) or is_tensor(value)
 
 
 def is_scalar(value: Any) -> bool:
@@ -204,7 +225,7 @@ def to_key(value: Any) -> Any:
     """Hashable stand-in: equal keys mean the same constant of the same type."""
     if isinstance(value, slice):
         return ("slice", value.start, value.stop, value.step)
-    if isinstance(value, Array):
+    if isinstance(value, (Array, Placeholder)):
         return value.key()
     if isinstance(value, Slot) or value is ...:
         return value
@@ -239,6 +260,10 @@ def brief(value: Any) -> str:
 
 def to_json(value: Any) -> Any:
     """Data for JSON, which knows neither arrays nor infinity; `from_json` reads it."""
+    if isinstance(value, Array) and value.numbers is None:
+        array = value.array
+        data = np.packbits(array) if value.dtype == "bool" else array.astype(_little(array.dtype))
+        return {"hex": data.tobytes().hex(), "shape": list(value.shape), "dtype": value.dtype}
     if isinstance(value, Array):
         entries = [to_json(entry) for entry in value.array.ravel().tolist()]
         return {"array": entries, "shape": list(value.shape), "dtype": value.dtype}
@@ -261,7 +286,12 @@ def to_json(value: Any) -> Any:
     )
 
 
-_FORMS = {"array", "complex", "slice", "slot", "float"}
+def _little(dtype: Any) -> Any:
+    """A dtype in the order of bytes in which arrays are written down."""
+    return np.dtype(dtype).newbyteorder("<")
+
+
+_FORMS = {"array", "hex", "complex", "slice", "slot", "float"}
 
 
 def from_json(data: Any) -> Any:
@@ -274,6 +304,12 @@ def from_json(data: Any) -> Any:
     if "array" in data:
         entries = [from_json(entry) for entry in data["array"]]
         return Array.of(np.array(entries, data["dtype"]).reshape(data["shape"]))
+    if "hex" in data:
+        raw, shape, dtype = bytes.fromhex(data["hex"]), data["shape"], data["dtype"]
+        if dtype == "bool":
+            bits = np.unpackbits(np.frombuffer(raw, "uint8"), count=math.prod(shape))
+            return Array.of(bits.astype(bool).reshape(shape))
+        return Array.of(np.frombuffer(raw, _little(dtype)).astype(dtype).reshape(shape))
     if "complex" in data:
         return complex(*(from_json(part) for part in data["complex"]))
     if "slice" in data:

@@ -12,7 +12,15 @@ from kedit._batch import PARTS, Part, edit_batch, is_batch
 from kedit._data import Frozen, from_json, to_code, to_json
 from kedit._expression import Expression
 from kedit._index import Index
-from kedit._selection import Selection, code_of, key_of, map_tensors, tensors_in
+from kedit._selection import (
+    Selection,
+    code_of,
+    key_of,
+    map_tensors,
+    placeholders_in,
+    tensors_in,
+)
+from kedit._trainable import Trainable, take_out
 from kedit._types import Casting, Mode
 from kedit.errors import OperandError, SavingError
 
@@ -48,8 +56,8 @@ class Edit:
         op: Name of the operation: "set", "add", "subtract", "multiply",
             "divide", "power", "min", "max", "apply", or "get", which reads
             the elements and changes none.
-        operand: Number, array, tensor, expression over `X`, or function of the
-            selected elements.
+        operand: Number, array, tensor, `kedit.Trainable`, expression over `X`,
+            or function of the selected elements.
         casting: "same_kind" refuses values that lose something in the dtype of
             the tensor, "unsafe" saturates them. Defaults to "same_kind".
         path: In nested data, which array is edited. Defaults to None: the data
@@ -104,10 +112,10 @@ class Edit:
     indices_are_sorted: bool = False
 
     def __post_init__(self) -> None:
-        _check_one_of("op", self.op, OPERATIONS)
-        _check_one_of("mode", self.mode, (None, *MODES))
-        _check_one_of("casting", self.casting, CASTINGS)
-        _check_one_of("part", self.part, PARTS)
+        check_one_of("op", self.op, OPERATIONS)
+        check_one_of("mode", self.mode, (None, *MODES))
+        check_one_of("casting", self.casting, CASTINGS)
+        check_one_of("part", self.part, PARTS)
         if self.op != "get" and (self.fill_value is not None or self.size is not None):
             raise OperandError(
                 "`fill_value` and `size` say what `get` reads. Received: "
@@ -124,6 +132,11 @@ class Edit:
     def __call__(self, x: Any, *rest: Any) -> Any:
         if rest:
             return self((x, *rest))
+        if self.trainables():
+            raise OperandError(
+                "An edit that holds a Trainable should be applied by a layer, which owns the "
+                f"weight. Received: `{self!r}`. Write `kedit.layers.Editing({self!r})(x)`."
+            )
         if self.path is None and self.part == "x" and not is_batch(x):
             return _lowering.apply(self, x)
         return edit_batch(lambda leaf: _lowering.apply(self, leaf), x, self.path, self.part)
@@ -189,8 +202,12 @@ class Edit:
         """The tensors in the edit, which are no constants; those that `map` replaces."""
         return self.selection.tensors() + tensors_in(self.operand)
 
+    def trainables(self) -> list[Trainable]:
+        """The `Trainable`s in the edit, in the order in which `map` meets them."""
+        return placeholders_in(self.operand) + placeholders_in(self.selection.condition)
+
     def map(self, replace_tensor: Callable[[Any], Any]) -> "Edit":
-        """The same edit with `replace_tensor` applied to every tensor in it."""
+        """The same edit with `replace_tensor` applied to every tensor and `Trainable` in it."""
         operand = map_tensors(self.operand, replace_tensor)
         return self._with(self.selection.map(replace_tensor), operand)
 
@@ -209,24 +226,27 @@ class Edit:
             kedit.errors.SavingError: If it holds a tensor, or a function that
                 is not registered with Keras.
         """
+        plain, trainables = take_out(self)
+        learned = [trainable.get_config() for trainable in trainables]
         return {
             "coordinates": self.selection.coordinates,
             "index": self.selection.index.to_json(),
-            "condition": _encode(self.selection.condition),
+            "condition": _encode(plain.selection.condition),
             "op": self.op,
-            "operand": _encode(self.operand),
+            "operand": _encode(plain.operand),
             "casting": self.casting,
             "path": self.path,
             "part": self.part,
             **{n: to_json(v) if n == "fill_value" else v for n, v in self._options()},
+            **({"trainables": learned} if learned else {}),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Edit":
         """The edit that `get_config()` described; no code is run."""
-        _check_one_of("coordinates", config["coordinates"], ("at", "sample"))
+        check_one_of("coordinates", config["coordinates"], ("at", "sample"))
         index = Index.from_json(config["index"])
-        return cls(
+        edit = cls(
             Selection(config["coordinates"], index, _decode(config["condition"])),
             config["op"],
             _decode(config["operand"]),
@@ -239,6 +259,9 @@ class Edit:
                 if name in config
             },
         )
+        learned = [Trainable.from_config(part) for part in config.get("trainables", ())]
+        filled: Edit = _lowering.fill(edit, learned) if learned else edit
+        return filled
 
 
 @keras.saving.register_keras_serializable(package="kedit")
@@ -319,7 +342,8 @@ class EditSequence(Frozen):
         return cls(*(Edit.from_config(edit) for edit in config["edits"]))
 
 
-def _check_one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+def check_one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Refuse a value that is none of those allowed."""
     if value not in allowed:
         raise OperandError(f"`{name}` should be one of {allowed}. Received: {name}={value!r}.")
 

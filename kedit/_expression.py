@@ -11,10 +11,10 @@ from typing import Any
 from kedit._casting import check_operation, check_values, integer_range, kind
 from kedit._data import (
     Frozen,
-    Slot,
+    Placeholder,
     freeze,
     from_json,
-    is_tensor,
+    is_replaced,
     to_code,
     to_json,
     to_key,
@@ -37,33 +37,10 @@ _CALLS = {"abs": "abs({})", "isnan": "{}.isnan()", "isinf": "{}.isinf()"}
 _NAMES = frozenset({"X", *_INFIX, *_PREFIX, *_CALLS})
 
 
-class Expression(Frozen):
-    """A function of the elements of a tensor, written with `X` for an element.
+class Operators:
+    """The operators that make an `Expression`, but for `==` and `!=`, which values need."""
 
-    Comparisons (`>`, `>=`, `<`, `<=`, `==`, `!=`), arithmetic (`+`, `-`, `*`,
-    `/`, `**`), `abs(X)`, `X.isnan()`, `X.isinf()`, and `&`, `|`, `~` between
-    conditions. Constants are taken in the dtype of the tensor and have to fit it;
-    an integer tensor may be compared with any number. Being data, an expression prints,
-    pickles and saves.
-
-    Example:
-    >>> kedit.at.where((abs(X) > 2.0) & ~X.isinf()).set(0.0)
-    at.where((abs(X) > 2.0) & ~X.isinf()).set(0.0)
-    """
-
-    __slots__ = ("args", "name")
-    name: str
-    args: tuple[Any, ...]
-
-    def __init__(self, name: str, *args: Any) -> None:
-        if name not in _NAMES:
-            raise SavingError(
-                f"An expression should be made of {sorted(_NAMES)}. Received: {name!r}."
-            )
-        frozen = [arg if isinstance(arg, Expression) else freeze(arg) for arg in args]
-        if len(frozen) != (0 if name == "X" else 2 if name in _INFIX else 1):
-            raise SavingError(f"`{name}` was given {len(frozen)} arguments, which are not its own.")
-        self._init(name=name, args=tuple(frozen))
+    __slots__ = ()
 
     def __gt__(self, other: Any) -> "Expression":
         return Expression("greater", self, other)
@@ -77,13 +54,6 @@ class Expression(Frozen):
     def __le__(self, other: Any) -> "Expression":
         return Expression("less_equal", self, other)
 
-    def __eq__(self, other: object) -> "Expression":  # type: ignore[override]
-        return Expression("equal", self, other)
-
-    def __ne__(self, other: object) -> "Expression":  # type: ignore[override]
-        return Expression("not_equal", self, other)
-
-    __hash__ = object.__hash__
     __array_ufunc__ = None  # numpy_array > X is left to Expression
 
     def __add__(self, other: Any) -> "Expression":
@@ -136,6 +106,43 @@ class Expression(Frozen):
 
     def __invert__(self) -> "Expression":
         return Expression("logical_not", self)
+
+
+class Expression(Operators, Frozen):
+    """A function of the elements of a tensor, written with `X` for an element.
+
+    Comparisons (`>`, `>=`, `<`, `<=`, `==`, `!=`), arithmetic (`+`, `-`, `*`,
+    `/`, `**`), `abs(X)`, `X.isnan()`, `X.isinf()`, and `&`, `|`, `~` between
+    conditions. Constants are taken in the dtype of the tensor and have to fit it;
+    an integer tensor may be compared with any number. Being data, an expression prints,
+    pickles and saves.
+
+    Example:
+    >>> kedit.at.where((abs(X) > 2.0) & ~X.isinf()).set(0.0)
+    at.where((abs(X) > 2.0) & ~X.isinf()).set(0.0)
+    """
+
+    __slots__ = ("args", "name")
+    name: str
+    args: tuple[Any, ...]
+
+    def __init__(self, name: str, *args: Any) -> None:
+        if name not in _NAMES:
+            raise SavingError(
+                f"An expression should be made of {sorted(_NAMES)}. Received: {name!r}."
+            )
+        frozen = [a if isinstance(a, (Expression, Placeholder)) else freeze(a) for a in args]
+        if len(frozen) != (0 if name == "X" else 2 if name in _INFIX else 1):
+            raise SavingError(f"`{name}` was given {len(frozen)} arguments, which are not its own.")
+        self._init(name=name, args=tuple(frozen))
+
+    def __eq__(self, other: object) -> "Expression":  # type: ignore[override]
+        return Expression("equal", self, other)
+
+    def __ne__(self, other: object) -> "Expression":  # type: ignore[override]
+        return Expression("not_equal", self, other)
+
+    __hash__ = object.__hash__
 
     def isnan(self) -> "Expression":
         """True where the element is not a number."""
@@ -296,7 +303,7 @@ def _dtype_name(value: Any) -> str:
 def _map(arg: Any, replace: Callable[[Any], Any]) -> Any:
     if isinstance(arg, Expression):
         return arg.map(replace)
-    return replace(arg) if is_tensor(arg) or isinstance(arg, Slot) else arg
+    return replace(arg) if is_replaced(arg) else arg
 
 
 def _part_code(arg: Any) -> str:

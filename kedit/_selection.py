@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kedit._binding import Terms, bind
-from kedit._data import Slot, freeze, is_tensor, to_code, to_key
+from kedit._data import Placeholder, freeze, is_replaced, is_tensor, to_code, to_key
 from kedit._expression import Expression
 from kedit._index import Index
 from kedit._layout import Layout
@@ -90,21 +90,30 @@ class Selection:
 
 
 def freeze_operand(value: Any) -> Any:
-    """An expression or function as it is, anything else as a constant."""
-    return value if isinstance(value, Expression) or callable(value) else freeze(value)
+    """An expression, placeholder or function as it is, anything else as a constant."""
+    keep = isinstance(value, (Expression, Placeholder)) or callable(value)
+    return value if keep else freeze(value)
 
 
 def tensors_in(value: Any) -> list[Any]:
     """The tensors in an operand or a condition."""
-    leaves = value.constants() if isinstance(value, Expression) else [value]
-    return [leaf for leaf in leaves if is_tensor(leaf)]
+    return [leaf for leaf in _leaves(value) if is_tensor(leaf)]
+
+
+def placeholders_in(value: Any) -> list[Any]:
+    """The placeholders in an operand or a condition."""
+    return [leaf for leaf in _leaves(value) if isinstance(leaf, Placeholder)]
+
+
+def _leaves(value: Any) -> list[Any]:
+    return value.constants() if isinstance(value, Expression) else [value]
 
 
 def map_tensors(value: Any, replace: Callable[[Any], Any]) -> Any:
-    """`value` with `replace` applied to every tensor and slot in it."""
+    """`value` with `replace` applied to every tensor, slot and placeholder in it."""
     if isinstance(value, Expression):
         return value.map(replace)
-    return replace(value) if is_tensor(value) or isinstance(value, Slot) else value
+    return replace(value) if is_replaced(value) else value
 
 
 def key_of(value: Any) -> Any:

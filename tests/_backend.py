@@ -12,6 +12,12 @@ INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"]
 """Dtypes of which tensors can be made; JAX makes the last one narrower."""
 if BACKEND == "tensorflow":
     INTEGERS.append("uint64")
+FLOATS = ["float32", "float16", "bfloat16"]
+"""Dtypes of floats; of float64 JAX and Keras's NumPy backend make narrower ones."""
+if BACKEND in ("tensorflow", "torch"):
+    FLOATS.append("float64")
+EXECUTIONS = [1] if BACKEND == "torch" else [1, 2, 4]
+"""What `compile(steps_per_execution=...)` may be: Keras refuses more than 1 on torch."""
 
 
 def tensors(arrays: Sequence[Any]) -> list[Any]:

@@ -3,6 +3,8 @@
 import pytest
 from _backend import compiled
 
+collect_ignore = ["_carriers.py"]  # which is no test, and imports what is not everywhere
+
 
 @pytest.fixture(params=["eager", "compiled"])
 def run(request):

@@ -1,23 +1,20 @@
-"""What Keras's private `run_layer_test` does, in public API: a layer, a loss, a saved object.
+"""Checks of whole objects: a layer, a loss, a saved model.
 
 Each check raises an `AssertionError` that says which part of the contract broke.
 """
 
-import json
 import os
 import pathlib
-import zipfile
 
 import keras
 import numpy as np
 import oracle
-from _backend import to_numpy
+from _backend import FLOATS, to_numpy
 from keras import ops
 
 import kedit
-from kedit import X, at, each, sample
-
-FLOATS = ("float32", "float16", "bfloat16")
+from kedit import Trainable, X, at, each, sample
+from kedit.testing._layer import check_holds_no_code, check_roundtrip
 
 
 def dtype_of(x):
@@ -67,20 +64,6 @@ def check_updates(results, gradients, x, values, places, upstream):
 # --- Objects of Keras --------------------------------------------------------------------------
 
 
-def check_roundtrip(thing):
-    """Write an object as JSON and read it again, by itself and by Keras; return what was read."""
-    config = thing.get_config()
-    text = json.dumps(config, allow_nan=False)
-    again = type(thing).from_config(json.loads(text))
-    assert type(again) is type(thing)
-    assert again.get_config() == config
-    by_keras = json.dumps(keras.saving.serialize_keras_object(thing), allow_nan=False)
-    loaded = keras.saving.deserialize_keras_object(json.loads(by_keras))
-    assert type(loaded) is type(thing)
-    assert loaded.get_config() == config
-    return loaded
-
-
 def saved_and_loaded(model, path):
     """The model after a way through a `.keras` file, which must not hold code."""
     model.save(path)
@@ -88,89 +71,23 @@ def saved_and_loaded(model, path):
     return keras.saving.load_model(path)
 
 
-def check_holds_no_code(path):
-    with zipfile.ZipFile(path) as archive:
-        config = archive.read("config.json").decode()
-    json.loads(config)
-    for trace in ("__lambda__", "lambda", "pickle", "base64", "!python"):
-        assert trace not in config
-
-
 def check_layer(factory, x, expected, path, *, jit_compile=()):
-    """Check a layer from its first call to a trained, saved and loaded model.
+    """`kedit.testing.check_layer`, exact in every dtype, as the numbers of these tests are.
 
-    Args:
-        factory: Makes the layer; takes the keyword arguments of a Keras layer.
-        x: Batch of at least two samples, of small numbers that float16 and
-            bfloat16 hold exactly, as what comes of them.
-        expected: What the layer makes of it.
-        path: Where the model may be saved, a path that ends in `.keras`.
-        jit_compile: For each of these the model is fitted one epoch.
+    If `path` names the layer, models of several backends meet in a directory of that name.
     """
-    given = x.copy()
-    layer = factory(name="checked")
-    assert layer.name == "checked"
-    check_close(layer(ops.convert_to_tensor(x)), expected)
-    for batch in (x[:1], np.concatenate([x, x])):  # whatever the first batch was
-        assert tuple(layer(ops.convert_to_tensor(batch)).shape) == batch.shape
-    np.testing.assert_array_equal(x, given)
-    assert layer.count_params() == 0
-    check_roundtrip(layer)
-    check_symbolic(factory, x, expected)
-    for dtype in FLOATS:
-        check_dtype(factory, x, expected, dtype)
-    check_mask_passes(factory, x)
-    inputs = keras.Input(x.shape[1:])
-    model = keras.Model(inputs, factory()(inputs))
-    check_close(model.predict(x, verbose=0), expected)
-    check_close(saved_and_loaded(model, path).predict(x, verbose=0), expected)
-    for jit in jit_compile:
-        check_fits(factory, x, jit)
-
-
-def check_symbolic(factory, x, expected):
-    """Shape and dtype as inferred are those that come out, also with axes of unknown size."""
-    unknown = (None,) * (x.ndim - 1)
-    for shape in (x.shape[1:], unknown):
-        layer = factory()
-        outputs = layer(keras.Input(shape))
-        assert outputs.shape == (None, *shape)
-        assert dtype_of(outputs) == "float32"
-        assert layer.compute_output_shape((None, *shape)) == (None, *shape)
-    inputs = keras.Input(unknown)
-    check_close(keras.Model(inputs, factory()(inputs)).predict(x, verbose=0), expected)
-
-
-def check_dtype(factory, x, expected, dtype):
-    """The output has the compute dtype, no wider one, eager and symbolic."""
-    policy = dtype if dtype == "float32" else f"mixed_{dtype}"
-    for given in (dtype, policy):
-        layer = factory(dtype=given)
-        outputs = layer(ops.convert_to_tensor(x))  # Keras casts it
-        assert dtype_of(outputs) == layer.compute_dtype == dtype
-        check_close(outputs, expected)
-        assert dtype_of(layer(keras.Input(x.shape[1:]))) == dtype
-        assert layer.get_config()["dtype"] == factory(dtype=given).get_config()["dtype"]
-
-
-def check_mask_passes(factory, x):
-    layer = factory()
-    mask = ops.convert_to_tensor(np.arange(len(x)) > 0)
-    assert layer.supports_masking
-    assert layer.compute_mask(ops.convert_to_tensor(x), mask) is mask
-
-
-def check_fits(factory, x, jit_compile):
-    """One epoch changes the weights before the layer and gives a finite loss."""
-    inputs = keras.Input(x.shape[1:])
-    dense = keras.layers.Dense(x.shape[-1])
-    outputs = keras.layers.Dense(1)(keras.layers.Flatten()(factory()(dense(inputs))))
-    model = keras.Model(inputs, outputs)
-    model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=jit_compile)
-    before = to_numpy(dense.kernel)
-    history = model.fit(x, np.ones((len(x), 1), "float32"), epochs=1, verbose=0)
-    assert np.isfinite(history.history["loss"]).all()
-    assert np.abs(to_numpy(dense.kernel) - before).max() > 0
+    shared = os.environ.get("KEDIT_MODELS") if path.stem != "model" else None
+    directory = (path.parent if shared is None else pathlib.Path(shared) / "layers") / path.stem
+    directory.mkdir(exist_ok=True, parents=True)
+    kedit.testing.check_layer(
+        factory,
+        x,
+        expected,
+        dtypes=FLOATS,
+        jit_compile=jit_compile,
+        directory=directory,
+        rtol=1e-5,
+    )
 
 
 def check_loss(loss, y_true, y_pred, expected, sample_weight=None):
@@ -258,6 +175,49 @@ def indexed_prediction(kernel):
     h[:, :2] = np.maximum(h[:, :2], -1)
     read = np.where(inside[:, None], h[rows, one % 4], -1)
     return np.concatenate([h, read[:, None]], axis=1)
+
+
+# --- And one that has learned, whose weights are held --------------------------------------------
+
+LEARNED_WEIGHTS = {
+    "steering": [np.array([0.5, -1.0, 2.0, 0.25], "float32")],
+    "gate": [np.array(3.0, "float32"), np.array([0.5, 0.25, 1.0], "float32")],
+    "switched": [np.array(False)],
+    "kernel": _rng.normal(size=(3, 2)).astype("float32"),
+}
+LEARNED_INPUT = _rng.normal(size=(5, 4, 3)).astype("float32")
+
+
+def learned_model():
+    """A model with a `Trainable` of every kind, a switch, and a weight with held elements."""
+    inputs = keras.Input((4, 3))
+    steering = kedit.layers.Editing(sample[..., 2].add(Trainable("zeros")), name="steering")
+    gate = kedit.layers.ConditionalModifier(
+        Trainable("ones", shape=(3,)),
+        Trainable(1.0, constraint="non_neg"),
+        comparison="abs>",
+        gradient="sigmoid",
+        temperature=0.5,
+        name="gate",
+    )
+    off = kedit.layers.Editing(sample[0].set(9.0), when="inference", switch=True, name="switched")
+    held = kedit.interventions.freeze_elements(
+        keras.layers.Dense(2, use_bias=False, name="dense"), "kernel", np.eye(3, 2) > 0, 0.5
+    )
+    model = keras.Model(inputs, held(off(gate(steering(inputs)))))
+    for layer in (steering, gate, off):
+        layer.set_weights(LEARNED_WEIGHTS[layer.name])
+    held.base.set_weights([LEARNED_WEIGHTS["kernel"]])
+    return model
+
+
+def learned_prediction():
+    """What it predicts for `LEARNED_INPUT`, in NumPy."""
+    h = LEARNED_INPUT.copy()
+    h[..., 2] += LEARNED_WEIGHTS["steering"][0]
+    factor, thresholds = LEARNED_WEIGHTS["gate"]
+    h = np.where(abs(h) > thresholds, factor * h, h)
+    return h @ np.where(np.eye(3, 2) > 0, 0.5, LEARNED_WEIGHTS["kernel"])
 
 
 def model_files(name, tmp_path, model=None):

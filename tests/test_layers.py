@@ -5,10 +5,22 @@ import numpy as np
 import pytest
 from _backend import tensors, to_numpy, vjp
 from keras import ops
-from kit import check_close, check_layer, check_roundtrip, dtype_of, saved_and_loaded
+from kit import (
+    LEARNED_INPUT,
+    check_close,
+    check_holds_no_code,
+    check_layer,
+    check_roundtrip,
+    dtype_of,
+    learned_model,
+    learned_prediction,
+    model_files,
+    saved_and_loaded,
+)
 
-from kedit import X, at, sample
-from kedit.errors import CoordinateError, EditError, OperandError, PositionError
+import kedit
+from kedit import Trainable, X, at, sample
+from kedit.errors import CoordinateError, EditError, OperandError, PositionError, ShapeError
 from kedit.layers import ConditionalModifier, Editing
 
 BATCH = np.array([[1, -2, 3, 0], [4, 5, -6, 8], [0.5, 2, 7, -1]], "float32")
@@ -28,19 +40,99 @@ LAYERS = {
         lambda **kw: ConditionalModifier(threshold=-1.5, factor=-0.5, **kw),
         lambda x: np.where(x > -1.5, -0.5 * x, x),
     ),
+    "dead zone": (
+        lambda **kw: ConditionalModifier(1.5, 0.0, comparison="abs<", operation="set", **kw),
+        lambda x: np.where(abs(x) < 1.5, 0, x),
+    ),
+    "between": (
+        lambda **kw: ConditionalModifier((0.75, 6.0), 0.5, comparison="between", **kw),
+        lambda x: np.where((x > 0.75) & (x < 6), 0.5 * x, x),
+    ),
+    "straight through": (
+        lambda **kw: Editing(at.where(X < 0).set(0.0), gradient="straight_through", **kw),
+        lambda x: np.maximum(x, 0),
+    ),
+    "inference": (
+        lambda **kw: Editing(sample[1].set(5.0), when="inference", switch=True, **kw),
+        lambda x: [x[0], 5, x[2], x[3]],
+    ),
 }
-every_layer = pytest.mark.parametrize(("factory", "one"), LAYERS.values(), ids=LAYERS.keys())
+# Layers that have something to learn.
+LEARNING = {
+    "steering": (
+        lambda **kw: Editing(sample[1:].add(Trainable(0.5)), **kw),
+        lambda x: np.add(x, [0, 0.5, 0.5, 0.5]),
+    ),
+    "threshold": (
+        lambda **kw: ConditionalModifier(Trainable(1.5), Trainable(0.5), gradient="sigmoid", **kw),
+        lambda x: np.where(x > 1.5, 0.5 * x, x),
+    ),
+    "both ends": (
+        lambda **kw: ConditionalModifier(
+            (Trainable(0.75), Trainable(6.0)), 0.5, comparison="between", gradient="sigmoid", **kw
+        ),
+        lambda x: np.where((x > 0.75) & (x < 6), 0.5 * x, x),
+    ),
+    "switch": (
+        lambda **kw: Editing(
+            at.where(X < Trainable("zeros", shape=())).multiply(Trainable(-1.0)),
+            gradient="sigmoid",
+            temperature=2.0,
+            switch=True,
+            **kw,
+        ),
+        np.abs,
+    ),
+}
+ALL = LAYERS | LEARNING
 
 
-@every_layer
-def test_layer(factory, one, tmp_path):
-    check_layer(factory, BATCH, [one(x) for x in BATCH], tmp_path / "model.keras")
+@pytest.mark.parametrize("name", ALL)
+def test_layer(name, tmp_path):
+    factory, one = ALL[name]
+    check_layer(factory, BATCH, [one(x) for x in BATCH], tmp_path / f"{name}.keras")
+
+
+def test_models_of_every_backend_that_have_learned(tmp_path):
+    model = learned_model()
+    check_close(model.predict(LEARNED_INPUT, verbose=0), learned_prediction())
+    for path in model_files("learned", tmp_path, model):
+        loaded = keras.saving.load_model(path)
+        check_holds_no_code(path)
+        check_close(loaded.predict(LEARNED_INPUT, verbose=0), learned_prediction())
+        loaded.get_layer("switched").enabled = True
+        assert (loaded.predict(LEARNED_INPUT, verbose=0)[:, 0] != learned_prediction()[:, 0]).all()
+
+
+@pytest.mark.parametrize("learn", [lambda array: array, Trainable], ids=["fixed", "learned"])
+def test_one_threshold_for_each_channel(learn):
+    """Which has to know how many there are."""
+
+    def factory(**options):
+        thresholds, offsets = learn([0.5, 4.5, -7.0, 0.25]), learn([2.0, 0.0, 0.5, 1.0])
+        options |= {"comparison": "abs>", "operation": "add", "gradient": "sigmoid"}
+        return ConditionalModifier(thresholds, offsets, **options)
+
+    expected = BATCH + (abs(BATCH) > [0.5, 4.5, -7, 0.25]) * [2, 0, 0.5, 1]
+    kedit.testing.check_layer(factory, BATCH, expected, unknown_axes=False, jit_compile=())
+    with pytest.raises(ShapeError, match="Received"):
+        factory()(keras.Input((3,)))
 
 
 @pytest.mark.gradient
-@every_layer
-def test_gradient(factory, one):
+@pytest.mark.parametrize("name", LEARNING)
+def test_layer_learns(name, tmp_path):
+    factory, one = LEARNING[name]
+    jit = [name == "steering"]  # to compile each of them would take long
+    expected = [one(x) for x in BATCH]
+    check_layer(factory, BATCH, expected, tmp_path / "model.keras", jit_compile=jit)
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("name", ["set", "many", "array", "slice", "factor", "below"])
+def test_gradient(name):
     """In closed form: `one` is linear or quadratic, so that central differences are exact."""
+    factory, one = LAYERS[name]
     upstream = np.arange(1, 13).reshape(3, 4).astype("float32")
     step = np.eye(4) * 2**-6
     expected = [
@@ -74,6 +166,115 @@ def test_formula_of_the_conditional_modifier():
     config = ConditionalModifier(5.0, name="it").get_config()
     assert (config["threshold"], config["factor"], config["name"]) == (5.0, 2.0, "it")
     assert "edit" not in config
+    old = {"name": "it", "trainable": True, "dtype": "float32", "threshold": 5.0, "factor": 3.0}
+    assert ConditionalModifier.from_config(old).edit == at.where(X > 5.0).multiply(3.0)
+    for options in (
+        {"threshold": "5"},
+        {"threshold": 1j},
+        {"threshold": 5.0, "factor": None},
+        {"threshold": 5.0, "comparison": ">="},
+        {"threshold": 5.0, "operation": "divide"},
+        {"threshold": 5.0, "comparison": "between"},
+        {"threshold": (1.0, 2.0, 3.0), "comparison": "between"},
+    ):
+        with pytest.raises(OperandError, match="Received"):
+            ConditionalModifier(**options)
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("when", ["always", "training", "inference"])
+def test_when(when):
+    """In training the edit leaves no gradient to the kernel, in inference no output."""
+    inputs = keras.Input((2,))
+    dense = keras.layers.Dense(3, use_bias=False)
+    model = keras.Model(inputs, Editing(sample[...].set(7.0), when=when)(dense(inputs)))
+    x = np.ones((4, 2), "float32")
+    before = to_numpy(dense.kernel).copy()
+    edits = (model.predict(x, verbose=0) == 7).all()
+    assert edits == (when != "training") == (to_numpy(model(x, training=False)) == 7).all()
+    assert (to_numpy(model(x, training=True)) == 7).all() == (when != "inference")
+    model.compile("sgd", "mse")
+    if when == "inference":  # where all is set, nothing learns
+        model.fit(x, np.zeros((4, 3)), verbose=0)
+        assert (to_numpy(dense.kernel) != before).all()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, which is divided by 0
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_switch_works_after_predict_was_compiled_and_is_saved(jit_compile, tmp_path):
+    layer = Editing(at.where(X > 1.0).divide(0.0), switch=True, name="switched")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layer(inputs))
+    model.compile(loss="mse", jit_compile=jit_compile)
+    on = np.where(BATCH > 1, np.inf, BATCH)
+    for enabled in (True, False, True, False):
+        layer.enabled = enabled
+        assert layer.enabled is enabled
+        np.testing.assert_array_equal(model.predict(BATCH, verbose=0), on if enabled else BATCH)
+    assert layer.trainable_weights == []
+    loaded = saved_and_loaded(model, tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(BATCH, verbose=0), BATCH)
+    loaded.get_layer("switched").enabled = True
+    np.testing.assert_array_equal(loaded.predict(BATCH, verbose=0), on)
+
+
+@pytest.mark.gradient
+def test_a_switched_off_edit_sends_back_no_nan():
+    layer = Editing(at[...].apply(ops.sqrt), switch=True)
+    layer.build((None, 4))
+    layer.enabled = False
+    x = np.array([[-1.0, 0.0, 4.0, 9.0]], "float32")
+    value, (gradient,) = vjp(layer.call, [x], np.ones((1, 4), "float32"))
+    np.testing.assert_array_equal(value, x)
+    np.testing.assert_array_equal(gradient, np.ones((1, 4)))
+
+
+def test_a_layer_without_a_switch_has_no_weight_and_says_so():
+    layer = Editing(sample[0].set(1.0))
+    layer.build((None, 4))
+    assert layer.enabled
+    assert layer.weights == []
+    with pytest.raises(OperandError, match="switch=True"):
+        layer.enabled = False
+    with pytest.raises(OperandError, match="Build it first"):
+        Editing(sample[0].set(1.0), switch=True).enabled = False
+
+
+def test_summary_shows_the_edit_in_words():
+    keras.utils.clear_session()
+    inputs = keras.Input((4,))
+    h = Editing(sample[2].set(0.0))(inputs)
+    h = ConditionalModifier(5.0)(h)
+    h = Editing(at[..., -1].where(abs(X) <= 0.5).set(1 - X) | sample[::2].add(1.0))(h)
+    h = ConditionalModifier(5.0)(h)
+    h = ConditionalModifier(Trainable(0.5), gradient="sigmoid")(h)
+    model = keras.Model(inputs, Editing(sample[0].set(1.0), name="own")(h))
+    names = [layer.name for layer in model.layers[1:]]
+    assert names == [
+        "sample_2_set_0",
+        "where_X_gt_5_multiply_2",
+        "minus_1_where_abs_X_le_0_5_set_1_X_then_sample_2",
+        "where_X_gt_5_multiply_2_1",
+        "where_X_gt_learned_0_5_multiply_2",
+        "own",
+    ]
+    lines = []
+    model.summary(print_fn=lines.append, line_length=160)
+    for name in names:
+        assert f"{name} (" in "".join(lines)
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
+@pytest.mark.filterwarnings("ignore:(.|\n)*custom_gradient")
+def test_quantized_neighbours_are_left_alone():
+    inputs = keras.Input((4,))
+    h = Editing(sample[0].add(Trainable(1.0)), switch=True)(keras.layers.Dense(4)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2)(h))
+    before = model.predict(BATCH, verbose=0)
+    model.quantize("int8")
+    assert model.layers[1].quantization_mode == "int8"
+    assert len(model.layers[2].weights) == 2
+    np.testing.assert_allclose(model.predict(BATCH, verbose=0), before, atol=0.3)
 
 
 def test_batches_and_axes_of_any_size_after_the_first_call():

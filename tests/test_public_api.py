@@ -16,14 +16,27 @@ PACKAGES = {
         "X",
         "Edit",
         "EditSequence",
+        "Trainable",
         "inputs",
         "layers",
         "losses",
+        "metrics",
+        "callbacks",
+        "constraints",
+        "interventions",
+        "studies",
+        "testing",
         "errors",
     ],
-    kedit.inputs: ["EditedDataset"],
-    kedit.layers: ["ConditionalModifier", "Editing"],
-    kedit.losses: ["IndexPenalty"],
+    kedit.inputs: ["EditedDataset", "InputEditing", "RandomEdit"],
+    kedit.layers: ["ConditionalModifier", "Editing", "IndexGuide"],
+    kedit.losses: ["IndexPenalty", "MaskedLoss", "WeightedSum"],
+    kedit.metrics: ["IndexViolation"],
+    kedit.callbacks: ["DualAscent", "PenaltySchedule"],
+    kedit.studies: ["sweep", "ablate", "counterfactual", "Sweep", "Ablation", "Counterfactual"],
+    kedit.constraints: ["EditConstraint"],
+    kedit.interventions: ["WeightEditing", "freeze_elements", "prune"],
+    kedit.testing: ["check_layer"],
 }
 ERRORS = {
     "EditError": Exception,
@@ -39,11 +52,24 @@ PLACE = type(kedit.at[0])
 CLASSES = [
     kedit.Edit,
     kedit.EditSequence,
+    kedit.Trainable,
+    kedit.constraints.EditConstraint,
+    kedit.interventions.WeightEditing,
     kedit.layers.Editing,
     kedit.layers.ConditionalModifier,
+    kedit.layers.IndexGuide,
     kedit.losses.IndexPenalty,
+    kedit.losses.MaskedLoss,
+    kedit.losses.WeightedSum,
+    kedit.metrics.IndexViolation,
+    kedit.callbacks.DualAscent,
+    kedit.callbacks.PenaltySchedule,
     kedit.inputs.EditedDataset,
+    kedit.inputs.InputEditing,
+    kedit.inputs.RandomEdit,
 ]
+RESULTS = [kedit.studies.Sweep, kedit.studies.Ablation, kedit.studies.Counterfactual]
+STUDIES = [kedit.studies.sweep, kedit.studies.ablate, kedit.studies.counterfactual]
 # In the order in which Keras's docstrings have them, and then the house's own.
 SECTIONS = [
     "Formula",
@@ -125,7 +151,17 @@ def test_classes_state_their_arguments_gradient_and_an_example(cls):
             assert re.search(rf"^ +\*{{0,2}}{parameter.name}:", documented, re.M)
 
 
-@pytest.mark.parametrize("cls", [*CLASSES, PLACE, type(kedit.at)], ids=name_of)
+@pytest.mark.parametrize("function", STUDIES, ids=name_of)
+def test_studies_state_their_arguments_and_where_they_come_from(function):
+    found = sections(function)
+    assert {"Args", "Returns", "Raises", "Gradient", "References", "Example"} <= set(found)
+    assert found == [name for name in SECTIONS if name in found]
+    documented = function.__doc__.split("Args:")[1].split("\n\n")[0]
+    for name in inspect.signature(function).parameters:
+        assert re.search(rf"^ +{name}:", documented, re.M)
+
+
+@pytest.mark.parametrize("cls", [*CLASSES, *RESULTS, PLACE, type(kedit.at)], ids=name_of)
 def test_everything_public_has_a_docstring(cls):
     fields = getattr(cls, "__slots__", ())
     bare = [

@@ -4,17 +4,16 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from kedit._data import is_array
-from kedit._lowering import _cast, _keras, _numpy
+from kedit._lowering import _cast, _foreign, _keras, _numpy, _ops, _tf_data
 from kedit._lowering._cast import constant
 from kedit._lowering._check import Edit, check, check_dense
-from kedit._lowering._node import call_node, known_shape
+from kedit._lowering._node import call_node, fill, known_shape
 from kedit._types import Shape
-from kedit.errors import OperandError
+from kedit.errors import DTypeError, OperandError
 
-__all__ = ["Edit", "apply", "check", "constant"]
+__all__ = ["Edit", "apply", "apply_to_rows", "check", "constant", "fill"]
 
 
 def apply(edit: Any, x: Any, shape: Shape | None = None) -> Any:
@@ -24,7 +23,9 @@ def apply(edit: Any, x: Any, shape: Shape | None = None) -> Any:
         edit: The edit.
         x: NumPy array, list or number: gives a NumPy array, unless the edit
             holds a tensor. Tensor of the running backend or Variable: gives a
-            tensor. `KerasTensor`: adds one node to the graph.
+            tensor. `KerasTensor`: adds one node to the graph. Tensor of another
+            framework: gives one of its own; of TensorFlow, as inside
+            `tf.data`, also one without values.
         shape: Shape that a layer was built with, with None for sizes that it
             must not rely on.
     """
@@ -32,8 +33,25 @@ def apply(edit: Any, x: Any, shape: Shape | None = None) -> Any:
     if any([isinstance(tensor, keras.KerasTensor) for tensor in (x, *tensors)]):
         given = isinstance(x, (keras.KerasTensor, keras.Variable))  # of which one will be refused
         return call_node(edit, x if given else _tensor(x))
-    if _is_numpy(x) and not tensors and shape is None:
-        return _numpy.apply(edit, x)
+    if not tensors and shape is None:
+        if _is_numpy(x):
+            return _numpy.apply(edit, x)
+        if _foreign.has_values(x):
+            return _foreign.apply(edit, x)
+    if any([_tf_data.is_foreign(tensor) for tensor in (x, *tensors)]):
+        return _tf_data.run(_apply_to_tensor, edit, x, tensors, shape)
+    return _apply_to_tensor(edit, x, tensors, shape)
+
+
+def apply_to_rows(edit: Edit, x: Any) -> Any:
+    """Apply an edit to a batch, where it has to mean the same for every row."""
+    shape: Shape = (None, *tuple(x.shape)[1:])
+    edit.selection.check_rows(len(shape))
+    check(edit, shape, _cast.dtype_of(x))
+    return apply(edit, x)
+
+
+def _apply_to_tensor(edit: Any, x: Any, tensors: list[Any], shape: Shape | None) -> Any:
     x = _tensor(x)
     if tensors:
         edit = edit.map(_tensor)
@@ -71,12 +89,26 @@ def _is_numpy(x: Any) -> bool:
 
 
 def _tensor(x: Any) -> Any:
-    """A tensor of the running backend."""
+    """A tensor of the running backend, or, beside one of `tf.data`, of TensorFlow."""
     check_dense(x)
-    if ops.is_tensor(x) or isinstance(x, keras.Variable) or _is_numpy(x):
-        return ops.convert_to_tensor(np.asarray(x) if isinstance(x, (list, tuple)) else x)
-    raise OperandError(
-        "An edit works on NumPy arrays, lists and tensors of the running backend, "
-        f"{keras.backend.backend()!r}. Received: {x!r} of type {type(x).__name__}. Convert it "
-        "first, as in `at(numpy.asarray(x))[...]`."
-    )
+    if not (_ops.is_tensor(x) or isinstance(x, keras.Variable) or _is_numpy(x)):
+        raise OperandError(
+            "An edit works on NumPy arrays, lists and tensors of the running backend, "
+            f"{keras.backend.backend()!r}. Received: {x!r} of type {type(x).__name__}. Convert it "
+            "first, as in `at(numpy.asarray(x))[...]`."
+        )
+    tensor = _ops.convert_to_tensor(np.asarray(x) if isinstance(x, (list, tuple)) else x)
+    if is_array(x) and x.dtype.kind in "iu" and _cast.dtype_of(tensor) != x.dtype.name:
+        _check_narrowed(x, _cast.dtype_of(tensor))
+    return tensor
+
+
+def _check_narrowed(x: Any, dtype: str) -> None:
+    """Refuse integers that a backend without integers of their width would change."""
+    limits = np.iinfo(dtype)
+    if x.size and not limits.min <= x.min() <= x.max() <= limits.max:
+        raise DTypeError(
+            f"An array of dtype {x.dtype.name!r} becomes a tensor of dtype {dtype!r} on the "
+            f"{keras.backend.backend()} backend and should fit it. Received: numbers from "
+            f"{x.min()} to {x.max()}. Edit the array by arrays, which stays in NumPy."
+        )

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from keras import ops
 
 from kedit._data import SMALL
 from kedit._layout import FEW, Layout, Pick
+from kedit._lowering import _ops as ops
 from kedit._lowering._cast import dtype_of, reads_bytecode
 from kedit._types import Tensor
 from kedit.errors import ShapeError

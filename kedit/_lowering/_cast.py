@@ -5,10 +5,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from kedit._casting import integer_range, kind, saturate
 from kedit._data import Array, is_tensor
+from kedit._lowering import _ops as ops
 from kedit._types import Casting, Tensor
 
 

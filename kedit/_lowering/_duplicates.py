@@ -10,9 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from keras import ops
-
 from kedit._layout import Layout, Pick
+from kedit._lowering import _ops as ops
 from kedit._lowering._axes import along, known, known_of, pad, sizes
 from kedit._lowering._cast import constant, dtype_of
 from kedit._types import Tensor

@@ -6,9 +6,8 @@ Names end in `_u` for what lies along the unique positions of the picks.
 """
 
 import math
+from functools import partial
 from typing import Any
-
-from keras import ops
 
 from kedit._casting import default_fill, kind
 from kedit._data import is_scalar, shape_of
@@ -16,6 +15,7 @@ from kedit._expression import Expression
 from kedit._items import Open
 from kedit._layout import Layout
 from kedit._lowering import _axes, _cast, _duplicates, _places
+from kedit._lowering import _ops as ops
 from kedit._lowering._check import (
     ACCUMULATING,
     Edit,
@@ -117,7 +117,7 @@ def _chosen(edit: Edit, layout: Layout, x: Tensor) -> Tensor | None:
     if is_computed(condition):
         selected = _read(layout, x)
         if isinstance(condition, Expression):
-            met = condition.evaluate(selected, _cast.dtype_of(x), ops, _cast.constant)
+            met = _evaluate(condition, selected, _cast.dtype_of(x))
         else:
             met = condition(ops.copy(selected))  # a function may change what it is given
         check_computed_condition(met, tuple(selected.shape))
@@ -131,6 +131,13 @@ def _chosen(edit: Edit, layout: Layout, x: Tensor) -> Tensor | None:
     if counted is not None:  # where it is True but there is no value left, nothing is written
         mask = ops.logical_and(mask, _rank_in(mask) < counted[1])
     return _and(chosen, _axes.along(mask, layout.mask_dim, len(layout.result)))
+
+
+def _evaluate(expression: Expression, selected: Tensor, dtype: str) -> Tensor:
+    """The value of an expression for each selected element, also of one without `X`."""
+    value = expression.evaluate(selected, dtype, ops, _cast.constant)
+    same = tuple(value.shape) == tuple(selected.shape)
+    return value if same else ops.broadcast_to(value, _axes.sizes(selected))
 
 
 def _mask(edit: Edit, layout: Layout) -> Tensor:
@@ -173,7 +180,7 @@ def _values(edit: Edit, layout: Layout, x: Tensor, chosen: Tensor | None) -> Ten
     if isinstance(operand, Expression):
         if chosen is not None:
             operand = operand.map(lambda constant: _safe_constant(constant, chosen, dtype))
-        return operand.evaluate(selected, dtype, ops, _cast.constant)
+        return _evaluate(operand, selected, dtype)
     values = operand(ops.copy(selected))
     check_computed(values, tuple(selected.shape), dtype, edit.casting)
     return _cast.values(values, dtype, edit.casting)
@@ -255,14 +262,23 @@ def _pair(op: str, old: Tensor, values: Tensor) -> Tensor:
     return getattr(ops, op)(old, values)
 
 
-def _extreme(op: str, left: Tensor, right: Tensor) -> Tensor:
-    """Least or greatest of two, with NaN from either, and the gradient halved where they tie."""
+def _best(op: str, left: Tensor, right: Tensor) -> Tensor:
+    """Least or greatest of two, with NaN from either, which XLA's own may drop."""
     dtype = _cast.dtype_of(left)
     if kind(dtype) == 0:
         return (ops.logical_or if op == "max" else ops.logical_and)(left, right)
+    wins = (ops.greater if op == "max" else ops.less)(left, right)
+    if kind(dtype) > 1:
+        wins = ops.logical_or(wins, ops.isnan(left))
+    return ops.where(wins, left, right)
+
+
+def _extreme(op: str, left: Tensor, right: Tensor) -> Tensor:
+    """As `_best`, with the gradient halved where they tie."""
+    dtype = _cast.dtype_of(left)
+    if kind(dtype) < 2:
+        return _best(op, left, right)
     beats = ops.greater if op == "max" else ops.less
-    if kind(dtype) == 1:
-        return ops.where(beats(left, right), left, right)
     half = _cast.constant(0.5, dtype)
     tie = ops.add(ops.multiply(half, left), ops.multiply(half, right))  # NaN if one is
     # Half of the least numbers is rounded away; what is lost is added back.
@@ -298,15 +314,9 @@ def _accumulate_extreme(
     values = _duplicates.repeat(layout, values)
     if chosen is not None:
         values = ops.where(chosen, values, _duplicates.to_all(layout, old_u))
+    best_u = _duplicates.extreme(layout, ops.stop_gradient(values), partial(_best, op))
+    best_u = _best(op, ops.stop_gradient(old_u), best_u)
     dtype = _cast.dtype_of(old_u)
-
-    def best(left: Tensor, right: Tensor) -> Tensor:  # has no gradient to share
-        if kind(dtype) < 2:
-            return _extreme(op, left, right)
-        return (ops.maximum if op == "max" else ops.minimum)(left, right)
-
-    best_u = _duplicates.extreme(layout, ops.stop_gradient(values), best)
-    best_u = best(ops.stop_gradient(old_u), best_u)
     if kind(dtype) < 2:
         return best_u
     zero = _cast.constant(0, dtype)

@@ -32,12 +32,13 @@ class EditOperation(keras.Operation):
     def call(self, x: Tensor, *tensors: Tensor) -> Tensor:
         for tensor in (x, *tensors):  # of which a graph only guesses whether they are sparse
             check_dense(tensor)
-        edit = fill(self.edit, tensors)
+        edit: Edit = fill(self.edit, tensors)
         built = tuple(x.shape) if self._shape is None else self._shape
         return _keras.apply(edit, x, known_shape(x, built), again=True)
 
     def compute_output_spec(self, x: Any, *tensors: Any) -> keras.KerasTensor:
-        edit, shape = fill(self.edit, tensors), tuple(x.shape)
+        edit: Edit = fill(self.edit, tensors)
+        shape = tuple(x.shape)
         bound = check(edit, shape, _cast.dtype_of(x))
         if self._shape is None:  # a model that is called again keeps the meaning it was built with
             self._shape = shape
@@ -75,10 +76,9 @@ def _check_no_variable(tensor: Any) -> None:
         )
 
 
-def fill(edit: Any, tensors: Any) -> Edit:
-    """Put tensors back where the slots stand."""
-    filled: Edit = edit.map(lambda slot: tensors[slot.number] if isinstance(slot, Slot) else slot)
-    return filled
+def fill(edit: Any, tensors: Any) -> Any:
+    """The edit with tensors put back where the slots stand."""
+    return edit.map(lambda slot: tensors[slot.number] if isinstance(slot, Slot) else slot)
 
 
 def known_shape(x: Tensor, built: Shape) -> Shape:

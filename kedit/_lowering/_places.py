@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from keras import ops
 
 from kedit._casting import integer_range
 from kedit._data import SMALL
 from kedit._items import Open, Positions
 from kedit._layout import Layout, Part, Pick, size_of
+from kedit._lowering import _ops as ops
 from kedit._lowering._axes import along, number_of, pad, unshared
 from kedit._lowering._cast import constant, dtype_of, nothing, reads_bytecode, seen
 from kedit._lowering._duplicates import scan
@@ -97,7 +97,8 @@ class Places:
         self.row_start: Any = None
         if _has_one_each(positions):
             self.row_start = library.arange(sizes[0], dtype="int32") * row_size
-        self.flat = flat if inside is None else library.where(inside, flat, total)
+        flat = flat if inside is None else library.where(inside, flat, total)
+        self.flat = flat.astype("int32") if self.is_seen else flat
         self.inside = inside
         self.size = total
         self._number: Tensor | None = None
@@ -341,9 +342,15 @@ def _compute(
 
 
 def _of_32_bits(numbers: Any, size: Any, mode: Mode | None, library: Any) -> Any:
-    """Integers of any width as int32, where they are as far out of bounds as they were."""
-    if library is not ops:
-        return numbers
+    """Integers of any width as int32, where they are as far out of bounds as they were.
+
+    In NumPy as int64, which holds all but the largest of uint64.
+    """
+    if library is np:
+        if numbers.dtype == "uint64":
+            size = np.uint64(max(1, size))
+            numbers = numbers % size if mode == "wrap" else np.minimum(numbers, np.uint64(2**62))
+        return numbers.astype("int64")
     dtype = dtype_of(numbers)
     low, high = integer_range(dtype)
     if high > _LARGEST:

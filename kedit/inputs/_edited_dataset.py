@@ -8,35 +8,33 @@ import numpy as np
 
 from kedit import _lowering
 from kedit._batch import edit_batch
+from kedit._data import is_tensor
 from kedit._edit import Edit, EditSequence
-from kedit.errors import OperandError
-
-
-def _edit_rows_alike(edit: Edit, x: Any) -> Any:
-    """Apply an edit to a batch, if it means the same for every row."""
-    x = np.asarray(x)
-    edit.selection.check_rows(x.ndim)
-    _lowering.check(edit, (None, *x.shape[1:]), x.dtype.name)
-    return _lowering.apply(edit, x)
+from kedit.errors import CoordinateError, OperandError
+from kedit.inputs._checks import check_edit
+from kedit.inputs._random_edit import RandomEdit
 
 
 class EditedDataset(keras.utils.PyDataset):
     """The batches of another `keras.utils.PyDataset`, edited.
 
-    Edits run in NumPy, on copies, and so in process workers, too: what the
-    other dataset holds is left unchanged.
+    Edits run in NumPy, on copies: what the other dataset holds is left unchanged,
+    and process workers do not meet the backend, on which they may hang.
 
     Args:
         dataset: The `keras.utils.PyDataset` to take batches from; its `workers`,
             `use_multiprocessing` and `max_queue_size` are kept.
         edit: `kedit.Edit` or `kedit.EditSequence`, counted inside one sample, as
             `sample[2]`, or leaving axis 0 alone, as `at[..., 2]`. In
-            `(x, y, sample_weight)` it edits `x`, or what `edit.on(...)` says.
+            `(x, y, sample_weight)` it edits `x`, or what `edit.on(...)` says. Or
+            a `RandomEdit` in `sample[...]`, which draws anew for each row of each
+            batch in each epoch.
 
     Raises:
         kedit.errors.CoordinateError: If the edit names rows of the batch.
-        kedit.errors.OperandError: If it is no edit, or holds a tensor, which
-            cannot go into a worker.
+        kedit.errors.OperandError: If it is no edit, or needs the backend in a
+            worker: it holds a tensor, or a function while `use_multiprocessing`
+            is true, or the other dataset gives tensors.
 
     Gradient:
         None: the data are NumPy arrays.
@@ -53,24 +51,29 @@ class EditedDataset(keras.utils.PyDataset):
     [[5.0, 1.0, 1.0], [5.0, 1.0, 1.0]]
     """
 
-    def __init__(self, dataset: Any, edit: Edit | EditSequence) -> None:
+    def __init__(self, dataset: Any, edit: Edit | EditSequence | RandomEdit) -> None:
         if not isinstance(dataset, keras.utils.PyDataset):
             raise OperandError(
                 "An EditedDataset should be given a `keras.utils.PyDataset`. Received: "
                 f"{dataset!r} of type {type(dataset).__name__}. Edit an array by calling the edit "
                 "on it: `edit(x)`."
             )
-        if not isinstance(edit, (Edit, EditSequence)):
-            raise OperandError(
-                "A dataset should be given an edit. Received: "
-                f"{edit!r} of type {type(edit).__name__}. Write `sample[2].set(0.0)`."
-            )
-        for part in edit.edits:
-            part.selection.check_rows()
-            if part.op == "get" or part.tensors():
+        is_random = isinstance(edit, RandomEdit)
+        plain: Any = edit.edit if isinstance(edit, RandomEdit) else edit
+        check_edit("A dataset", plain)
+        for part in plain.edits:
+            if is_random and part.selection.coordinates == "at":
+                raise CoordinateError(
+                    "A random edit of batches should be counted inside one sample. Received: "
+                    f"`{part!r}`. Write `sample[...]` for `at[...]`."
+                )
+            functions = callable(part.operand) or callable(part.selection.condition)
+            if functions and dataset.use_multiprocessing:
                 raise OperandError(
-                    "A dataset should be given edits of NumPy arrays by NumPy arrays. Received: "
-                    f"`{part!r}`. Write values as `keras.ops.convert_to_numpy(values)`."
+                    "A dataset with process workers should be given edits without functions, "
+                    "which may call the backend and hang in a forked process. Received: "
+                    f"`{part!r}`. Write an expression, as `set(X * 2.0)`, or take threads: "
+                    "`use_multiprocessing=False`."
                 )
         super().__init__(
             workers=dataset.workers,
@@ -78,7 +81,8 @@ class EditedDataset(keras.utils.PyDataset):
             max_queue_size=dataset.max_queue_size,
         )
         self.dataset = dataset
-        self.edit = edit
+        self.edit: Any = edit
+        self._epoch = 0
 
     @property
     def num_batches(self) -> int | None:
@@ -88,9 +92,18 @@ class EditedDataset(keras.utils.PyDataset):
 
     def __getitem__(self, number: int) -> Any:
         batch = self.dataset[number]
+        if isinstance(self.edit, RandomEdit):
+            plain = self.edit.edit
+            return edit_batch(partial(self._draw, number), batch, plain.path, plain.part)
         for edit in self.edit.edits:
-            batch = edit_batch(partial(_edit_rows_alike, edit), batch, edit.path, edit.part)
+            batch = edit_batch(partial(_edit_array, edit), batch, edit.path, edit.part)
         return batch
+
+    def _draw(self, number: int, x: Any) -> Any:
+        """Draw for each row of a batch; its index is made of the numbers of both."""
+        x = _array(x)
+        index = [number * 2**32 + row for row in range(len(x))]
+        return self.edit.draw(x.shape, index, self._epoch)(x)
 
     def on_epoch_begin(self) -> None:
         """Tell the other dataset that an epoch begins."""
@@ -98,4 +111,19 @@ class EditedDataset(keras.utils.PyDataset):
 
     def on_epoch_end(self) -> None:
         """Tell the other dataset that an epoch is over."""
+        self._epoch += 1  # not as one begins: then workers have been forked already
         self.dataset.on_epoch_end()
+
+
+def _edit_array(edit: Edit, x: Any) -> Any:
+    return _lowering.apply_to_rows(edit, _array(x))
+
+
+def _array(x: Any) -> Any:
+    """Data that NumPy can edit without the backend."""
+    if is_tensor(x):
+        raise OperandError(
+            "A dataset should give NumPy arrays, which can be edited in any worker. Received: "
+            f"a {type(x).__name__}. Convert it in the dataset: `keras.ops.convert_to_numpy(x)`."
+        )
+    return np.asarray(x)

@@ -2,5 +2,6 @@
 
 from kedit.layers._conditional_modifier import ConditionalModifier
 from kedit.layers._editing import Editing
+from kedit.layers._index_guide import IndexGuide
 
-__all__ = ["ConditionalModifier", "Editing"]
+__all__ = ["ConditionalModifier", "Editing", "IndexGuide"]

@@ -1,40 +1,45 @@
-"""A layer that multiplies what lies above a threshold."""
+"""A layer that changes the elements which meet a comparison."""
 
 from typing import Any
 
 import keras
 
 from kedit._at import at
-from kedit._data import freeze, is_scalar
+from kedit._data import Array, freeze, from_json, is_scalar, to_json
+from kedit._edit import check_one_of
 from kedit._expression import X
+from kedit._trainable import Trainable
 from kedit.errors import OperandError
 from kedit.layers._editing import Editing
 
-
-def _number(name: str, value: Any) -> Any:
-    number = freeze(value)
-    if not is_scalar(number) or isinstance(number, complex):
-        raise OperandError(
-            f"`{name}` should be a number. Received: {name}={value!r}. For one a channel, write "
-            "`Editing(at.where(X > thresholds).multiply(factors))`."
-        )
-    return number
+COMPARISONS = (">", "<", "abs>", "abs<", "between")
+OPERATIONS = ("multiply", "add", "set")
 
 
 @keras.saving.register_keras_serializable(package="kedit")
 class ConditionalModifier(Editing):
     """Multiplies the elements above a threshold by a factor; the others pass unchanged.
 
+    Or compares and changes them in another way, as `comparison` and `operation` say.
+
     Formula:
         `y = factor * x where x > threshold, else x`
 
     Args:
-        threshold: Number that an element has to exceed.
-        factor: Number by which it is multiplied then. Defaults to 2.0.
-        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
+        threshold: What elements are compared with: number, array that broadcasts
+            to a sample, as one number for each channel, or `kedit.Trainable`. For
+            "between" a pair of these.
+        factor: What they are changed by, in the same forms. Defaults to 2.0.
+        comparison: ">", "<", "abs>" (`abs(x) > threshold`), "abs<", or "between"
+            (`threshold[0] < x < threshold[1]`). Defaults to ">".
+        operation: "multiply", "add", or "set", which puts `factor` in the place of
+            `x`. Defaults to "multiply".
+        **kwargs: Keyword arguments of `kedit.layers.Editing`, as `gradient` and
+            `when`, and of every layer, as `name` and `dtype`.
 
     Call arguments:
         inputs: Tensor of shape `(batch_size, *sample_shape)`.
+        training: Whether the model is being trained; Keras passes it.
 
     Input shape:
         Any, with axes of unknown size, too.
@@ -42,26 +47,99 @@ class ConditionalModifier(Editing):
     Output shape:
         Same shape and dtype as the input.
 
+    Raises:
+        kedit.errors.OperandError: If an argument is not what it should be, or, when
+            the layer is built, if a threshold is to be learned without
+            `gradient="sigmoid"`.
+
     Gradient:
-        With upstream gradient `g`: `factor * g` above the threshold, `g` elsewhere.
+        With upstream gradient `g`, where the comparison is met: the input receives
+        `factor * g`, `g` or 0, and `factor` receives `g * x`, `g` or `g`, for
+        "multiply", "add" and "set". Elsewhere the input receives `g`. A threshold
+        receives none, but for `gradient="sigmoid"`; see `kedit.layers.Editing`.
 
     Example:
     >>> layer = kedit.layers.ConditionalModifier(threshold=5.0)
     >>> ops.convert_to_numpy(layer(ops.array([[4.0, 5.0, 6.0]]))).tolist()
     [[4.0, 5.0, 12.0]]
+    >>> layer = kedit.layers.ConditionalModifier(0.5, 0.0, comparison="abs<", operation="set")
+    >>> ops.convert_to_numpy(layer(ops.array([[-0.25, 0.25, 2.0]]))).tolist()
+    [[0.0, 0.0, 2.0]]
     """
 
-    def __init__(self, threshold: float, factor: float = 2.0, **kwargs: Any) -> None:
-        threshold, factor = _number("threshold", threshold), _number("factor", factor)
-        super().__init__(at.where(X > threshold).multiply(factor), **kwargs)
-        self.threshold = threshold
-        self.factor = factor
+    def __init__(
+        self,
+        threshold: Any,
+        factor: Any = 2.0,
+        *,
+        comparison: str = ">",
+        operation: str = "multiply",
+        **kwargs: Any,
+    ) -> None:
+        check_one_of("comparison", comparison, COMPARISONS)
+        check_one_of("operation", operation, OPERATIONS)
+        if comparison == "between":
+            if not isinstance(threshold, (list, tuple)) or len(threshold) != 2:
+                raise OperandError(
+                    '`threshold` should be a pair where `comparison="between"`. Received: '
+                    f"threshold={threshold!r}. Write `(low, high)`."
+                )
+            self.threshold = tuple([_operand("threshold", bound) for bound in threshold])
+        else:
+            self.threshold = _operand("threshold", threshold)
+        self.factor = _operand("factor", factor)
+        self.comparison = comparison
+        self.operation = operation
+        place = at.where(_condition(comparison, self.threshold))
+        super().__init__(getattr(place, operation)(self.factor), **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["edit"]
-        return {**config, "threshold": self.threshold, "factor": self.factor}
+        pair = self.comparison == "between"
+        return {
+            **config,
+            "threshold": [*map(_encode, self.threshold)] if pair else _encode(self.threshold),
+            "factor": _encode(self.factor),
+            "comparison": self.comparison,
+            "operation": self.operation,
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ConditionalModifier":
-        return cls(**config)
+        threshold = config["threshold"]
+        pair = isinstance(threshold, list)
+        operands = {
+            "threshold": [*map(_decode, threshold)] if pair else _decode(threshold),
+            "factor": _decode(config["factor"]),
+        }
+        return cls(**{**config, **operands})
+
+
+def _operand(name: str, value: Any) -> Any:
+    operand = value if isinstance(value, Trainable) else freeze(value)
+    known = isinstance(operand, Array | Trainable) or is_scalar(operand)
+    if not known or isinstance(operand, complex):
+        raise OperandError(
+            f"`{name}` should be a number, an array of numbers or a Trainable. Received: "
+            f"{name}={value!r}. For more, write `Editing(at.where(X > 0.0).multiply(2.0))`."
+        )
+    return operand
+
+
+def _condition(comparison: str, threshold: Any) -> Any:
+    if comparison == "between":
+        return (X > threshold[0]) & (X < threshold[1])
+    left = abs(X) if comparison.startswith("abs") else X
+    return left > threshold if comparison.endswith(">") else left < threshold
+
+
+def _encode(operand: Any) -> Any:
+    is_learned = isinstance(operand, Trainable)
+    return {"trainable": operand.get_config()} if is_learned else to_json(operand)
+
+
+def _decode(data: Any) -> Any:
+    if isinstance(data, dict) and "trainable" in data:
+        return Trainable.from_config(data["trainable"])
+    return from_json(data)

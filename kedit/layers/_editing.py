@@ -1,13 +1,22 @@
 """A layer that applies an edit."""
 
+import itertools
+import math
 from typing import Any
 
 import keras
+from keras import ops
 
 from kedit import _lowering
-from kedit._edit import Edit, EditSequence
+from kedit._edit import Edit, EditSequence, check_one_of
+from kedit._selection import placeholders_in
+from kedit._trainable import Trainable, take_out
 from kedit._types import Shape, Tensor
 from kedit.errors import OperandError
+from kedit.layers import _gradient
+from kedit.layers._words import name_of
+
+WHEN = ("always", "training", "inference")
 
 
 @keras.saving.register_keras_serializable(package="kedit")
@@ -16,15 +25,26 @@ class Editing(keras.layers.Layer):
 
     Axis 0 is the batch, whose rows are arbitrary: the edit is counted inside
     one sample, as `sample[2]`, or leaves axis 0 alone, as `at[..., 2]`. The Keras
-    mask is passed on.
+    mask is passed on. Every `kedit.Trainable` in the edit becomes a weight.
 
     Args:
         edit: `kedit.Edit` or `kedit.EditSequence`.
-        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
+        when: "training" edits only while `fit` trains, "inference" only when it
+            does not. Defaults to "always".
+        gradient: "exact", "straight_through", "blocked" or "sigmoid"; see below.
+            Defaults to "exact".
+        temperature: Width of the sigmoid, in units of what is compared. Defaults
+            to 1.0.
+        switch: Whether the layer has a weight, not trainable, that turns it off
+            and on: `layer.enabled = False`. Compiled models obey it, and it is
+            saved. Defaults to False: the layer is always on.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`. The
+            name defaults to the edit in words.
 
     Call arguments:
         inputs: Tensor of shape `(batch_size, *sample_shape)`. Floats are cast to
             the compute dtype of the layer's dtype policy, as Keras does.
+        training: Whether the model is being trained; Keras passes it.
 
     Input shape:
         `(batch_size, *sample_shape)`; axes may be of unknown size. On such an
@@ -35,11 +55,35 @@ class Editing(keras.layers.Layer):
 
     Raises:
         kedit.errors.CoordinateError: If the edit names rows of the batch.
+        kedit.errors.OperandError: If a `Trainable` could never learn, when the
+            layer is built.
         kedit.errors.EditError: If the edit does not fit the input, when the
             layer is built into a model.
 
     Gradient:
-        That of the edit; the layer has no weights.
+        `gradient` never changes a value, only what flows back; of a sequence, for
+        each edit. With upstream gradient `g`, and `c` the condition of the edit:
+
+        - "exact": that of the edit; none flows through `c`.
+        - "straight_through": the input receives `g`, as if there were no edit
+          (0 where it is not finite). Operands receive the exact gradient.
+        - "blocked": the input receives 0 at the elements that are edited, and `g`
+          at the others. Operands receive the exact gradient.
+        - "sigmoid": the exact gradient, and what comes through `c`, whose
+          comparisons `a > b` have the derivative of
+          `sigmoid((a - b) / temperature)`: `a` receives
+          `g * (edited - x) * s * (1 - s) / temperature`, with `s` that sigmoid and
+          `edited` what the edit makes of the element if it is chosen; `b` receives
+          the same, negative. `&`, `|` and `~` follow the rules of `c1 * c2`,
+          `c1 + c2 - c1 * c2` and `1 - c`, on the hard values; other conditions
+          are constants.
+
+    References:
+        Y. Bengio, N. Léonard and A. Courville, *Estimating or Propagating
+        Gradients Through Stochastic Neurons for Conditional Computation*, 2013,
+        arXiv:1308.3432, for straight-through; E. O. Neftci, H. Mostafa and
+        F. Zenke, *Surrogate Gradient Learning in Spiking Neural Networks*, IEEE
+        Signal Processing Magazine 36(6), 2019, for hard values with soft gradients.
 
     Example:
     >>> layer = kedit.layers.Editing(kedit.sample[0].set(5.0))
@@ -47,13 +91,22 @@ class Editing(keras.layers.Layer):
     [[5.0, 1.0, 1.0], [5.0, 1.0, 1.0]]
     """
 
-    def __init__(self, edit: Edit | EditSequence, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        edit: Edit | EditSequence,
+        *,
+        when: str = "always",
+        gradient: str = "exact",
+        temperature: float = 1.0,
+        switch: bool = False,
+        **kwargs: Any,
+    ) -> None:
         if not isinstance(edit, (Edit, EditSequence)):
             raise OperandError(
                 "A layer should be given an edit. Received: "
                 f"{edit!r} of type {type(edit).__name__}. Write `Editing(sample[2].set(0.0))`."
             )
+        super().__init__(**{**kwargs, "name": kwargs.get("name") or name_of(edit)})
         for part in edit.edits:
             if part.op == "get" or part.path is not None or part.part != "x":
                 raise OperandError(
@@ -61,24 +114,110 @@ class Editing(keras.layers.Layer):
                     f"`{part!r}`. Drop `.get()` or `.on(...)`."
                 )
             part.selection.check_rows()
+        check_one_of("when", when, WHEN)
+        check_one_of("gradient", gradient, _gradient.GRADIENTS)
+        check_one_of("switch", switch, (False, True))
+        if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+            raise OperandError(
+                f"`temperature` should be a positive number. Received: temperature={temperature!r}."
+            )
+        if gradient == "sigmoid" and not any(
+            [_gradient.compares(part.selection.condition) for part in edit.edits]
+        ):
+            raise OperandError(
+                "A surrogate gradient should have a condition that compares. Received: "
+                f'`{edit!r}`. Drop `gradient="sigmoid"`, or narrow the edit by `.where(X > 0.0)`.'
+            )
         self.edit = edit
+        self.when = when
+        self.gradient = gradient
+        self.temperature = float(temperature)
+        self.switch = switch
         self.supports_masking = True
         self._shape: Shape = ()
+        self._plain = tuple([take_out(part) for part in edit.edits])
+        self._enabled: Any = None
+        self._learned: list[Any] = []
 
     def build(self, input_shape: Shape) -> None:
-        for edit in self.edit.edits:
-            edit.selection.check_rows(len(input_shape))
         # A layer sees batches of any size, whatever the first one was.
         self._shape = (None, *input_shape[1:])
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape))
+        learned: list[Any] = []
+        named: dict[str, tuple[Trainable, Any]] = {}
+        for edit, (plain, trainables) in zip(self.edit.edits, self._plain, strict=True):
+            edit.selection.check_rows(len(input_shape))
+            if trainables:
+                _gradient.check_can_learn(edit, self.gradient)
+                stand_in = _lowering.fill(plain, [1] * len(trainables))
+                selected = _lowering.check(stand_in, self._shape, self.compute_dtype).selected
+                in_operand = len(placeholders_in(edit.operand))
+                for number, trainable in enumerate(trainables):
+                    role = "values" if number < in_operand else "threshold"
+                    learned.append(self._weight(trainable, selected, role, named))
+        self._learned = learned
+        if self.switch:
+            self._enabled = self.add_weight(
+                name="enabled", shape=(), dtype="bool", initializer="ones", trainable=False
+            )
 
-    def call(self, inputs: Tensor) -> Tensor:
-        for edit in self.edit.edits:
-            inputs = _lowering.apply(edit, inputs, self._shape)
-        return inputs
+    def _weight(self, trainable: Trainable, selected: Shape, role: str, named: Any) -> Any:
+        """The weight of a `Trainable`: that of the same name, if there is one, or a new one."""
+        # On PyTorch Keras would lose one of two weights of the same name.
+        numbered = (f"{role}_{number}" if number else role for number in itertools.count())
+        name = trainable.name or next(name for name in numbered if name not in named)
+        if name not in named:
+            named[name] = (trainable, trainable.add_to(self, selected, name))
+        known, weight = named[name]
+        if known != trainable:
+            raise OperandError(
+                "Trainables of one name should be the same. Received: "
+                f"`{known!r}` and `{trainable!r}`. Give them names of their own."
+            )
+        return weight
 
-    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
-        for edit in self.edit.edits:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        if self.when != "always" and bool(training) != (self.when == "training"):
+            return inputs
+        if self._enabled is None:
+            return self._edited(inputs)
+        enabled = ops.convert_to_tensor(self._enabled)
+        # Where the layer is off, the edit meets ones: its gradient there may not exist.
+        edited = self._edited(ops.where(enabled, inputs, ops.ones_like(inputs)))
+        return ops.where(enabled, edited, inputs)
+
+    def _edited(self, x: Tensor) -> Tensor:
+        for edit in self._filled(self._learned):
+            x = _gradient.apply(edit, x, self._shape, self.gradient, self.temperature)
+        return x
+
+    def _filled(self, learned: list[Any]) -> list[Edit]:
+        """The edits, with `learned` in place of their `Trainable`s."""
+        rest = iter(learned)
+        return [
+            _lowering.fill(plain, [next(rest) for _ in trainables]) if trainables else plain
+            for plain, trainables in self._plain
+        ]
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the layer edits; may be set if the layer has a switch and is built."""
+        return self._enabled is None or bool(ops.convert_to_numpy(self._enabled))
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        if self._enabled is None:
+            fix = "Build it first: call it once" if self.switch else "Write `switch=True`"
+            raise OperandError(
+                "A layer that is turned off and on should be built, and have a switch. Received: "
+                f"enabled={value!r} for {self.name!r}. {fix}."
+            )
+        check_one_of("enabled", value, (False, True))
+        self._enabled.assign(bool(value))
+
+    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> keras.KerasTensor:
+        count = sum([len(trainables) for _, trainables in self._plain])
+        for edit in self._filled(self._learned if self.built else [1] * count):
             dtype = keras.backend.standardize_dtype(inputs.dtype)
             _lowering.check(edit, tuple(inputs.shape), dtype)
         return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
@@ -87,7 +226,14 @@ class Editing(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "edit": keras.saving.serialize_keras_object(self.edit)}
+        return {
+            **super().get_config(),
+            "edit": keras.saving.serialize_keras_object(self.edit),
+            "when": self.when,
+            "gradient": self.gradient,
+            "temperature": self.temperature,
+            "switch": self.switch,
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Editing":

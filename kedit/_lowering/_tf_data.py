@@ -1,0 +1,130 @@
+"""What `keras.ops` is to the running backend, for tensors of TensorFlow under another one.
+
+`keras.ops` cannot work on the tensors inside `tf.data` unless Keras runs on TensorFlow. This is
+the one file that names a framework, and it imports it only where such a tensor has been met.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import keras
+import numpy as np
+
+from kedit._lowering import _ops
+
+
+def is_foreign(x: Any) -> bool:
+    """Whether `x` is a tensor of TensorFlow while Keras runs on another backend."""
+    return type(x).__module__.startswith("tensorflow.") and keras.backend.backend() != "tensorflow"
+
+
+class TensorFlowOps:
+    """The functions of `keras.ops` that the lowering calls, by Keras's names and arguments.
+
+    A function that TensorFlow has under the same name is found there.
+    """
+
+    def __init__(self) -> None:
+        import tensorflow as tf
+
+        self._tf = tf
+        self.copy, self.isfinite, self.mod = tf.identity, tf.math.is_finite, tf.math.floormod
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tf if hasattr(self._tf, name) else self._tf.math, name)
+
+    def abs(self, x: Any) -> Any:
+        return x if x.dtype.is_unsigned else self._tf.abs(x)
+
+    def arange(self, start: Any, stop: Any = None, dtype: str = "int32") -> Any:
+        start, stop = (0, start) if stop is None else (start, stop)
+        return self._tf.range(start, stop, dtype=dtype)
+
+    def argmax(self, x: Any) -> Any:
+        return self._tf.argmax(x, axis=0)
+
+    def argsort(self, x: Any) -> Any:
+        return self._tf.argsort(x, stable=True)
+
+    def array(self, x: Any, dtype: str) -> Any:
+        return self.convert_to_tensor(x, dtype)
+
+    def clip(self, x: Any, low: Any, high: Any) -> Any:
+        return self._tf.clip_by_value(x, low, high)
+
+    def concatenate(self, xs: Any, axis: int = 0) -> Any:
+        return self._tf.concat(xs, axis)
+
+    def convert_to_numpy(self, x: Any) -> Any:
+        return x.numpy()
+
+    def convert_to_tensor(self, x: Any, dtype: str | None = None) -> Any:
+        if self._tf.is_tensor(x):
+            return x if dtype is None else self._tf.cast(x, dtype)
+        return self._tf.convert_to_tensor(np.asarray(x, dtype))
+
+    def cumsum(self, x: Any, axis: int = 0) -> Any:
+        return self._tf.cumsum(x, axis)
+
+    def flip(self, x: Any, axis: int) -> Any:
+        return self._tf.reverse(x, [axis])
+
+    def full(self, shape: Any, value: Any, dtype: str) -> Any:
+        return self._tf.cast(self._tf.fill(shape, value), dtype)
+
+    def isinf(self, x: Any) -> Any:
+        if x.dtype.is_complex:
+            return self.isinf(self._tf.math.real(x)) | self.isinf(self._tf.math.imag(x))
+        return self._tf.math.is_inf(x) if x.dtype.is_floating else self.isnan(x)
+
+    def isnan(self, x: Any) -> Any:
+        return self._tf.not_equal(x, x)
+
+    def power(self, x: Any, exponent: Any) -> Any:
+        if not x.dtype.is_unsigned:
+            return self._tf.pow(x, exponent)
+        return self._tf.cast(
+            self._tf.pow(*[self._tf.cast(n, "int64") for n in (x, exponent)]), x.dtype
+        )
+
+    def real(self, x: Any) -> Any:
+        return self._tf.math.real(x)
+
+    def scatter_update(self, x: Any, places: Any, values: Any, reduction: Any = None) -> Any:
+        return getattr(self._tf, f"tensor_scatter_nd_{reduction or 'update'}")(x, places, values)
+
+    def searchsorted(self, x: Any, values: Any) -> Any:
+        return self._tf.searchsorted(x, values)
+
+    def shape(self, x: Any) -> tuple[Any, ...]:
+        known = tuple(x.shape)
+        if None not in known:
+            return known
+        sizes = self._tf.shape(x)
+        return tuple([sizes[n] if size is None else size for n, size in enumerate(known)])
+
+    def sum(self, x: Any) -> Any:
+        return self._tf.reduce_sum(x)
+
+    def take(self, x: Any, places: Any, axis: int = 0) -> Any:
+        return self._tf.gather(x, places, axis=axis)
+
+    def where(self, condition: Any, left: Any, right: Any) -> Any:
+        like = left if self._tf.is_tensor(left) else self._tf.convert_to_tensor(right)
+        return self._tf.where(
+            condition, self._tf.cast(left, like.dtype), self._tf.cast(right, like.dtype)
+        )
+
+
+@lru_cache(maxsize=1)
+def _library() -> TensorFlowOps:
+    return TensorFlowOps()
+
+
+def run(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of the lowering, which then lowers to TensorFlow."""
+    # It has no branches for AutoGraph to convert, which would take seconds.
+    function = _library().autograph.experimental.do_not_convert(function)
+    with _ops.using(_library()):
+        return function(*arguments)

@@ -1,0 +1,6 @@
+"""Callbacks that move what a guide owns while a model trains."""
+
+from kedit.callbacks._dual_ascent import DualAscent
+from kedit.callbacks._penalty_schedule import PenaltySchedule
+
+__all__ = ["DualAscent", "PenaltySchedule"]

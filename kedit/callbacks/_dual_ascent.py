@@ -1,0 +1,92 @@
+"""A callback that raises multipliers until constraints hold."""
+
+from typing import Any
+
+import keras
+
+from kedit.callbacks._guide_callback import GuideCallback
+from kedit.errors import OperandError
+
+
+@keras.saving.register_keras_serializable(package="kedit")
+class DualAscent(GuideCallback):
+    """Raises the multiplier of an `IndexGuide` while its constraints are violated.
+
+    Gradient steps lower the loss, and now and then this step raises the
+    multiplier by what was missed meanwhile: `IndexGuide.ascend`. It comes to rest
+    where the target is reached; if it cannot be, the multiplier runs to its
+    cap, and `kedit.metrics.IndexViolation` stays above 0. What is seen in
+    `evaluate` and in validation does not move it.
+
+    Logs the greatest absolute multiplier of an epoch as `"<name of the guide>_multiplier"`.
+
+    Args:
+        guide: `kedit.layers.IndexGuide` of the model, or its name.
+        rate: Size of a step, positive; multiplies the mean violation since the
+            last one. A rate above the penalty of the guide, or ascents that leave
+            too few batches between them, make it swing. Defaults to 1.0.
+        every: "epoch", or after how many batches the multiplier is raised. With
+            `compile(steps_per_execution=n)` Keras calls only after n batches.
+            Defaults to "epoch".
+        max_multiplier: Greatest absolute multiplier. It keeps multipliers from
+            winding up while an optimizer that scales its loss skips steps, as in
+            mixed float16. Defaults to 1000.0.
+
+    Raises:
+        kedit.errors.OperandError: If the guide is none, or not in the model.
+
+    Gradient:
+        None: the multiplier is no trainable weight.
+
+    References:
+        The method of multipliers: J. Nocedal and S. J. Wright, *Numerical
+        Optimization*, 2nd ed., 2006, section 17.3, where `rate` is the penalty.
+
+    Example:
+    >>> guide = kedit.layers.IndexGuide(2, 50.0, name="guide")
+    >>> callback = kedit.callbacks.DualAscent(guide, rate=0.5)
+    >>> callback.get_config()["guide"]
+    'guide'
+    """
+
+    def __init__(
+        self,
+        guide: Any,
+        rate: float = 1.0,
+        *,
+        every: Any = "epoch",
+        max_multiplier: float = 1000.0,
+    ) -> None:
+        super().__init__(guide, "multiplier")
+        for name, value in (("rate", rate), ("max_multiplier", max_multiplier)):
+            if not value > 0:
+                raise OperandError(f"`{name}` should be positive. Received: {name}={value!r}.")
+        if every != "epoch" and (type(every) is not int or every < 1):
+            raise OperandError(
+                f'`every` should be "epoch" or a number of batches. Received: every={every!r}.'
+            )
+        self.rate, self.every, self.max_multiplier = float(rate), every, float(max_multiplier)
+        self._last = -1
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Forget what was seen before."""
+        self.owner().forget()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Count the batches of the epoch from here."""
+        self._last = -1
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Take a step if it is due."""
+        if self.every != "epoch" and batch - self._last >= self.every:
+            self._last = batch
+            self.owner().ascend(self.rate, self.max_multiplier)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Take a step, of batches that are left over, too, and log the multiplier."""
+        self.owner().ascend(self.rate, self.max_multiplier)
+        super().on_epoch_end(epoch, logs)
+
+    def get_config(self) -> dict[str, Any]:
+        options = {"rate": self.rate, "every": self.every, "max_multiplier": self.max_multiplier}
+        return {**super().get_config(), **options}

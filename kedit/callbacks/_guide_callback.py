@@ -1,0 +1,60 @@
+"""What callbacks that move the state of a guide have in common."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kedit.errors import OperandError
+
+
+class GuideCallback(keras.callbacks.Callback):
+    """Finds the guide, and logs one of its weights at the end of an epoch.
+
+    The state is the layer's, which every backend obeys in a compiled step, and
+    which is saved with the model; that of a loss is frozen on JAX. `self.model` has
+    to be asked for first: on JAX that brings the weights up to date.
+
+    Args:
+        guide: `kedit.layers.IndexGuide` of the model, or its name.
+        logged: Which of its weights is logged.
+    """
+
+    def __init__(self, guide: Any, logged: str) -> None:
+        super().__init__()
+        is_guide = hasattr(guide, "ascend") and hasattr(guide, "wanted")
+        if not (is_guide or isinstance(guide, str)):
+            raise OperandError(
+                f"{type(self).__name__} should be given an IndexGuide, or its name. Received: "
+                f"{guide!r} of type {type(guide).__name__}. A loss has no state that a compiled "
+                "step would see: put `IndexGuide(2, 50.0)` behind the output."
+            )
+        self.guide = guide
+        self._logged = logged
+
+    def owner(self) -> Any:
+        """The guide, with its weights up to date."""
+        model = self.model
+        guide = model.get_layer(self.guide) if isinstance(self.guide, str) else self.guide
+        if not any(weight is guide.penalty for weight in model.non_trainable_variables):
+            raise OperandError(
+                f"{type(self).__name__} should be given a guide of the model that is trained. "
+                f"Received: {guide.name!r}, which is not. Give its name, as of a loaded model."
+            )
+        return guide
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Log the greatest absolute value of the weight."""
+        guide = self.owner()
+        if logs is not None:
+            weight = ops.convert_to_tensor(getattr(guide, self._logged))
+            logs[f"{guide.name}_{self._logged}"] = float(ops.max(ops.abs(weight)))
+
+    def get_config(self) -> dict[str, Any]:
+        """The callback as data for JSON; the guide by its name."""
+        return {"guide": self.guide if isinstance(self.guide, str) else self.guide.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "GuideCallback":
+        """The callback that `get_config()` described."""
+        return cls(**config)

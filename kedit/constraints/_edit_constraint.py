@@ -1,0 +1,101 @@
+"""A constraint that applies an edit to a weight."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kedit import _lowering
+from kedit._edit import Edit, EditSequence
+from kedit._selection import Selection
+from kedit._types import Tensor
+from kedit.errors import CoordinateError, OperandError
+
+_REPEATABLE = ("set", "min", "max", "apply")
+
+
+def check_weight_edit(edit: Any) -> None:
+    """Refuse what is no edit of one whole weight."""
+    if not isinstance(edit, (Edit, EditSequence)):
+        raise OperandError(
+            "A weight should be given an edit. Received: "
+            f"{edit!r} of type {type(edit).__name__}. Write `at[0, 1].set(0.0)`."
+        )
+    for part in edit.edits:
+        if part.selection.coordinates == "sample":
+            place = Selection("at", part.selection.index, part.selection.condition)
+            raise CoordinateError(
+                "A weight has no batch, so that its edit should be counted by `at`. Received: "
+                f"`{part!r}`. Write `{place!r}.{part.op}(...)`."
+            )
+        if part.op == "get" or part.path is not None or part.part != "x" or part.trainables():
+            raise OperandError(
+                "A weight should be given an edit of one whole tensor, without a Trainable. "
+                f"Received: `{part!r}`. Drop `.get()` or `.on(...)`, or write a number."
+            )
+
+
+@keras.saving.register_keras_serializable(package="kedit")
+class EditConstraint(keras.constraints.Constraint):
+    """Applies an edit to a weight after every step of the optimizer.
+
+    For `kernel_constraint=` and its like. `at.where(mask).set(0.0)` holds elements
+    at 0, `at[:, 0].max(0.0)` keeps a column from becoming negative, whatever
+    momentum or weight decay do to them. A weight has no batch: write `at[...]`.
+
+    Keras applies a constraint after a step, not before the first one: choose an
+    initializer that meets it, or call it once. Three things it cannot hold, and
+    does not see: the averages of an optimizer with `use_ema=True`, which replace the
+    weights when `fit` ends; a constraint that is put on a layer that is built; and
+    training by a loop that does not use Keras's optimizers.
+    `kedit.interventions.freeze_elements` holds in all three.
+
+    Args:
+        edit: `kedit.Edit` or `kedit.EditSequence` made of `set`, `min`, `max` or
+            `apply`, which may be repeated without a change.
+
+    Call arguments:
+        w: The weight.
+
+    Returns:
+        Tensor of the shape and dtype of the weight.
+
+    Raises:
+        kedit.errors.CoordinateError: If the edit is counted inside a sample.
+        kedit.errors.OperandError: If the edit holds a `Trainable`, or would change
+            its own result.
+        kedit.errors.EditError: If it does not fit the weight.
+
+    Gradient:
+        None: it is applied outside of the differentiated computation.
+
+    Example:
+    >>> constraint = kedit.constraints.EditConstraint(kedit.at[0, 1].set(0.0))
+    >>> layer = keras.layers.Dense(2, kernel_constraint=constraint)
+    >>> ops.convert_to_numpy(constraint(ops.ones((2, 2)))).tolist()
+    [[1.0, 0.0], [1.0, 1.0]]
+    """
+
+    def __init__(self, edit: Edit | EditSequence) -> None:
+        check_weight_edit(edit)
+        for part in edit.edits:
+            if part.op not in _REPEATABLE:
+                raise OperandError(
+                    "A constraint is applied after every step, so that its edit should give the "
+                    f"same when it is repeated: {_REPEATABLE}. Received: `{part!r}`. To hold "
+                    "elements at 0, write `.set(0.0)`."
+                )
+        self.edit = edit
+
+    def __call__(self, w: Tensor) -> Tensor:
+        w = ops.convert_to_tensor(w)
+        for edit in self.edit.edits:
+            w = _lowering.apply(edit, w)
+        return w
+
+    def get_config(self) -> dict[str, Any]:
+        return {"edit": keras.saving.serialize_keras_object(self.edit)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "EditConstraint":
+        return cls(keras.saving.deserialize_keras_object(config["edit"]))

@@ -1,0 +1,126 @@
+"""A preprocessing layer that applies an edit: in a model, in front of one, or in a pipeline."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kedit import _lowering
+from kedit._batch import edit_batch
+from kedit._edit import Edit, EditSequence
+from kedit._types import Shape
+from kedit.errors import OperandError
+from kedit.inputs._checks import check_edit
+
+
+@keras.saving.register_keras_serializable(package="kedit")
+class InputEditing(keras.layers.Layer):
+    """Applies an edit to the inputs of a model.
+
+    A preprocessing layer: it may stand at the entrance of a model, and it may be
+    called on batches in a pipeline, also inside `tf.data` while Keras runs on
+    another backend. There NumPy arrays stay NumPy arrays. Nothing is cast, so that
+    ids keep all their digits; what the edit does not name, as text in a dict,
+    passes untouched.
+
+    Axis 0 is the batch, whose rows are arbitrary: the edit is counted inside
+    one sample, as `sample[2]`, or leaves axis 0 alone, as `at[..., 2]`.
+
+    Args:
+        edit: `kedit.Edit` or `kedit.EditSequence`; of several inputs,
+            `edit.on(path)` says which.
+        **kwargs: Base layer keyword arguments, such as `name`.
+
+    Call arguments:
+        inputs: Array or tensor of shape `(batch_size, *sample_shape)`, or nested
+            dicts and lists of these.
+
+    Input shape:
+        `(batch_size, *sample_shape)`; axes may be of unknown size. On such an
+        axis a position that turns out not to exist is not edited.
+
+    Output shape:
+        Same shapes and dtypes as the input.
+
+    Raises:
+        kedit.errors.CoordinateError: If the edit names rows of the batch.
+        kedit.errors.OperandError: If it holds a tensor, or is for targets.
+        kedit.errors.EditError: If the edit does not fit the input.
+
+    Gradient:
+        That of the edit; the layer has no weights.
+
+    Example:
+    >>> layer = kedit.inputs.InputEditing(kedit.sample[0].set(0).on("id"))
+    >>> y = layer({"id": np.array([[7, 2**40]]), "text": np.array(["a"])})
+    >>> y["id"].tolist(), y["text"].tolist()
+    ([[0, 1099511627776]], ['a'])
+    """
+
+    def __init__(self, edit: Edit | EditSequence, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        check_edit("A preprocessing layer", edit)
+        for part in edit.edits:
+            if part.part != "x":
+                raise OperandError(
+                    "A preprocessing layer should be given an edit of inputs. Received: "
+                    f"`{part!r}`. Edit targets in the pipeline: `dataset.map(edit)`."
+                )
+        self.edit = edit
+        self.supports_masking = True
+        self._shapes: dict[int, Shape] = {}
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if any([self._is_keras(leaf) for leaf in keras.tree.flatten(inputs)]):
+            return super().__call__(inputs, *args, **kwargs)
+        # Keras would convert the others to tensors of its backend, and so might change them.
+        return self._edited(inputs, lambda _, edit, x: _lowering.apply_to_rows(edit, _array(x)))
+
+    def _is_keras(self, x: Any) -> bool:
+        """Whether Keras can work on `x` as it is; on its NumPy backend, arrays in a model."""
+        if isinstance(x, np.ndarray):
+            return bool(self._shapes) and ops.is_tensor(x)
+        return ops.is_tensor(x) or isinstance(x, (keras.KerasTensor, keras.Variable))
+
+    def call(self, inputs: Any) -> Any:
+        def edit_leaf(number: int, edit: Edit, x: Any) -> Any:
+            shape = self._shapes.get(number, (None, *tuple(x.shape)[1:]))
+            edit.selection.check_rows(len(shape))
+            return _lowering.apply(edit, x, shape)
+
+        return self._edited(inputs, edit_leaf)
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        def check_leaf(number: int, edit: Edit, x: Any) -> Any:
+            edit.selection.check_rows(len(x.shape))
+            _lowering.check(edit, tuple(x.shape), keras.backend.standardize_dtype(x.dtype))
+            # What a model was built without a size for keeps its meaning where backends know it.
+            self._shapes.setdefault(number, (None, *tuple(x.shape)[1:]))
+            return x
+
+        specs = self._edited(inputs, check_leaf)
+        return keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, dtype=x.dtype), specs)
+
+    def _edited(self, inputs: Any, edit_leaf: Callable[[int, Edit, Any], Any]) -> Any:
+        for number, edit in enumerate(self.edit.edits):
+            # As the first of a tuple, so that a tuple of inputs is not taken for `(x, y)`.
+            (inputs,) = edit_batch(partial(edit_leaf, number, edit), (inputs,), edit.path, "x")
+        return inputs
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "edit": keras.saving.serialize_keras_object(self.edit)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "InputEditing":
+        edit = keras.saving.deserialize_keras_object(config["edit"])
+        return cls(**{**config, "edit": edit})
+
+
+def _array(x: Any) -> Any:
+    return np.asarray(x) if isinstance(x, (list, tuple)) else x

@@ -1,0 +1,152 @@
+"""The gradient of an edit in a layer, where it is to be another than that of the operation."""
+
+from dataclasses import replace
+from typing import Any
+
+import keras
+from keras import ops
+
+from kedit import _lowering
+from kedit._casting import kind
+from kedit._data import Placeholder
+from kedit._edit import Edit
+from kedit._expression import Expression
+from kedit._selection import Selection, placeholders_in
+from kedit._types import Shape, Tensor
+from kedit.errors import DTypeError, OperandError
+
+GRADIENTS = ("exact", "straight_through", "blocked", "sigmoid")
+_GREATER = ("greater", "greater_equal")
+_ORDERED = (*_GREATER, "less", "less_equal")
+
+
+def apply(edit: Edit, x: Tensor, shape: Shape, gradient: str, temperature: float) -> Tensor:
+    """Apply an edit; the values are those of `_lowering.apply`, to the last bit.
+
+    Args:
+        edit: The edit, with tensors in place of its `Trainable`s.
+        x: Tensor of the running backend.
+        shape: Shape that the layer was built with.
+        gradient: One of `GRADIENTS`, as `kedit.layers.Editing` defines them.
+        temperature: Width of the sigmoid.
+    """
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if gradient == "exact" or kind(dtype) < 2:  # integers have no gradient
+        return _lowering.apply(edit, x, shape)
+    if kind(dtype) == 3:
+        raise DTypeError(
+            f"A layer with `gradient={gradient!r}` should be given real numbers. Received: dtype "
+            f'{dtype!r}. Use `gradient="exact"`.'
+        )
+    if gradient == "straight_through":
+        y = _lowering.apply(edit, ops.stop_gradient(x), shape)
+        finite = ops.where(ops.isfinite(x), x, ops.zeros_like(x))
+        return ops.subtract(y, _falling(finite))
+    if gradient == "blocked":
+        stop = replace(edit, op="apply", operand=ops.stop_gradient, casting="same_kind")
+        return _lowering.apply(edit, _lowering.apply(stop, x, shape), shape)
+    return _with_surrogate(edit, x, shape, dtype, temperature)
+
+
+def check_can_learn(edit: Edit, gradient: str) -> None:
+    """Refuse a `Trainable` to which no gradient can come."""
+    condition = edit.selection.condition
+    stuck = _unlearnable(condition) if gradient == "sigmoid" else placeholders_in(condition)
+    if stuck:
+        raise OperandError(
+            "A Trainable in a condition should have a surrogate gradient, and stand in a "
+            "comparison by `>`, `>=`, `<` or `<=`: the exact gradient is 0 wherever it exists, so "
+            f"that it would never learn. Received: `{stuck[0]!r}` in `{edit!r}` with "
+            f'gradient={gradient!r}. Write `Editing(edit, gradient="sigmoid")`.'
+        )
+
+
+def compares(condition: Any) -> bool:
+    """Whether a surrogate can give a condition a gradient."""
+    if not isinstance(condition, Expression):
+        return False
+    return condition.name in _ORDERED or any([compares(arg) for arg in condition.args])
+
+
+def _unlearnable(condition: Any) -> list[Any]:
+    if isinstance(condition, Placeholder):
+        return [condition]
+    if not isinstance(condition, Expression) or condition.name in _ORDERED:
+        return []
+    return [stuck for arg in condition.args for stuck in _unlearnable(arg)]
+
+
+def _falling(x: Tensor) -> Tensor:
+    """0.0, with the gradient of `-x`: subtracted it adds that of `x`, and changes not even -0.0.
+
+    `x` has to be finite, and not a product, which a compiler might join with the difference.
+    """
+    return ops.subtract(ops.stop_gradient(x), x)
+
+
+def _with_surrogate(edit: Edit, x: Tensor, shape: Shape, dtype: str, temperature: float) -> Tensor:
+    """The edit, with the gradient of `m * change`, where `m` is the soft condition."""
+    y = _lowering.apply(edit, x, shape)
+    selection = edit.selection
+    if not compares(selection.condition):
+        return y
+    everywhere = replace(edit, selection=Selection(selection.coordinates, selection.index))
+    if _lowering.check(everywhere, tuple(x.shape), dtype).layout.has_duplicates:
+        raise OperandError(
+            "An edit with a surrogate gradient should name every element once. Received: "
+            f"`{selection!r}`. Drop the repeated positions, or promise that there are none: "
+            "`unique_indices=True`."
+        )
+    read = replace(everywhere, op="get", operand=None, casting="same_kind")
+    old = _lowering.apply(read, x, shape)
+    new = _lowering.apply(everywhere, ops.stop_gradient(x), shape)
+    change = ops.stop_gradient(ops.subtract(_lowering.apply(read, new, shape), old))
+    change = ops.where(ops.isfinite(change), change, ops.zeros_like(change))
+    _, slope = _surrogate(selection.condition, old, dtype, temperature)
+    # 0.0 for either sign of the change, so that subtracting it leaves -0.0 as it is, too.
+    falling = ops.where(change >= 0, _falling(slope), _falling(ops.negative(slope)))
+    nothing = ops.multiply(ops.abs(change), falling)
+    write = replace(read, op="apply", operand=lambda written: ops.subtract(written, nothing))
+    return _lowering.apply(write, y, shape)
+
+
+def _surrogate(condition: Any, x: Tensor, dtype: str, temperature: float) -> tuple[Tensor, Tensor]:
+    """A condition as 0 and 1, and 0 with the gradient of its surrogate.
+
+    Conditions are joined as numbers are: `a & b` is `a * b`, `a | b` is `a + b - a * b`.
+    """
+    one, zero = _lowering.constant(1, dtype), _lowering.constant(0, dtype)
+    exists = ops.isfinite(x)
+    safe = ops.where(exists, x, ops.ones_like(x))
+
+    def both(part: Any) -> tuple[Tensor, Tensor]:
+        if not isinstance(part, Expression):
+            return _lowering.constant(part, dtype), zero
+        if part.name == "logical_not":
+            value, slope = both(part.args[0])
+            return one - value, ops.negative(slope)
+        if part.name in ("logical_and", "logical_or"):
+            (left, left_slope), (right, right_slope) = both(part.args[0]), both(part.args[1])
+            if part.name == "logical_and":
+                return left * right, right * left_slope + left * right_slope
+            joined = left + right - left * right
+            return joined, (one - right) * left_slope + (one - left) * right_slope
+        hard = part.evaluate(x, dtype, ops, _lowering.constant)
+        value = ops.cast(hard, dtype)
+        return value, _slope(part) if part.name in _ORDERED else zero
+
+    def _slope(part: Expression) -> Tensor:
+        left, right = [
+            arg.evaluate(safe, dtype, ops, _lowering.constant)
+            if isinstance(arg, Expression)
+            else _lowering.constant(arg, dtype)
+            for arg in part.args
+        ]
+        above = left - right if part.name in _GREATER else right - left
+        distance = above * _lowering.constant(1 / temperature, dtype)
+        finite = ops.logical_and(exists, ops.isfinite(distance))
+        soft = ops.sigmoid(ops.where(finite, distance, zero))
+        soft = ops.where(finite, soft, zero)  # no product: see `_falling`
+        return ops.negative(_falling(soft))
+
+    return both(condition)

@@ -1,0 +1,210 @@
+"""A layer that brings chosen activations to a target, and owns the multiplier that does it."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kedit._target import Target, wide
+from kedit._types import Shape, Tensor
+from kedit.errors import OperandError, PositionError
+
+REDUCTIONS = ("each", "mean")
+
+
+@keras.saving.register_keras_serializable(package="kedit")
+class IndexGuide(keras.layers.Layer):
+    """Passes its input on, and adds a loss until chosen elements of it are where they should be.
+
+    It is the augmented Lagrangian of a constraint for every chosen position:
+    a quadratic penalty, and a multiplier that `kedit.callbacks.DualAscent`
+    raises as long as the constraint is violated. The penalty alone never quite
+    wins against another loss; the multiplier comes to pull as hard as that.
+
+    Formula, with multiplier `m` and penalty `p`, summed over the chosen positions:
+        - "each", every sample: `m * mean(abs(r)) + p / 2 * mean(r ** 2)`, where `r`
+          is the residual `x - target`, or for bounds
+          `r(x) = relu(x - upper) - relu(lower - x)`
+        - "mean", the mean of the batch: `p / 2 * r(mean(x) + m / p) ** 2 - m ** 2 / (2 * p)`,
+          which for a target is `m * r + p / 2 * r ** 2` with `r = mean(x) - target`
+
+    Args:
+        index: Which elements, counted inside one sample, as of
+            `kedit.losses.IndexPenalty`.
+        target: Number, or array that broadcasts to `sample[index]`; NaN leaves
+            an element free. Defaults to None: there are bounds.
+        lower: Number or array, the least value allowed. Defaults to None.
+        upper: The greatest value allowed. Defaults to None.
+        reduce: "each" if every sample is to meet the target, "mean" if it is
+            the mean of the batch, with replicas that of each replica's part of it.
+            Defaults to "each".
+        penalty: Weight of the quadratic penalty, positive. Defaults to 1.0.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch_size, *sample_shape)`.
+        mask: The Keras mask; what is masked is free.
+        training: Whether to take note of how far the constraints are violated,
+            for the next ascent.
+
+    Input shape:
+        `(batch_size, *sample_shape)`; the chosen positions lie on axes of known size.
+
+    Output shape:
+        Same shape and dtype as the input.
+
+    Attributes:
+        multiplier: Weight of the shape of `sample[index]`, saved with the model.
+        penalty: Weight of shape `()`, saved with the model.
+
+    Raises:
+        kedit.errors.CoordinateError: If the index names rows of the batch.
+        kedit.errors.EditError: If index or target do not fit the input.
+
+    Gradient:
+        That of the output, unchanged, and of the loss, in a batch of `n`: for
+        "each" `(m * sign(r) + p * r) / n`, for "mean" `p * r(mean(x) + m / p) / n`;
+        the multiplier and the penalty receive none.
+
+    References:
+        J. Nocedal and S. J. Wright, *Numerical Optimization*, 2nd ed., 2006,
+        sections 17.2 (exact penalty) and 17.3 (augmented Lagrangian); for
+        bounds R. T. Rockafellar, *The multiplier method of Hestenes and Powell
+        applied to convex programming*, J. Optim. Theory Appl. 12, 1973.
+
+    Example:
+    >>> guide = kedit.layers.IndexGuide(2, 50.0, penalty=0.5)
+    >>> y = guide(ops.array([[0.0, 0.0, 40.0], [0.0, 0.0, 60.0]]))
+    >>> float(guide.losses[0])
+    25.0
+    >>> guide.ascend(rate=0.1)
+    >>> float(ops.convert_to_numpy(guide.multiplier))
+    0.0
+    """
+
+    def __init__(
+        self,
+        index: Any,
+        target: Any = None,
+        *,
+        lower: Any = None,
+        upper: Any = None,
+        reduce: str = "each",
+        penalty: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.wanted = Target(index, target, lower, upper)
+        if reduce not in REDUCTIONS:
+            raise OperandError(
+                f"`reduce` should be one of {REDUCTIONS}. Received: reduce={reduce!r}."
+            )
+        if not penalty > 0:
+            raise OperandError(f"`penalty` should be positive. Received: penalty={penalty!r}.")
+        self.reduce = reduce
+        self.initial_penalty = float(penalty)
+        self.supports_masking = True
+
+    def build(self, input_shape: Shape) -> None:
+        dtype = wide(self.variable_dtype)
+        shape = self.wanted.bind(tuple(input_shape), dtype).result[1:]
+        if None in shape:
+            raise PositionError(
+                "An IndexGuide should choose positions on axes of known size, for each of which it "
+                f"owns a multiplier. Received: `{self.wanted.selection!r}`, which selects "
+                f"{shape} of shape {tuple(input_shape)}. Give the input its shape."
+            )
+
+        # A multiplier of 16 bits would stand still.
+        fixed = {"dtype": dtype, "trainable": False, "autocast": False}
+        start = keras.initializers.Constant(self.initial_penalty)
+        self.multiplier = self.add_weight(
+            name="multiplier", shape=shape, initializer="zeros", **fixed
+        )
+        self.penalty = self.add_weight(name="penalty", shape=(), initializer=start, **fixed)
+        # What was seen since the last ascent. Each replica has its own sum, as metrics have: were
+        # they in step, one would wait for the other here, and their losses would be mixed.
+        apart = {"aggregation": "sum", "synchronization": "on_read", **fixed}
+        self._total = keras.Variable(ops.zeros(shape, dtype), name="total", **apart)
+        self._count = keras.Variable(ops.zeros(shape, dtype), name="count", **apart)
+        self.input_spec = keras.layers.InputSpec(ndim=len(input_shape))
+
+    def call(self, inputs: Tensor, mask: Any = None, training: Any = False) -> Tensor:
+        chosen = self.wanted.choose(inputs, dtype=wide(self.variable_dtype))
+        x = chosen.elements
+        kept = ops.ones_like(x)
+        if mask is not None:
+            kept = kept * chosen.weights(mask)
+        residual, known = chosen.residual()
+        if known is not None:
+            kept = kept * ops.cast(known, kept.dtype)
+        # NaN and infinity are the model's affair; here they would stay for good.
+        kept = kept * ops.cast(ops.isfinite(residual), kept.dtype)
+        count = ops.sum(kept, axis=0)
+
+        def mean(values: Tensor) -> Tensor:
+            safe = ops.where(kept > 0, values, ops.zeros_like(values))
+            return ops.sum(safe, axis=0) / ops.maximum(count, 1)
+
+        size = residual * ops.stop_gradient(ops.sign(residual))
+        multiplier, penalty = [ops.convert_to_tensor(v) for v in (self.multiplier, self.penalty)]
+        if self.reduce == "each":
+            seen = mean(size)
+            loss = multiplier * seen + penalty / 2 * mean(residual * residual)
+        else:
+            seen = mean(x)
+            shifted, _ = self.wanted.residual(seen + multiplier / penalty)
+            loss = penalty / 2 * shifted * shifted - multiplier * multiplier / (2 * penalty)
+            loss = ops.where(count > 0, loss, ops.zeros_like(loss))
+        self.add_loss(ops.sum(loss))
+        if training:
+            self._total.assign(self._total + ops.stop_gradient(seen * count))
+            self._count.assign(self._count + count)
+        return inputs
+
+    def ascend(self, rate: float, max_multiplier: float | None = None) -> None:
+        """Raise the multipliers by what was seen in training since the last ascent.
+
+        By the mean violation `v` of a position: for "each" `m + rate * v`, which
+        never falls; for "mean" `rate * r(mean(x) + m / rate)`, which is
+        `m + rate * r` for a target, and for bounds that, projected to the sign
+        that the bound allows. A position that was not seen keeps its own.
+
+        Args:
+            rate: Size of the step, positive.
+            max_multiplier: Greatest absolute value. Defaults to None: no bound.
+        """
+        count = ops.convert_to_tensor(self._count)
+        seen = ops.convert_to_tensor(self._total) / ops.maximum(count, 1)
+        old = ops.convert_to_tensor(self.multiplier)
+        if self.reduce == "each":
+            new = old + rate * seen
+        else:
+            new = rate * self.wanted.residual(seen + old / rate)[0]
+        if max_multiplier is not None:
+            new = ops.clip(new, -max_multiplier, max_multiplier)
+        self.multiplier.assign(ops.where(count > 0, new, old))
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what was seen since the last ascent."""
+        for seen in (self._total, self._count):
+            seen.assign(ops.zeros(seen.shape, seen.dtype))
+
+    def compute_output_spec(self, inputs: Any, **kwargs: Any) -> keras.KerasTensor:
+        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            **self.wanted.get_config(),
+            "reduce": self.reduce,
+            "penalty": self.initial_penalty,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "IndexGuide":
+        return cls(**Target.decoded(config))

@@ -1,0 +1,256 @@
+"""A loss that leaves out entries that say nothing."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kedit import _lowering
+from kedit._at import Place
+from kedit._data import Array, freeze, from_json, is_scalar, to_json
+from kedit._edit import Edit
+from kedit._selection import Selection
+from kedit._target import (
+    in_shape_of,
+    mask_of,
+    selection_from_json,
+    selection_of,
+    selection_to_json,
+    spread,
+    wide,
+)
+from kedit._types import Tensor
+from kedit.errors import OperandError, ShapeError
+from kedit.losses._base import FunctionLoss, as_loss, serialized
+from kedit.losses._reduction import by_row, reduced
+
+NORMALIZERS = ("batch", "row", "size")
+# Those of Keras's losses that are a mean over the last axis of a function of single elements.
+_ELEMENTWISE = (
+    "binary_crossentropy",
+    "binary_focal_crossentropy",
+    "hinge",
+    "huber",
+    "log_cosh",
+    "mean_absolute_error",
+    "mean_absolute_percentage_error",
+    "mean_squared_error",
+    "mean_squared_logarithmic_error",
+    "poisson",
+    "squared_hinge",
+)
+_OF_LABELS = "sparse_categorical_crossentropy"
+
+
+@keras.saving.register_keras_serializable(package="kedit")
+class MaskedLoss(keras.losses.Loss):
+    """A loss over the entries of `y_true` that say something; the others are ignored.
+
+    Formula, for one row, the last axis, with the values `v` of the base loss there:
+        `sum(v where not ignored) / n`, where `n` is by `normalizer`
+
+        - "batch": the number of entries that are not ignored, on average over
+          the rows that have any, so that the loss is the mean over all such
+          entries of the batch
+        - "row": the number of those of the row, so that all rows count alike
+        - "size": the size of the row, as if the ignored were met exactly
+
+    But for "size" a row in which all is ignored does not count: the mean is over the
+    others, as Keras has it for masks. If there is none at all, the loss is 0.
+
+    Args:
+        base_loss: Keras loss, its name or a function of `(y_true, y_pred)` that
+            is a mean over the last axis of a function of single elements, as
+            "mse", "mae", "huber" or "binary_crossentropy"; or gives one value
+            for each label, as "sparse_categorical_crossentropy". Of a loss only
+            the formula is used, not its reduction.
+        ignore: Which entries are ignored: "nan", those of `y_true` that are NaN;
+            a number, those that equal it; a boolean array of the shape of a
+            sample, or `sample[...]`, those; or a tuple of these. Defaults to "nan".
+        normalizer: "batch", "row" or "size". Defaults to "batch".
+        reduction: As in `keras.losses.Loss`. Defaults to
+            "sum_over_batch_size".
+        name: Name of the loss. Defaults to "masked_loss".
+        dtype: Dtype of the result. Defaults to `keras.config.floatx()`, but is
+            no narrower than float32, in which all is computed at least.
+
+    Call arguments:
+        y_true: Tensor of the shape of `y_pred`, or of labels, one for each row.
+        y_pred: Tensor of shape `(batch_size, ..., size)`.
+        sample_weight: Weights of samples, timesteps or elements: of a shape that
+            `y_pred.shape` begins with, or that has 1 in place of its sizes. What a
+            Keras mask masks is ignored.
+
+    Returns:
+        `call` gives the loss of each row: shape `y_pred.shape[:-1]`.
+
+    Raises:
+        kedit.errors.OperandError: If the base loss is one of Keras's that mixes
+            the elements of a row, as "categorical_crossentropy".
+        kedit.errors.ShapeError: If `y_true` or `sample_weight` do not fit.
+
+    Gradient:
+        Before reduction, that of the base loss for an entry, over `n`; exactly 0
+        where ignored, also where `y_true` or `y_pred` are NaN.
+
+    Example:
+    >>> loss = kedit.losses.MaskedLoss("mse")
+    >>> y_true = ops.array([[2.0, np.nan], [2.0, 4.0]])
+    >>> float(loss(y_true, ops.zeros((2, 2))))
+    8.0
+    """
+
+    def __init__(
+        self,
+        base_loss: Any,
+        ignore: Any = "nan",
+        *,
+        normalizer: str = "batch",
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "masked_loss",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(name=name, reduction=reduction, dtype=dtype or wide(keras.config.floatx()))
+        if normalizer not in NORMALIZERS:
+            raise OperandError(
+                f"`normalizer` should be one of {NORMALIZERS}. Received: normalizer={normalizer!r}."
+            )
+        self.base_loss = keras.losses.get(base_loss)
+        self._base = as_loss(self.base_loss, None, self.dtype)
+        if self._base is None:
+            raise OperandError(
+                'A MaskedLoss should be given a loss. Received: None. Write `MaskedLoss("mse")`.'
+            )
+        self._takes_labels = _takes_labels(self._base)
+        self.ignore = ignore
+        self._ignored = [
+            _ignored(one) for one in (ignore if isinstance(ignore, tuple) else (ignore,))
+        ]
+        self.normalizer = normalizer
+
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> Tensor:
+        """The loss, reduced."""
+        each, keep = self._each(y_true, y_pred, mask_of(y_pred))
+        weights = None if sample_weight is None else spread(sample_weight, each)
+        keep = None if self.normalizer == "size" else keep
+        pooled = self.normalizer == "batch"
+        rows = len(each.shape) - 1
+        return reduced(self, each, rows, keep=keep, weights=weights, pooled=pooled)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """The loss of each row."""
+        each, keep = self._each(y_true, y_pred, None)
+        keep = None if self.normalizer == "size" else keep
+        value, weight, _ = by_row(each, len(each.shape) - 1, keep, None, self.normalizer == "batch")
+        return ops.cast(value if weight is None else value * weight, self.dtype)
+
+    def _each(self, y_true: Tensor, y_pred: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The value of each entry, 0 where it is ignored; and where it is not."""
+        dtype = wide(self.dtype)
+        y_true = ops.convert_to_tensor(y_true, dtype=dtype)
+        y_pred = ops.convert_to_tensor(y_pred, dtype=dtype)
+        labels = self._takes_labels is not False and _are_labels(y_true, y_pred)
+        if self._takes_labels and not labels:
+            raise ShapeError(
+                "`y_true` should hold one label for each row of `y_pred`. Received: shapes "
+                f"{tuple(y_true.shape)} and {tuple(y_pred.shape)}."
+            )
+        y_true = in_shape_of(y_true, y_pred[..., :1] if labels else y_pred)
+        keep = _kept(y_true, self._ignored)
+        if mask is not None:
+            keep = ops.logical_and(keep, spread(mask, y_pred) > 0)
+        # The base loss runs on 1 in place of what is ignored: 0 * NaN is NaN in its gradient.
+        safe_true = ops.where(keep, y_true, ops.ones_like(y_true))
+        safe_pred = ops.where(keep, y_pred, ops.ones_like(y_pred))
+        if labels:
+            each = ops.expand_dims(self._base.call(ops.squeeze(safe_true, -1), safe_pred), -1)
+        else:
+            each = self._base.call(ops.expand_dims(safe_true, -1), ops.expand_dims(safe_pred, -1))
+        if len(each.shape) != len(keep.shape):
+            raise ShapeError(
+                "The base loss of a MaskedLoss should be a mean over the last axis. Received: "
+                f"{self.base_loss!r}, which gives shape {tuple(each.shape)} for single elements "
+                f"of shape {(*keep.shape, 1)}. Add it by a WeightedSum."
+            )
+        return ops.where(keep, each, ops.zeros_like(each)), keep
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "base_loss": serialized(self.base_loss),
+            "ignore": [_to_json(one) for one in self._ignored],
+            "normalizer": self.normalizer,
+            "dtype": self.dtype,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "MaskedLoss":
+        return cls(**{**config, "ignore": tuple([_from_json(one) for one in config["ignore"]])})
+
+
+def _ignored(ignore: Any) -> Any:
+    """What is ignored: "nan", a number, or a selection."""
+    if isinstance(ignore, (str, float)) and str(ignore) == "nan":
+        return "nan"
+    if isinstance(ignore, (Place, Selection)):
+        return selection_of(ignore)
+    constant = None if ignore is None or isinstance(ignore, str) else freeze(ignore)
+    if isinstance(constant, Array) and constant.dtype == "bool":
+        return selection_of(constant)
+    if not is_scalar(constant) or isinstance(constant, (bool, complex)):
+        raise OperandError(
+            '`ignore` should be "nan", a number, a boolean array of the shape of a sample, '
+            f"`sample[...]`, or a tuple of these. Received: ignore={ignore!r}."
+        )
+    return constant
+
+
+def _kept(y_true: Tensor, ignored: list[Any]) -> Tensor:
+    keep = ops.ones_like(y_true, dtype="bool")
+    for one in ignored:
+        if isinstance(one, str):
+            keep = ops.logical_and(keep, ops.logical_not(ops.isnan(y_true)))
+        elif isinstance(one, Selection):
+            one.check_rows(len(y_true.shape))
+            shape = (None, *y_true.shape[1:])
+            keep = _lowering.apply(Edit(one.inside_sample(), "set", False), keep, shape)
+        else:
+            keep = ops.logical_and(keep, ops.not_equal(y_true, one))
+    return keep
+
+
+def _to_json(one: Any) -> Any:
+    if isinstance(one, Selection):
+        return selection_to_json(one)
+    return one if isinstance(one, str) else to_json(one)
+
+
+def _from_json(data: Any) -> Any:
+    if isinstance(data, dict) and "items" in data:
+        return selection_from_json(data)
+    return data if isinstance(data, str) else from_json(data)
+
+
+def _are_labels(y_true: Tensor, y_pred: Tensor) -> bool:
+    """Whether there is one entry of `y_true` for each row of `y_pred`."""
+    if y_pred.shape[-1] == 1:
+        return False
+    rank = len(y_pred.shape)
+    return len(y_true.shape) == rank - 1 or (len(y_true.shape) == rank and y_true.shape[-1] == 1)
+
+
+def _takes_labels(base: Any) -> bool | None:
+    """Whether a loss takes labels, None if that is not known; refuse what mixes elements."""
+    formula = base.function if isinstance(base, FunctionLoss) else type(base)
+    if not formula.__module__.startswith(("keras.", "kedit.")):
+        return None
+    names = (*_ELEMENTWISE, _OF_LABELS)
+    classes = ["".join([part.title() for part in name.split("_")]) for name in names]
+    known = [getattr(keras.losses, name) for name in (*names, *classes)]
+    if formula not in known:
+        raise OperandError(
+            "A loss that leaves elements out should be a mean over the last axis of a function of "
+            f"single elements. Received: {formula.__name__}, which mixes them. Take one of "
+            f"{names}, or a function of your own."
+        )
+    return formula in (known[len(_ELEMENTWISE)], known[-1])

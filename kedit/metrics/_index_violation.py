@@ -1,0 +1,125 @@
+"""A metric of how far chosen elements of the output miss their target."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kedit._target import Target, mask_of, wide
+from kedit._types import Tensor
+from kedit.errors import OperandError
+
+REDUCTIONS = ("mean", "max", "satisfied")
+
+
+@keras.saving.register_keras_serializable(package="kedit")
+class IndexViolation(keras.metrics.Metric):
+    """By how much chosen elements of the output miss their target or their bounds.
+
+    Formula, over all chosen elements since the last reset, with the residuals `r`
+    of `kedit.losses.IndexPenalty`:
+        "mean": `mean(abs(r))`; "max": `max(abs(r))`; "satisfied": the fraction of
+        elements with `abs(r) <= tolerance`
+
+    It tells whether a target was reached, which the loss, a sum, does not. Free
+    elements, by NaN or a Keras mask, do not count; if there is none that does, the
+    violation is 0 and the fraction 1.
+
+    Args:
+        index: Which elements, as of `kedit.losses.IndexPenalty`.
+        target: As there: number, array, or "y_true".
+        lower: As there.
+        upper: As there.
+        reduce: "mean", "max" or "satisfied". Defaults to "mean".
+        tolerance: What "satisfied" lets pass. Defaults to 1e-3.
+        name: Name of the metric, and of what it logs. Defaults to
+            "index_violation", "max_index_violation" or "index_satisfied".
+        dtype: Dtype of the result. Defaults to `keras.config.floatx()`, but is
+            no narrower than float32.
+
+    Call arguments:
+        y_true: As of `kedit.losses.IndexPenalty`.
+        y_pred: Tensor of shape `(batch_size, *sample_shape)`.
+        sample_weight: As there; "max" looks at elements of positive weight. Keras
+            gives it to `weighted_metrics` only.
+
+    Returns:
+        `result()` is a scalar. With replicas of `tf.distribute`, "max" is the
+        mean of what each replica found.
+
+    Raises:
+        kedit.errors.EditError: As `kedit.losses.IndexPenalty` does.
+
+    Gradient:
+        None is taken of a metric.
+
+    Example:
+    >>> metric = kedit.metrics.IndexViolation(2, 50.0, reduce="max")
+    >>> metric.update_state(None, ops.array([[0.0, 0.0, 40.0], [0.0, 0.0, 49.0]]))
+    >>> float(metric.result())
+    10.0
+    """
+
+    def __init__(
+        self,
+        index: Any,
+        target: Any = None,
+        *,
+        lower: Any = None,
+        upper: Any = None,
+        reduce: str = "mean",
+        tolerance: float = 1e-3,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        if reduce not in REDUCTIONS:
+            raise OperandError(
+                f"`reduce` should be one of {REDUCTIONS}. Received: reduce={reduce!r}."
+            )
+        names = ("index_violation", "max_index_violation", "index_satisfied")
+        default = dict(zip(REDUCTIONS, names, strict=True))[reduce]
+        super().__init__(name=name or default, dtype=dtype or wide(keras.config.floatx()))
+        self.wanted = Target(index, target, lower, upper, reads_y_true=True)
+        self.reduce, self.tolerance = reduce, float(tolerance)
+        together = "mean" if reduce == "max" else "sum"
+        self.total = self.add_variable((), "zeros", aggregation=together, name="total")
+        self.count = self.add_variable((), "zeros", name="count")
+
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> None:
+        """Take a batch into account."""
+        chosen = self.wanted.choose(y_pred, y_true, dtype=wide(self.dtype))
+        residual, known = chosen.residual()
+        weights = ops.ones_like(residual)
+        for given in (mask_of(y_pred), sample_weight):
+            if given is not None:
+                weights = weights * chosen.weights(given)
+        if known is not None:
+            weights = weights * ops.cast(known, weights.dtype)
+        size = ops.where(weights > 0, ops.abs(residual), ops.zeros_like(residual))
+        if self.reduce == "max":
+            self.total.assign(ops.maximum(self.total, ops.cast(ops.max(size), self.dtype)))
+            return
+        if self.reduce == "satisfied":  # which NaN is not
+            size = ops.cast(ops.logical_not(size <= self.tolerance), size.dtype)
+        self.total.assign(self.total + ops.cast(ops.sum(weights * size), self.dtype))
+        self.count.assign(self.count + ops.cast(ops.sum(weights), self.dtype))
+
+    def result(self) -> Tensor:
+        """What was found since the last reset."""
+        total, count = [ops.convert_to_tensor(v) for v in (self.total, self.count)]
+        if self.reduce == "max":
+            return total
+        missed = total / ops.where(count == 0, ops.ones_like(count), count)
+        return missed if self.reduce == "mean" else 1 - missed
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            **self.wanted.get_config(),
+            "reduce": self.reduce,
+            "tolerance": self.tolerance,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "IndexViolation":
+        return cls(**Target.decoded(config))

@@ -1,0 +1,136 @@
+"""Predictions of a model for edited copies of its inputs, in batches of one size."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+from kedit import _lowering
+from kedit._at import Place
+from kedit._batch import edit_batch
+from kedit._edit import Edit
+from kedit._expression import Expression
+from kedit.errors import OperandError
+
+_MOST_ROWS, _MOST_NUMBERS = 4096, 2**22
+
+
+def check_model(model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        raise OperandError(
+            f"A study should be given a `keras.Model`. Received: {model!r} of type "
+            f"{type(model).__name__}."
+        )
+
+
+def edit_of(selection: Any, values: Any, path: str | None) -> Edit:
+    """The edit that writes values where a study was told to."""
+    edit = selection.set(values) if isinstance(selection, Place) else None
+    if not isinstance(edit, Edit):
+        raise OperandError(
+            "A study should be given what to edit, without an operation or data. Received: "
+            f"{selection!r} of type {type(selection).__name__}. Write `sample[3]` or "
+            "`sample[...].where(X > 0.0)`."
+        )
+    edit.selection.check_rows()
+    return edit.on(path)
+
+
+def arrays(x: Any) -> Any:
+    """The inputs of a model as NumPy arrays of one length, in lists and dicts."""
+    x = keras.tree.map_structure(_array, list(x) if isinstance(x, tuple) else x)
+    lengths = {len(leaf) if leaf.ndim else None for leaf in keras.tree.flatten(x)}
+    if len(lengths) != 1 or not lengths.pop():
+        raise OperandError(
+            "A study should be given inputs with a batch axis of one length, not empty. Received: "
+            f"arrays of shapes {[leaf.shape for leaf in keras.tree.flatten(x)]}."
+        )
+    return x
+
+
+def _array(x: Any) -> Any:
+    return keras.ops.convert_to_numpy(x) if keras.ops.is_tensor(x) else np.asarray(x)
+
+
+def length(x: Any) -> int:
+    return len(keras.tree.flatten(x)[0])
+
+
+def change_leaf(change: Callable[[Any], Any], x: Any, path: str | None) -> Any:
+    """The inputs with `change` applied to the one at `path`."""
+    # As the first of a tuple, so that no list of inputs is taken for anything else.
+    (changed,) = edit_batch(change, (x,), path, "x")
+    return changed
+
+
+def leaf_of(x: Any, path: str | None) -> Any:
+    """The one of the inputs that is at `path`."""
+    found: list[Any] = []
+
+    def look_at(leaf: Any) -> Any:
+        found.append(leaf)
+        return leaf
+
+    change_leaf(look_at, x, path)
+    return found[0]
+
+
+def selected(selection: Any, x: Any) -> Any:
+    """Which elements of a batch a selection selects, as booleans that broadcast to it."""
+    condition = selection.selection.condition
+    depends = isinstance(condition, Expression) or callable(condition)
+    x = x if depends else x[:1]
+    zero, one = [_lowering.apply_to_rows(edit_of(selection, n, None), x) for n in (0, 1)]
+    return zero != one
+
+
+def predict_edited(
+    model: Any, x: Any, edits: Sequence[Edit | None], batch_size: int | None, verbose: int
+) -> Any:
+    """Predictions for the inputs after each edit, or none, `(len(edits), len(x), ...)`.
+
+    Every batch has the same number of rows, so that a model is compiled once; what
+    is lacking in the last one is filled up, and left out of the result.
+    """
+    rows = len(edits) * length(x)
+    if batch_size is None:
+        numbers = sum([leaf[0].size for leaf in keras.tree.flatten(x)])
+        batch_size = min(_MOST_ROWS, max(1, _MOST_NUMBERS // max(1, numbers)))
+    size = min(batch_size, rows)
+    bar = keras.utils.Progbar(-(-rows // size), verbose=verbose, unit_name="batch")
+    outputs = []
+    for batch in _batches(x, edits, size):
+        outputs.append(model.predict_on_batch(batch))
+        bar.add(1)
+
+    def join(*parts: Any) -> Any:
+        all_rows = np.concatenate(parts)[:rows]
+        return all_rows.reshape(len(edits), length(x), *all_rows.shape[1:])
+
+    return keras.tree.map_structure(join, *outputs)
+
+
+def _batches(x: Any, edits: Sequence[Edit | None], size: int) -> Iterator[Any]:
+    """The rows of all edited copies, one after the other, in batches of `size` rows."""
+    pieces, missing, count = [], size, length(x)
+    for edit in edits:
+        start = 0
+        while start < count:
+            stop = min(count, start + missing)
+            piece = keras.tree.map_structure(lambda leaf, at=slice(start, stop): leaf[at], x)
+            if edit is not None:
+                piece = change_leaf(partial(_lowering.apply_to_rows, edit), piece, edit.path)
+            pieces.append(piece)
+            missing, start = missing - (stop - start), stop
+            if not missing:
+                yield _joined(pieces)
+                pieces, missing = [], size
+    if pieces:
+        last = keras.tree.map_structure(lambda leaf: leaf[-1:].repeat(missing, axis=0), pieces[-1])
+        yield _joined([*pieces, last])
+
+
+def _joined(pieces: list[Any]) -> Any:
+    return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *pieces)

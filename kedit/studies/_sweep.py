@@ -1,0 +1,118 @@
+"""What the model predicts as one part of its input takes one value after the other."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kedit.errors import OperandError
+from kedit.studies._plots import axes, of_output
+from kedit.studies._predict import arrays, check_model, edit_of, predict_edited
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """What `sweep` found.
+
+    Attributes:
+        label: The selection, as code.
+        values: Array of shape `(num_values, ...)`: what was written.
+        outputs: Array of shape `(num_values, num_samples, *output_shape)`: what
+            was predicted; of a model with several outputs, a list or dict of these.
+    """
+
+    label: str
+    values: Any
+    outputs: Any
+
+    @property
+    def average(self) -> Any:
+        """Partial dependence: the mean over the samples, `(num_values, *output_shape)`."""
+        return np.mean(self.outputs, axis=1)
+
+    def plot(self, output: int | tuple[int, ...] | None = None, ax: Any = None) -> Any:
+        """Draw a curve for each sample, and their average.
+
+        Args:
+            output: Which number of a prediction. Defaults to None: it has one.
+            ax: Axes of matplotlib. Defaults to None: new ones.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+        """
+        curves = of_output(self.outputs, output, 2)
+        (ax,) = axes(ax)
+        numbers = self.values if self.values.ndim == 1 else np.arange(len(self.values))
+        ax.plot(numbers, curves, color="tab:gray", alpha=0.3, linewidth=0.8)
+        ax.plot(numbers, curves.mean(axis=1), color="tab:orange", linewidth=2.5, label="average")
+        ax.set(xlabel=self.label if self.values.ndim == 1 else "number of the value")
+        ax.set(ylabel="prediction" if output is None else f"prediction [{output}]")
+        ax.legend()
+        return ax
+
+
+def sweep(
+    model: Any,
+    x: Any,
+    selection: Any,
+    values: Any,
+    *,
+    path: str | None = None,
+    batch_size: int | None = None,
+    verbose: int = 1,
+) -> Sweep:
+    """Predict with each of several values written at a place of every sample.
+
+    For each sample that is its individual conditional expectation curve; their
+    average is the partial dependence of the model on the selected elements.
+
+    Args:
+        model: Any `keras.Model`; it is left as it is.
+        x: What the model takes, `(num_samples, *sample_shape)`, or several in a
+            list or dict; it is left unchanged.
+        selection: What to overwrite, as `sample[3]`, `at[..., 3]` or
+            `sample[...].where(X > 0.0)`.
+        values: Array of shape `(num_values, ...)`: of each, the rest broadcasts to
+            what is selected.
+        path: Of several inputs, which one is edited, as in `edit.on(path)`.
+            Defaults to None: there is one.
+        batch_size: How many rows the model is given at once. Defaults to None: up
+            to 4096, fewer if they are large.
+        verbose: 0 for silence, 1 for a progress bar, 2 for a line at the end.
+            Defaults to 1.
+
+    Returns:
+        `kedit.studies.Sweep`, with `values`, `outputs`, `average` and `plot()`.
+
+    Raises:
+        kedit.errors.EditError: If the values or the selection do not fit the data.
+
+    Gradient:
+        None: the results are NumPy arrays.
+
+    References:
+        - Goldstein et al., 2015, "Peeking inside the black box: visualizing
+          statistical learning with plots of individual conditional expectation".
+        - Friedman, 2001, "Greedy function approximation: a gradient boosting
+          machine": partial dependence.
+
+    Example:
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Rescaling(2.0)])
+    >>> found = kedit.studies.sweep(model, np.ones((4, 3)), kedit.sample[0], [5.0, 6.0], verbose=0)
+    >>> found.outputs.shape, found.average.tolist()
+    ((2, 4, 3), [[10.0, 2.0, 2.0], [12.0, 2.0, 2.0]])
+    """
+    check_model(model)
+    values = np.asarray(values)
+    if values.ndim == 0 or not len(values):
+        raise OperandError(
+            "`values` should be several, along the first axis. Received: an array of shape "
+            f"{values.shape}. Write `[{values.item() if values.ndim == 0 else 0.0}]` for one."
+        )
+    edits = [edit_of(selection, value, path) for value in values]
+    outputs = predict_edited(model, arrays(x), edits, batch_size, verbose)
+    label = repr(selection) if path is None else f"{selection!r} of {path!r}"
+    return Sweep(label, values, outputs)

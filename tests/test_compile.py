@@ -1,0 +1,124 @@
+"""Losses, metrics and guides together, as `compile` takes them: by object, in lists and dicts."""
+
+import keras
+import numpy as np
+import pytest
+from kit import check_close, saved_and_loaded
+
+from kedit import sample
+from kedit.callbacks import DualAscent
+from kedit.layers import IndexGuide
+from kedit.losses import IndexPenalty, MaskedLoss, WeightedSum
+from kedit.metrics import IndexViolation
+
+RNG = np.random.default_rng(0)
+STEPS = np.array([[True, True], [True, False], [False, False], [True, True]] * 2)
+X = RNG.normal(size=(8, 2, 3)).astype("float32") * STEPS[..., None]
+STEPS_TRUE = RNG.normal(size=(8, 2, 2)).astype("float32")
+STEPS_TRUE[:3, 0, 1] = np.nan
+ALL_TRUE = np.where(RNG.random((8, 2)) < 0.3, np.nan, RNG.normal(size=(8, 2))).astype("float32")
+STEPS_WEIGHT = RNG.random((8, 2)).astype("float32")
+ALL_WEIGHT = RNG.random(8).astype("float32")
+
+
+def make(structure, policy, jit_compile):
+    """Two outputs: one of masked timesteps, one of samples, guided on the way."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((2, 3))
+    dense = keras.layers.Dense(2, dtype=policy)
+    steps = keras.layers.TimeDistributed(dense, name="steps")(keras.layers.Masking()(inputs))
+    guide = IndexGuide(1, 0.5, name="guide", dtype=policy)
+    flat = guide(keras.layers.Dense(3, dtype=policy)(keras.layers.Flatten()(inputs)))
+    flat = keras.layers.Dense(2, dtype=policy, name="all")(flat)
+    of_steps = IndexPenalty(sample[..., 1], "y_true", weight=0.5, base_loss="mse")
+    of_all = WeightedSum([MaskedLoss("mae"), IndexPenalty(0, lower=1.0)], [2.0, 3.0])
+    metrics = [[IndexViolation(sample[..., 1], "y_true")], [IndexViolation(0, lower=1.0, name="v")]]
+    outputs, losses = [steps, flat], [of_steps, of_all]
+    if structure == "dict":
+        names = ("steps", "all")
+        outputs, losses, metrics = [
+            dict(zip(names, both, strict=True)) for both in (outputs, losses, metrics)
+        ]
+    model = keras.Model(inputs, outputs)
+    optimizer = keras.optimizers.SGD(0.01)
+    model.compile(optimizer, losses, metrics=metrics, jit_compile=jit_compile)
+    return model
+
+
+def expected_losses(steps, flat):
+    """By NumPy, of what the model predicts."""
+    known = STEPS[..., None] & ~np.isnan(STEPS_TRUE)
+    square = np.where(known, (steps - STEPS_TRUE) ** 2, 0) * STEPS_WEIGHT[..., None]
+    of_steps = square.sum() / known.sum() + 0.5 * square[..., 1].sum() / known[..., 1].sum()
+    known = ~np.isnan(ALL_TRUE)
+    far = np.where(known, abs(flat - ALL_TRUE), 0) * ALL_WEIGHT[:, None]
+    short = np.maximum(1 - flat[:, 0], 0) ** 2 * ALL_WEIGHT
+    return of_steps, 2 * far.sum() / known.sum() + 3 * short.mean()
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize(
+    ("structure", "policy", "jit_compile"),
+    [
+        ("list", "float32", True),
+        ("dict", "float32", False),
+        ("dict", "mixed_float16", True),
+        ("list", "mixed_bfloat16", True),
+    ],
+)
+def test_several_outputs(structure, policy, jit_compile, tmp_path):
+    """With weights of samples and of timesteps, a mask, and NaN where nothing is known."""
+    model = make(structure, policy, jit_compile)
+    y, weights = [STEPS_TRUE, ALL_TRUE], [STEPS_WEIGHT, ALL_WEIGHT]
+    if structure == "dict":
+        y, weights = [dict(zip(("steps", "all"), both, strict=True)) for both in (y, weights)]
+    options = {"sample_weight": weights, "batch_size": 8, "verbose": 0}
+    predicted = model.predict(X, batch_size=8, verbose=0)
+    if structure == "dict":
+        predicted = [predicted["steps"], predicted["all"]]
+    steps, flat = [one.astype("float64") for one in predicted]
+    logs = model.evaluate(X, y, return_dict=True, **options)
+    of_steps, of_all = expected_losses(steps, flat)
+    guide = model.get_layer("guide")
+    close = {"rtol": 1e-4} if policy == "float32" else {"rtol": 2e-2, "atol": 2e-2}
+    check_close(logs["steps_loss"], of_steps, **close)
+    check_close(logs["all_loss"], of_all, **close)
+    assert logs["loss"] > logs["steps_loss"] + logs["all_loss"]  # by the loss of the guide
+    known = STEPS & ~np.isnan(STEPS_TRUE[..., 1])
+    missed = abs(steps - STEPS_TRUE)[..., 1][known].mean()
+    check_close(logs["steps_index_violation"], missed, **close)
+    check_close(logs["all_v"], np.maximum(1 - flat[:, 0], 0).mean(), **close)
+    history = model.fit(X, y, epochs=2, callbacks=[DualAscent(guide, 0.1)], **options).history
+    assert np.isfinite(history["loss"]).all()
+    assert history["guide_multiplier"][1] > history["guide_multiplier"][0] > 0
+    loaded = saved_and_loaded(model, tmp_path / "model.keras")
+    again = loaded.evaluate(X, y, return_dict=True, **options)
+    logs = model.evaluate(X, y, return_dict=True, **options)
+    assert again.keys() == logs.keys()
+    for name, value in logs.items():
+        check_close(again[name], value, rtol=1e-4)
+
+
+@pytest.mark.gradient
+def test_class_weights():
+    """They come as weights of samples, with timesteps or without."""
+    x, labels = X[:, 0], np.array([0, 1] * 4)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(keras.optimizers.SGD(0.0), IndexPenalty(1, 2.0))
+    loss = model.fit(
+        x, labels, class_weight={0: 1.0, 1: 3.0}, batch_size=8, verbose=0, epochs=1
+    ).history["loss"][0]
+    each = (model.predict(x, verbose=0)[:, 1] - 2.0) ** 2
+    check_close(loss, (each * np.array([1.0, 3.0] * 4)).mean())
+
+
+@pytest.mark.gradient
+def test_two_losses_of_one_output_need_a_weighted_sum():
+    """Keras takes the first of a list, and does not say so."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    x, y, penalty = X[:, 0], np.zeros((8, 2), "float32"), IndexPenalty(1, 2.0)
+    mse = (model.predict(x, verbose=0) ** 2).mean()
+    both = mse + ((model.predict(x, verbose=0)[:, 1] - 2) ** 2).mean()
+    for loss, expected in ((["mse", penalty], mse), (WeightedSum(["mse", penalty]), both)):
+        model.compile("sgd", loss)
+        check_close(model.evaluate(x, y, verbose=0, return_dict=True)["loss"], expected)
