@@ -48,7 +48,7 @@ def shown(*numbers: float | None) -> str:
 
 def geometric_mean(numbers: list[float | None]) -> float:
     logs = [math.log(number) for number in numbers if number is not None]
-    return math.exp(sum(logs) / len(logs))
+    return math.exp(sum(logs) / len(logs)) if logs else math.nan
 
 
 def table(measured: dict[str, Any]) -> str:
@@ -83,7 +83,7 @@ def picture(measured: dict[str, Any], file: pathlib.Path) -> None:
     matplotlib.use("Agg")
     found = ratios(measured)
     names = edits(found)
-    figure, axes = plt.subplots(figsize=(8, 4.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     colors = dict(zip(BACKENDS, ("tab:orange", "tab:blue", "tab:red"), strict=True))
     markers = {"eager": "o", "graph": "^", "xla": "o", "jit": "o", "compile": "o"}
     shifts = {"tensorflow": -0.22, "jax": 0.0, "torch": 0.22}
@@ -105,13 +105,13 @@ def picture(measured: dict[str, Any], file: pathlib.Path) -> None:
         )
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
-    ticks = [0.2, 0.5, 1, 2, 5, 10]
+    ticks = [0.2, 0.5, 1, 2, 5, 10, 20, 50]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_yticks(range(len(names)), reversed(names), fontsize=8)
     axes.grid(axis="x", linewidth=0.3)
     axes.set_xlabel("time of kedit / time of the fastest native spelling (forward)")
-    axes.legend(fontsize=7, loc="lower right")
+    figure.legend(fontsize=7, loc="outside lower center", ncols=4)
     figure.savefig(file, dpi=130)
 
 

@@ -219,9 +219,13 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", message="Dynamo detected")
     rows = []
+    file = pathlib.Path(__file__).parent / "results" / f"{BACKEND}.json"
+    file.parent.mkdir(exist_ok=True)
 
     def keep(row: dict[str, Any]) -> None:
         rows.append(row)
+        if not arguments.only:
+            file.write_text(json.dumps({**machine(), "rows": rows}, indent=1) + "\n")
         shown = [f"{row[kind] or float('nan'):6.2f}" for kind in ("native", "keras", "copy")]
         print(
             f"{row['workload']:48} {row['mode']:8} {'back' if row['backward'] else '    '} "
@@ -238,11 +242,6 @@ def main() -> None:
     if arguments.only in "a small model":
         for timed in run_models(arguments.seconds):
             keep(timed)
-    directory = pathlib.Path(__file__).parent / "results"
-    directory.mkdir(exist_ok=True)
-    if not arguments.only:
-        text = json.dumps({**machine(), "rows": rows}, indent=1)
-        (directory / f"{BACKEND}.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":
