@@ -37,7 +37,7 @@ def compiled(fn: Callable[..., Any]) -> Callable[..., Any]:
     if BACKEND == "torch":
         import torch
 
-        torch.compiler.reset()
+        forget_compiled()
         return torch.compile(fn, backend="aot_eager", fullgraph=True)
     return fn
 
@@ -67,9 +67,17 @@ def optimized(fn: Callable[..., Any]) -> Callable[..., Any]:
     if BACKEND == "torch":
         import torch
 
-        torch.compiler.reset()
+        forget_compiled()
         return torch.compile(fn, fullgraph=True)
     return compiled(fn)
+
+
+def forget_compiled() -> None:
+    """Drop what was compiled: torch.compile runs a function uncompiled after eight versions."""
+    if BACKEND == "torch":
+        import torch
+
+        torch.compiler.reset()
 
 
 def as_raised_by_compiler(error: type[Exception], message: str) -> tuple[type[Exception], Any]:

@@ -1,9 +1,16 @@
 """Fixtures of all tests, and the names that examples may use."""
 
 import pytest
-from _backend import compiled
+from _backend import compiled, forget_compiled
 
 collect_ignore = ["_carriers.py"]  # which is no test, and imports what is not everywhere
+
+
+@pytest.fixture(autouse=True)
+def independent():
+    """What one test compiles does not count in the next."""
+    yield
+    forget_compiled()
 
 
 @pytest.fixture(params=["eager", "compiled"])
