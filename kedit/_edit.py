@@ -342,6 +342,15 @@ class EditSequence(Frozen):
         return cls(*(Edit.from_config(edit) for edit in config["edits"]))
 
 
+def check_is_edit(what: str, edit: Any, fix: str) -> None:
+    """Refuse what is no edit; `what` should be given one, as `fix` shows."""
+    if not isinstance(edit, (Edit, EditSequence)):
+        raise OperandError(
+            f"{what} should be given an edit. Received: {edit!r} of type {type(edit).__name__}. "
+            f"Write `{fix}`."
+        )
+
+
 def check_one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     """Refuse a value that is none of those allowed."""
     if value not in allowed:

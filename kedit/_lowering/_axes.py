@@ -13,7 +13,7 @@ import numpy as np
 from kedit._data import SMALL
 from kedit._layout import FEW, Layout, Pick
 from kedit._lowering import _ops as ops
-from kedit._lowering._cast import dtype_of, reads_bytecode
+from kedit._lowering._cast import constant, dtype_of, reads_bytecode
 from kedit._types import Tensor
 from kedit.errors import ShapeError
 
@@ -187,10 +187,7 @@ def write(layout: Layout, x: Tensor, values_u: Tensor) -> Tensor:
     first = layout.picks[0]
     if partial == [0] and first.is_array and values_u.shape[0] != 1:
         # Few positions in a long axis: the cost is theirs, not that of the axis.
-        values_u = ops.broadcast_to(values_u, (len(first.unique), *sizes(x)[1:]))
-        return ops.scatter_update(
-            unshared(x), ops.expand_dims(known_of(first, "unique"), 1), values_u
-        )
+        return scatter(x, known_of(first, "unique"), values_u)
     if partial == [0] and first.is_computed:
         several = values_u.shape[0] != 1 or first.row_start is not None
         written = first.write(x, values_u) if several else None
@@ -207,12 +204,13 @@ def write(layout: Layout, x: Tensor, values_u: Tensor) -> Tensor:
 
 def _write_spots(layout: Layout, spots: Any, x: Tensor, values_u: Tensor) -> Tensor:
     """Write few of very many: a mask of all would be long."""
-    axes, rest = len(spots[0]), sizes(x)[len(spots[0]) :]
+    axes = len(spots[0])
     picked = [len(pick.unique) for pick in layout.picks[:axes]]
+    rest = sizes(values_u)[axes:]
     values_u = ops.broadcast_to(values_u, (*picked, *rest))
     values_u = ops.reshape(values_u, (len(spots), *rest))
     indices = ops.reshape(known([place for spot in spots for place in spot]), (-1, axes))
-    return ops.scatter_update(unshared(x), indices, values_u)
+    return scatter(x, indices, values_u)
 
 
 def adds_by_scatter(layout: Layout) -> bool:
@@ -261,9 +259,27 @@ def _check_length(pick: Pick, size: Any, given: Any) -> None:
             )
 
 
-def unshared(x: Tensor) -> Tensor:
-    """A copy of a NumPy array, which `ops.scatter_update` would change on the NumPy backend."""
-    return x.copy() if isinstance(x, np.ndarray) else x
+def scatter(x: Tensor, places: Any, values: Tensor, how: str | None = None) -> Tensor:
+    """Write values at places of which each occurs once, or add them, where they may repeat.
+
+    Args:
+        x: Tensor.
+        places: Places on its first axis, of shape `(n,)`, or on its first axes, one
+            column for each.
+        values: One for each place, or one for all, and for the axes that follow.
+        how: None to write, "add" to add.
+    """
+    indices = places if len(places.shape) == 2 else ops.expand_dims(places, 1)
+    values = ops.broadcast_to(values, (sizes(places)[0], *sizes(x)[indices.shape[1] :]))
+    if not reads_bytecode():
+        # On the NumPy backend what is written into would be changed.
+        own = x.copy() if isinstance(x, np.ndarray) else x
+        try:
+            return ops.scatter_update(own, indices, values, how)
+        except RuntimeError:  # `torch.func.vmap` writes only into what is mapped itself
+            pass
+    mapped = ops.where(0 * ops.sum(indices) == 0, x, x)  # free where a compiler joins it
+    return ops.scatter_update(mapped, indices, values, how)
 
 
 def along(values: Any, axis: int, rank: int) -> Tensor:
@@ -307,17 +323,15 @@ def _number(pick: Any, size: Any) -> Tensor:
 def number_of(places: Tensor, size: Any) -> Tensor:
     """For each place on an axis of `size` where it stands among `places`, else -1.
 
-    A scatter, because XLA compares all with all to search on TensorFlow. It may
-    be trusted with places of which each occurs once. What it writes into is made
-    of `places`, since `torch.func.vmap` writes only into what is mapped itself.
+    A scatter, because XLA compares all with all to search on TensorFlow. Each
+    place occurs once, but for the last, of which any number will do.
     """
     if isinstance(places, np.ndarray):
         number = np.full(size, -1, "int32")
         number[places] = np.arange(len(places))
         return number
-    number = ops.arange(sizes(places)[0], dtype="int32")
-    nowhere = ops.broadcast_to(ops.cast(0 * ops.sum(places), "int32") - 1, (size,))
-    return ops.scatter_update(unshared(nowhere), ops.expand_dims(places, 1), number)
+    nowhere = ops.broadcast_to(constant(-1, "int32"), (size,))
+    return scatter(nowhere, places, ops.arange(sizes(places)[0], dtype="int32"))
 
 
 def _number_in_slice(pick: Pick, place: Tensor, size: Any) -> Tensor:

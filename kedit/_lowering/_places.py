@@ -16,8 +16,8 @@ from kedit._data import SMALL
 from kedit._items import Open, Positions
 from kedit._layout import Layout, Part, Pick, size_of
 from kedit._lowering import _ops as ops
-from kedit._lowering._axes import along, number_of, pad, unshared
-from kedit._lowering._cast import constant, dtype_of, nothing, reads_bytecode, seen
+from kedit._lowering._axes import along, number_of, pad, scatter
+from kedit._lowering._cast import constant, dtype_of, nothing, seen
 from kedit._lowering._duplicates import scan
 from kedit._types import Mode, Tensor
 from kedit.errors import OperandError
@@ -125,47 +125,32 @@ class Places:
 
     def write(self, x: Tensor, values: Tensor) -> Tensor | None:
         """Write values on the first axis by a scatter, where it may be trusted; else None."""
-        values = self._for_all(x, values)
         if self.is_seen:
-            kept = self._winners_seen()
-            if len(kept) < len(self.flat):
+            number = self.number()
+            kept = np.sort(number[number >= 0])
+            if len(kept) < len(self.flat) and values.shape[0] != 1:
                 values = ops.take(values, kept, axis=0)
-            return self._scatter(x, self.flat[kept], values)
+            return scatter(x, self.flat[kept], values)
         if self.inside is None:
-            return None if self.has_duplicates else self._scatter(x, self.flat, values)
+            return None if self.has_duplicates else scatter(x, self.flat, values)
         if self.row_start is None or self.may_be_empty:
             return None
         # What is dropped from a row writes the first of the row again.
         places = ops.where(self.inside, self.flat, self.row_start)
         inside = along(self.inside, 0, len(x.shape))
         values = ops.where(inside, values, ops.take(x, places, axis=0))
-        return self._scatter(x, places, values)
+        return scatter(x, places, values)
 
     def add(self, x: Tensor, values: Tensor) -> Tensor:
         """Add values on the first axis; those of what is dropped have to change nothing.
 
         A scatter that adds may be trusted with duplicates, and with its gradient.
         """
-        values = self._for_all(x, values)
         if self.inside is None:
-            return self._scatter(x, self.flat, values, "add")
+            return scatter(x, self.flat, values, "add")
         if self.may_be_empty:  # one place more, where they are dropped
-            return self._scatter(pad(x, 0), self.flat, values, "add")[:-1]
-        places = ops.where(self.inside, self.flat, 0)
-        return self._scatter(x, places, values, "add")
-
-    def _for_all(self, x: Tensor, values: Tensor) -> Tensor:
-        return ops.broadcast_to(values, (ops.shape(self.flat)[0], *ops.shape(x)[1:]))
-
-    def _scatter(self, x: Tensor, places: Any, values: Tensor, how: str | None = None) -> Tensor:
-        places = ops.expand_dims(places, 1)
-        if not reads_bytecode():
-            try:
-                return ops.scatter_update(unshared(x), places, values, how)
-            except RuntimeError:  # `torch.func.vmap` writes only into what is mapped itself
-                pass
-        mapped = ops.where(0 * ops.sum(places) == 0, x, x)  # free where a compiler joins it
-        return ops.scatter_update(mapped, places, values, how)
+            return scatter(pad(x, 0), self.flat, values, "add")[:-1]
+        return scatter(x, ops.where(self.inside, self.flat, 0), values, "add")
 
     def reduce(
         self, values: Tensor, axis: int, pair_of: Callable[[Tensor, Tensor], Tensor], neutral: Any
@@ -175,9 +160,9 @@ class Places:
         values = _swapped(values, axis)
         if pair_of is ops.add:
             winner = ops.take(order, self._of_each(last))
-            start = _made_of(self.flat, tuple(ops.shape(values)), dtype_of(values))
-            start = ops.scatter_update(unshared(start), ops.expand_dims(winner, 1), values, "add")
-            return _swapped(ops.take(start, winner, axis=0), axis)
+            start = ops.broadcast_to(nothing(dtype_of(values)), ops.shape(values))
+            total = scatter(start, winner, values, "add")
+            return _swapped(ops.take(total, winner, axis=0), axis)
         library = self.library
         before = library.concatenate([library.full((1,), -1, dtype="int32"), ascending[:-1]])
         follows = before == ascending
@@ -210,10 +195,6 @@ class Places:
         last = last[:-1]
         return library.where(last >= 0, library.take(order, library.maximum(last, 0)), -1)
 
-    def _winners_seen(self) -> Any:
-        """Numbers of the picks that win, where they are there to look at."""
-        return np.sort(self.number()[self.number() >= 0])
-
     def _sorted_runs(self) -> tuple[Any, Any, Any]:
         """The picks in order of their positions, these, and for each place its run's last."""
         if self._runs is None:
@@ -239,12 +220,6 @@ def _swapped(values: Tensor, axis: int) -> Tensor:
     order = list(range(len(values.shape)))
     order[0], order[axis] = axis, 0
     return ops.transpose(values, order) if axis else values
-
-
-def _made_of(places: Any, shape: tuple[Any, ...], dtype: str) -> Tensor:
-    """Nothing everywhere, but made of `places`, for the reason that `number_of` gives."""
-    none = ops.where(ops.sum(places) * 0 == 0, nothing(dtype), nothing(dtype))
-    return ops.broadcast_to(none, shape)
 
 
 def resolve(

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from kedit import _lowering
-from kedit._edit import Edit, EditSequence
+from kedit._edit import Edit, EditSequence, check_is_edit
 from kedit._selection import Selection
 from kedit._types import Tensor
 from kedit.errors import CoordinateError, OperandError
@@ -16,11 +16,7 @@ _REPEATABLE = ("set", "min", "max", "apply")
 
 def check_weight_edit(edit: Any) -> None:
     """Refuse what is no edit of one whole weight."""
-    if not isinstance(edit, (Edit, EditSequence)):
-        raise OperandError(
-            "A weight should be given an edit. Received: "
-            f"{edit!r} of type {type(edit).__name__}. Write `at[0, 1].set(0.0)`."
-        )
+    check_is_edit("A weight", edit, "at[0, 1].set(0.0)")
     for part in edit.edits:
         if part.selection.coordinates == "sample":
             place = Selection("at", part.selection.index, part.selection.condition)

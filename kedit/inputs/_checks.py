@@ -2,17 +2,13 @@
 
 from typing import Any
 
-from kedit._edit import Edit, EditSequence
+from kedit._edit import check_is_edit
 from kedit.errors import OperandError
 
 
 def check_edit(what: str, edit: Any) -> None:
     """Refuse what is no edit of batches; `what` is given it."""
-    if not isinstance(edit, (Edit, EditSequence)):
-        raise OperandError(
-            f"{what} should be given an edit. Received: {edit!r} of type {type(edit).__name__}. "
-            "Write `sample[2].set(0.0)`."
-        )
+    check_is_edit(what, edit, "sample[2].set(0.0)")
     for part in edit.edits:
         part.selection.check_rows()
         if part.op == "get" or part.tensors():

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from kedit import _lowering
-from kedit._edit import Edit, EditSequence, check_one_of
+from kedit._edit import Edit, EditSequence, check_is_edit, check_one_of
 from kedit._selection import placeholders_in
 from kedit._trainable import Trainable, take_out
 from kedit._types import Shape, Tensor
@@ -101,11 +101,7 @@ class Editing(keras.layers.Layer):
         switch: bool = False,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(edit, (Edit, EditSequence)):
-            raise OperandError(
-                "A layer should be given an edit. Received: "
-                f"{edit!r} of type {type(edit).__name__}. Write `Editing(sample[2].set(0.0))`."
-            )
+        check_is_edit("A layer", edit, "Editing(sample[2].set(0.0))")
         super().__init__(**{**kwargs, "name": kwargs.get("name") or name_of(edit)})
         for part in edit.edits:
             if part.op == "get" or part.path is not None or part.part != "x":

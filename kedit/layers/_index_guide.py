@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from kedit._edit import check_one_of
 from kedit._target import Target, wide
 from kedit._types import Shape, Tensor
 from kedit.errors import OperandError, PositionError
@@ -95,10 +96,7 @@ class IndexGuide(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.wanted = Target(index, target, lower, upper)
-        if reduce not in REDUCTIONS:
-            raise OperandError(
-                f"`reduce` should be one of {REDUCTIONS}. Received: reduce={reduce!r}."
-            )
+        check_one_of("reduce", reduce, REDUCTIONS)
         if not penalty > 0:
             raise OperandError(f"`penalty` should be positive. Received: penalty={penalty!r}.")
         self.reduce = reduce

@@ -5,6 +5,7 @@ from typing import Any
 
 from keras import ops
 
+from kedit._edit import check_one_of
 from kedit._target import either
 from kedit._types import Tensor
 from kedit.errors import OperandError
@@ -14,8 +15,7 @@ KINDS = ("l2", "l1", "huber", "log_cosh", "barrier")
 
 def check_kind(kind: str, delta: float, barrier_t: float, is_interval: bool) -> None:
     """Refuse a kind that there is not, or that has no meaning for a target."""
-    if kind not in KINDS:
-        raise OperandError(f"`kind` should be one of {KINDS}. Received: kind={kind!r}.")
+    check_one_of("kind", kind, KINDS)
     for name, value in (("delta", delta), ("barrier_t", barrier_t)):
         if not 0 < value < math.inf:
             raise OperandError(f"`{name}` should be positive. Received: {name}={value!r}.")

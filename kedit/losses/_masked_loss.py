@@ -8,7 +8,7 @@ from keras import ops
 from kedit import _lowering
 from kedit._at import Place
 from kedit._data import Array, freeze, from_json, is_scalar, to_json
-from kedit._edit import Edit
+from kedit._edit import Edit, check_one_of
 from kedit._selection import Selection
 from kedit._target import (
     in_shape_of,
@@ -111,10 +111,7 @@ class MaskedLoss(keras.losses.Loss):
         dtype: Any = None,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype or wide(keras.config.floatx()))
-        if normalizer not in NORMALIZERS:
-            raise OperandError(
-                f"`normalizer` should be one of {NORMALIZERS}. Received: normalizer={normalizer!r}."
-            )
+        check_one_of("normalizer", normalizer, NORMALIZERS)
         self.base_loss = keras.losses.get(base_loss)
         self._base = as_loss(self.base_loss, None, self.dtype)
         if self._base is None:

@@ -5,9 +5,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from kedit._edit import check_one_of
 from kedit._target import Target, mask_of, wide
 from kedit._types import Tensor
-from kedit.errors import OperandError
 
 REDUCTIONS = ("mean", "max", "satisfied")
 
@@ -72,10 +72,7 @@ class IndexViolation(keras.metrics.Metric):
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
-        if reduce not in REDUCTIONS:
-            raise OperandError(
-                f"`reduce` should be one of {REDUCTIONS}. Received: reduce={reduce!r}."
-            )
+        check_one_of("reduce", reduce, REDUCTIONS)
         names = ("index_violation", "max_index_violation", "index_satisfied")
         default = dict(zip(REDUCTIONS, names, strict=True))[reduce]
         super().__init__(name=name or default, dtype=dtype or wide(keras.config.floatx()))
