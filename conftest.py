@@ -1,5 +1,8 @@
 """The names that examples in docstrings and in the README may use."""
 
+import os
+import tempfile
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +13,10 @@ import kedit
 @pytest.fixture(autouse=True)
 def names(doctest_namespace):
     doctest_namespace.update(keras=keras, kedit=kedit, np=np, ops=keras.ops, X=kedit.X)
+    doctest_namespace.update(os=os, tempfile=tempfile)
+
+
+_TRAINING = ("counterfactual(", ".gradients(")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -17,5 +24,5 @@ def pytest_collection_modifyitems(items):
     """Mark the examples that train a model: like other tests, they need gradients."""
     for item in items:
         examples = item.dtest.examples if isinstance(item, pytest.DoctestItem) else []
-        if any("counterfactual(" in example.source for example in examples):
+        if any(train in example.source for example in examples for train in _TRAINING):
             item.add_marker("gradient")

@@ -104,13 +104,29 @@ class Slot(NamedTuple):
 
 
 class Placeholder(Frozen):
-    """Base of values that stand, as an operand, for a tensor that somebody else has."""
+    """Base of values that stand, as an operand, for a tensor that somebody else has.
+
+    Attributes:
+        home: Who has it.
+        fix: How an edit is given to that, as code with a place for the edit.
+    """
 
     __slots__ = ()
+    home = ""
+    fix = ""
 
     def key(self) -> Any:
         """Hashable stand-in, equal for equal values."""
         raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """The value as data for JSON."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Placeholder":
+        """The value that `get_config()` described; no code is run."""
+        return cls(**config)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Placeholder) and self.key() == other.key()

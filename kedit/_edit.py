@@ -20,7 +20,7 @@ from kedit._selection import (
     placeholders_in,
     tensors_in,
 )
-from kedit._trainable import Trainable, take_out
+from kedit._trainable import describe, described, take_out
 from kedit._types import Casting, Mode
 from kedit.errors import OperandError, SavingError
 
@@ -132,10 +132,11 @@ class Edit:
     def __call__(self, x: Any, *rest: Any) -> Any:
         if rest:
             return self((x, *rest))
-        if self.trainables():
+        if self.placeholders():
+            held = self.placeholders()[0]
             raise OperandError(
-                "An edit that holds a Trainable should be applied by a layer, which owns the "
-                f"weight. Received: `{self!r}`. Write `kedit.layers.Editing({self!r})(x)`."
+                f"An edit that holds a {type(held).__name__} should be applied by {held.home}. "
+                f"Received: `{self!r}`. Write `{held.fix.format(edit=self)}`."
             )
         if self.path is None and self.part == "x" and not is_batch(x):
             return _lowering.apply(self, x)
@@ -168,7 +169,10 @@ class Edit:
         return isinstance(other, Edit) and self._key() == other._key()
 
     def __hash__(self) -> int:
-        return hash(self._key())
+        try:
+            return hash(self._key())
+        except AttributeError:  # torch.compile asks for it while an edit is made
+            return object.__hash__(self)
 
     def _key(self) -> Any:
         operand = key_of(self.operand)
@@ -202,12 +206,12 @@ class Edit:
         """The tensors in the edit, which are no constants; those that `map` replaces."""
         return self.selection.tensors() + tensors_in(self.operand)
 
-    def trainables(self) -> list[Trainable]:
-        """The `Trainable`s in the edit, in the order in which `map` meets them."""
+    def placeholders(self) -> list[Any]:
+        """The `Trainable`s and their like in the edit, in the order in which `map` meets them."""
         return placeholders_in(self.operand) + placeholders_in(self.selection.condition)
 
     def map(self, replace_tensor: Callable[[Any], Any]) -> "Edit":
-        """The same edit with `replace_tensor` applied to every tensor and `Trainable` in it."""
+        """The same edit with `replace_tensor` applied to every tensor and placeholder in it."""
         operand = map_tensors(self.operand, replace_tensor)
         return self._with(self.selection.map(replace_tensor), operand)
 
@@ -226,8 +230,8 @@ class Edit:
             kedit.errors.SavingError: If it holds a tensor, or a function that
                 is not registered with Keras.
         """
-        plain, trainables = take_out(self)
-        learned = [trainable.get_config() for trainable in trainables]
+        plain, placeholders = take_out(self)
+        learned = [describe(placeholder) for placeholder in placeholders]
         return {
             "coordinates": self.selection.coordinates,
             "index": self.selection.index.to_json(),
@@ -259,7 +263,7 @@ class Edit:
                 if name in config
             },
         )
-        learned = [Trainable.from_config(part) for part in config.get("trainables", ())]
+        learned = [described(part) for part in config.get("trainables", ())]
         filled: Edit = _lowering.fill(edit, learned) if learned else edit
         return filled
 

@@ -21,7 +21,7 @@ from kedit._data import (
 )
 from kedit._expression import Operators
 from kedit._types import Shape
-from kedit.errors import OperandError, ShapeError
+from kedit.errors import OperandError, SavingError, ShapeError
 
 
 @keras.saving.register_keras_serializable(package="kedit")
@@ -67,6 +67,8 @@ class Trainable(Operators, Placeholder):
     """
 
     __slots__ = ("constraint", "initializer", "name", "regularizer", "shape")
+    home = "a layer, which owns the weight"
+    fix = "kedit.layers.Editing({edit!r})(x)"
     initializer: Any
     shape: tuple[int, ...] | None
     constraint: Any
@@ -162,18 +164,40 @@ class Trainable(Operators, Placeholder):
         return cls(**{**config, "initializer": start if described else from_json(start)})
 
 
-def take_out(edit: Any) -> tuple[Any, list[Trainable]]:
-    """The edit with a `Slot` in place of each `Trainable`, and these, in order."""
-    found: list[Trainable] = []
+def take_out(edit: Any) -> tuple[Any, list[Any]]:
+    """The edit with a `Slot` in place of each placeholder, and these, in order."""
+    found: list[Any] = []
 
     def slot(leaf: Any) -> Any:
-        if not isinstance(leaf, Trainable):
+        if not isinstance(leaf, Placeholder):
             return leaf
         found.append(leaf)
         return Slot(len(found) - 1)
 
-    plain = edit.map(slot) if edit.trainables() else edit
+    plain = edit.map(slot) if edit.placeholders() else edit
     return plain, found
+
+
+def describe(placeholder: Placeholder) -> dict[str, Any]:
+    """A placeholder of any kind as data for JSON."""
+    config = placeholder.get_config()
+    if isinstance(placeholder, Trainable):
+        return config
+    return {"placeholder": keras.saving.get_registered_name(type(placeholder)), "config": config}
+
+
+def described(data: dict[str, Any]) -> Placeholder:
+    """The placeholder that `describe` described; no code is run."""
+    if "placeholder" not in data:
+        return Trainable.from_config(data)
+    kind = keras.saving.get_registered_object(data["placeholder"])
+    if not (isinstance(kind, type) and issubclass(kind, Placeholder)):
+        raise SavingError(
+            "A saved edit should hold operands that kedit knows. Received: "
+            f"{data['placeholder']!r}. Import the module that registers it."
+        )
+    made: Placeholder = kind.from_config(data["config"])
+    return made
 
 
 def _start(initializer: Any) -> Any:

@@ -24,7 +24,7 @@ def check_weight_edit(edit: Any) -> None:
                 "A weight has no batch, so that its edit should be counted by `at`. Received: "
                 f"`{part!r}`. Write `{place!r}.{part.op}(...)`."
             )
-        if part.op == "get" or part.path is not None or part.part != "x" or part.trainables():
+        if part.op == "get" or part.path is not None or part.part != "x" or part.placeholders():
             raise OperandError(
                 "A weight should be given an edit of one whole tensor, without a Trainable. "
                 f"Received: `{part!r}`. Drop `.get()` or `.on(...)`, or write a number."

@@ -1,6 +1,32 @@
 """Edits inside a model that exists."""
 
+from kedit.interventions._ablation_study import ablation_study
+from kedit.interventions._capture import Capture, capture
+from kedit.interventions._edited_model import EditedModel, edit_model
 from kedit.interventions._freezing import freeze_elements, prune
+from kedit.interventions._operands import BatchMean, Fed, OtherRun, Rotated
+from kedit.interventions._patching_study import patching_study
+from kedit.interventions._sharing import load_edits, save_edits
+from kedit.interventions._site import site
+from kedit.interventions._sites import sites
 from kedit.interventions._weight_editing import WeightEditing
 
-__all__ = ["WeightEditing", "freeze_elements", "prune"]
+__all__ = [
+    "BatchMean",
+    "Capture",
+    "EditedModel",
+    "Fed",
+    "OtherRun",
+    "Rotated",
+    "WeightEditing",
+    "ablation_study",
+    "capture",
+    "edit_model",
+    "freeze_elements",
+    "load_edits",
+    "patching_study",
+    "prune",
+    "save_edits",
+    "site",
+    "sites",
+]

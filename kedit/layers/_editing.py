@@ -91,6 +91,9 @@ class Editing(keras.layers.Layer):
     [[5.0, 1.0, 1.0], [5.0, 1.0, 1.0]]
     """
 
+    placeholders: tuple[type, ...] = (Trainable,)
+    """What an edit may hold in place of an operand."""
+
     def __init__(
         self,
         edit: Edit | EditSequence,
@@ -110,6 +113,12 @@ class Editing(keras.layers.Layer):
                     f"`{part!r}`. Drop `.get()` or `.on(...)`."
                 )
             part.selection.check_rows()
+            for held in part.placeholders():
+                if not isinstance(held, self.placeholders):
+                    raise OperandError(
+                        "A layer should be given an edit whose operands it has itself. Received: "
+                        f"`{held!r}`, which {held.home} has. Write `{held.fix.format(edit=edit)}`."
+                    )
         check_one_of("when", when, WHEN)
         check_one_of("gradient", gradient, _gradient.GRADIENTS)
         check_one_of("switch", switch, (False, True))

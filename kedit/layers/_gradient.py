@@ -12,6 +12,7 @@ from kedit._data import Placeholder
 from kedit._edit import Edit
 from kedit._expression import Expression
 from kedit._selection import Selection, placeholders_in
+from kedit._trainable import Trainable
 from kedit._types import Shape, Tensor
 from kedit.errors import DTypeError, OperandError
 
@@ -51,7 +52,8 @@ def apply(edit: Edit, x: Tensor, shape: Shape, gradient: str, temperature: float
 def check_can_learn(edit: Edit, gradient: str) -> None:
     """Refuse a `Trainable` to which no gradient can come."""
     condition = edit.selection.condition
-    stuck = _unlearnable(condition) if gradient == "sigmoid" else placeholders_in(condition)
+    held = _unlearnable(condition) if gradient == "sigmoid" else placeholders_in(condition)
+    stuck = [placeholder for placeholder in held if isinstance(placeholder, Trainable)]
     if stuck:
         raise OperandError(
             "A Trainable in a condition should have a surrogate gradient, and stand in a "

@@ -1,0 +1,139 @@
+"""What a model predicts without one unit after the other."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kedit.errors import OperandError
+from kedit.interventions._capture import capture
+from kedit.interventions._points import activations, gated, gates_of, measured, predict_points
+from kedit.studies._plots import axes
+from kedit.studies._predict import arrays
+
+
+@dataclass(frozen=True, eq=False)
+class AblationStudy:
+    """What `ablation_study` found.
+
+    Attributes:
+        units: Names of the units, `address[number]`.
+        before: Array of shape `(num_samples,)`: the metric with every unit.
+        after: Array of shape `(num_units, num_samples)`: the metric without one.
+    """
+
+    units: list[str]
+    before: Any
+    after: Any
+
+    @property
+    def effects(self) -> Any:
+        """By how much a unit's absence lowers the metric, `(num_units, num_samples)`."""
+        return self.before - self.after
+
+    def by_group(self, groups: Any) -> Any:
+        """The mean effect on the samples of each group, `(num_groups, num_units)`.
+
+        Args:
+            groups: For each sample the number of its group, as its class.
+        """
+        groups = np.asarray(groups)
+        if groups.shape != self.before.shape:
+            raise OperandError(
+                f"`groups` should have a number for each of {len(self.before)} samples. "
+                f"Received: shape {groups.shape}."
+            )
+        return np.stack([self.effects[:, groups == g].mean(axis=1) for g in np.unique(groups)])
+
+    def plot(self, groups: Any = None, ax: Any = None) -> Any:
+        """Draw the mean effect of each unit, for each group of samples.
+
+        Args:
+            groups: As for `by_group`. Defaults to None: all samples are one.
+            ax: Axes of matplotlib. Defaults to None: new ones.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+        """
+        (ax,) = axes(ax)
+        groups = np.zeros(len(self.before), int) if groups is None else np.asarray(groups)
+        found = self.by_group(groups)
+        most = np.abs(found).max() or 1.0
+        image = ax.imshow(found, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+        ax.set_yticks(range(len(found)), [str(group) for group in np.unique(groups)])
+        ax.set(xlabel="unit", ylabel="group")
+        ax.figure.colorbar(image, ax=ax, label="mean of the metric lost by ablation")
+        return ax
+
+
+def ablation_study(
+    model: Any,
+    x: Any,
+    sites: Any,
+    metric: Callable[[Any], Any],
+    *,
+    baseline: float | str = 0.0,
+    batch_size: int | None = None,
+    verbose: int = 1,
+) -> AblationStudy:
+    """Overwrite one unit after the other, for all inputs.
+
+    A unit is a place on the last axis of an activation: a channel, a feature. All are
+    computed by one model that is traced once, in batches.
+
+    Args:
+        model: Model of any kind; it is left as it is.
+        x: What the model takes, `(num_samples, *sample_shape)`, or several in a
+            list or dict.
+        sites: Site, address or pattern of addresses, or a list of these; see
+            `kedit.interventions.site`.
+        metric: Given predictions as NumPy arrays, `(num_rows, *output_shape)`, a
+            number for each.
+        baseline: What is written: a number, or "mean" for the mean of each activation
+            over all of `x`. Defaults to 0.0.
+        batch_size: As for `patching_study`.
+        verbose: As for `patching_study`.
+
+    Returns:
+        `AblationStudy`, with `before`, `after`, `effects`, `by_group()` and `plot()`.
+
+    Raises:
+        kedit.errors.EditError: If sites, baseline or inputs do not fit.
+
+    Gradient:
+        None: the results are NumPy arrays.
+
+    Example:
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Rescaling(2.0, name="h")])
+    >>> found = kedit.interventions.ablation_study(
+    ...     model, np.ones((1, 3)), "h", lambda y: y[:, 1], verbose=0)
+    >>> found.effects.tolist()
+    [[0.0], [2.0], [0.0]]
+    """
+    x = arrays(x)
+    if isinstance(baseline, str) and baseline != "mean":
+        raise OperandError(
+            f"`baseline` should be a number or 'mean'. Received: baseline={baseline!r}."
+        )
+    seen = activations(model, x, sites)
+    operands: list[Any] = [baseline] * len(seen)
+    if baseline == "mean":
+        every = capture(model, sites).predict(x, batch_size=batch_size, verbose=0)
+        operands = [every[str(site)].mean(axis=0) for site, _ in seen]
+    edited = gated(model, [site for site, _ in seen], operands)
+    gates = gates_of([_masks(activation) for _, activation in seen])
+    outputs = predict_points(edited, {"inputs": x}, gates, batch_size, verbose)
+    none = [np.zeros_like(gate[:1]) for gate in gates]
+    before = predict_points(edited, {"inputs": x}, none, batch_size, 0)
+    units = [f"{site}[{n}]" for site, activation in seen for n in range(activation.shape[-1])]
+    return AblationStudy(units, measured(metric, before)[0], measured(metric, outputs))
+
+
+def _masks(activation: Any) -> list[Any]:
+    """Which elements of an activation belong to each unit; they broadcast to a sample."""
+    units = activation.shape[-1]
+    return list(np.eye(units, dtype=bool).reshape(units, *[1] * (activation.ndim - 2), units))

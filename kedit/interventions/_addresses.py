@@ -1,0 +1,114 @@
+"""Addresses of the layers of a model: the same on every backend, and in every session."""
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+_DEPTH = 3
+"""In so many lists and dicts within one another layers are looked for."""
+
+
+def addresses(model: Any) -> dict[str, Any]:
+    """Every layer and operation in a model, by its address.
+
+    Within a graph of layers that is its name, if somebody gave it one; names that
+    Keras makes up are others in every session. Else it is the attribute that holds
+    the layer, with the number or key in a list or dict, as `blocks.0`, and of a layer
+    that is only in the graph `layers.3`. Inside other layers it is joined by `/`.
+    """
+    found: dict[str, Any] = {}
+    seen = {id(model)}
+
+    def visit(owner: Any, prefix: str) -> None:
+        for key, layer in _children(owner):
+            if id(layer) not in seen:
+                seen.add(id(layer))
+                address = f"{prefix}/{key}" if prefix else key
+                found[address] = layer
+                visit(layer, address)
+
+    visit(model, "")
+    return found
+
+
+def _children(owner: Any) -> Iterator[tuple[str, Any]]:
+    nodes: list[Any] = []
+    if isinstance(owner, keras.Sequential):
+        nodes = list(owner.layers)
+    elif isinstance(owner, keras.Function):
+        nodes = [node for node in owner.operations if not _is_input(node)]
+    made_up = _made_up(nodes)
+    yield from [(node.name, node) for node in nodes if id(node) not in made_up]
+    names = set(dir(owner)) - _attributes(_kind(owner))
+    for name in sorted(names, key=lambda name: (name.startswith("_"), name)):
+        if not name.startswith("__"):
+            try:
+                value = getattr(owner, name)
+            except Exception:  # a property that cannot be read now
+                continue
+            yield from _inside(name, value, 0)
+    for kind in ("layers", "operations"):  # of which layers are a part, under the same numbers
+        for number, node in enumerate(getattr(owner, kind, ()) if nodes else ()):
+            if not _is_input(node):
+                yield f"{kind}.{number}", node
+
+
+def _is_input(node: Any) -> bool:
+    return isinstance(node, keras.layers.InputLayer)
+
+
+def _made_up(nodes: list[Any]) -> set[int]:
+    """Those whose names look as if Keras had made them up: `dense`, `dense_1`."""
+    numbers: dict[str, dict[int, str]] = {}
+    for node in nodes:
+        base = _snake_case(type(node).__name__)
+        match = re.fullmatch(rf"{re.escape(base)}(?:_(\d+))?", node.name)
+        if match is not None:
+            numbers.setdefault(base, {})[id(node)] = match[1] or ""
+    # Keras counts from 1: where there is a 0, somebody else has counted.
+    return {key for found in numbers.values() if "0" not in found.values() for key in found}
+
+
+def _inside(key: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, keras.Operation):
+        if not (isinstance(value, keras.Metric) or _is_input(value)):
+            yield key, value
+    elif isinstance(value, (dict, list, tuple)) and depth < _DEPTH:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, entry in list(items):
+            yield from _inside(f"{key}.{name}", entry, depth + 1)
+
+
+def _snake_case(name: str) -> str:
+    """A class name as Keras turns it into a layer's name."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _kind(owner: Any) -> str:
+    if isinstance(owner, keras.Sequential):
+        return "sequential"
+    if isinstance(owner, keras.Model):
+        return "functional" if isinstance(owner, keras.Function) else "model"
+    return "layer" if isinstance(owner, keras.layers.Layer) else "operation"
+
+
+@functools.cache
+def _attributes(kind: str) -> frozenset[str]:
+    """What an object of this kind has by itself, with what backends add when it has children."""
+    inputs = keras.Input((1,))
+    blank: Any = {
+        "operation": keras.Operation,
+        "layer": keras.layers.Layer,
+        "model": keras.Model,
+        "functional": lambda: keras.Model(inputs, keras.layers.Identity()(inputs)),
+        "sequential": lambda: keras.Sequential([keras.Input((1,)), keras.layers.Identity()]),
+    }[kind]()
+    if kind != "operation":
+        blank.one_child = keras.layers.Identity()
+        blank.children = [keras.layers.Identity()]
+    return frozenset(dir(blank))

@@ -1,0 +1,192 @@
+"""A model that gives the activations of another one."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kedit._casting import kind
+from kedit._types import Tensor
+from kedit.errors import OperandError
+from kedit.interventions._edited_model import EditedModel
+from kedit.interventions._partly_trained import PartlyTrained
+from kedit.interventions._run import Placed
+from kedit.interventions._site import Site, as_site
+
+
+def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
+    """Make a model that gives the activations of `model`.
+
+    The model is shared, and left as it is; it runs as in inference. Of an edited
+    model the activations are those after its edits.
+
+    Args:
+        model: Model of any kind, or a layer.
+        patterns: Site, address or pattern of addresses, or a list of these; see
+            `kedit.interventions.site`.
+        **kwargs: Keyword arguments of `keras.Model`, as `name`.
+
+    Returns:
+        `kedit.interventions.Capture`: a model whose output is a dict of activations
+        by address, with `:input` if it is that of a site, and `#1`, `#2` for the
+        later calls of a layer that is called several times.
+
+    Raises:
+        kedit.errors.OperandError: If a site is not in the model, or, when it is
+            run, is not reached.
+
+    Gradient:
+        That of the activations. For gradients with respect to them see `gradients`.
+
+    Example:
+    >>> base = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(3.0, name="h")])
+    >>> acts = kedit.interventions.capture(base, "h").predict(np.ones((1, 2)), verbose=0)
+    >>> acts["h"].tolist()
+    [[3.0, 3.0]]
+    """
+    several = isinstance(patterns, (list, tuple))
+    return Capture(model, patterns if several else [patterns], **kwargs)
+
+
+@keras.saving.register_keras_serializable(package="kedit")
+class Capture(keras.Model):
+    """What `kedit.interventions.capture` makes, with its arguments.
+
+    Call arguments:
+        inputs: What `model` takes.
+    """
+
+    edited: EditedModel
+
+    def __init__(self, model: Any, patterns: Sequence[str | Site], **kwargs: Any) -> None:
+        edited = model if isinstance(model, EditedModel) else EditedModel(model, {})
+        super().__init__(**{"dtype": edited.dtype_policy, "autocast": False, **kwargs})
+        self.edited = edited
+        found = [pair for pattern in patterns for pair in as_site(pattern).find(edited.base)]
+        self.patterns = [site for site, _ in found]
+        self.found: Callable[[], list[tuple[Site, Any]]] = lambda: found
+
+    def build(self, input_shape: Any) -> None:
+        """Nothing: it has no weights of its own."""
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Any:
+        seen: dict[str, Tensor] = {}
+
+        def noting(site: Site) -> Any:
+            def act(x: Tensor, number: int, offset: Any) -> Tensor:
+                seen[label(site, number)] = x
+                return x
+
+            return act
+
+        placed = [Placed(site, layer, noting(site)) for site, layer in self.found()]
+        self.edited.run_with(placed, inputs, training)
+        return seen
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        return None
+
+    def gradients(
+        self, x: Any, score: Callable[[Any], Tensor], batch_size: int = 32
+    ) -> dict[str, Any]:
+        """Gradients of a score of the predictions with respect to the activations.
+
+        Args:
+            x: What the model takes, as NumPy arrays.
+            score: Given what the model predicts for a batch, a tensor of shape
+                `(batch_size,)`, each number of which depends on its example alone.
+            batch_size: Examples at a time. Defaults to 32.
+
+        Returns:
+            A dict of NumPy arrays of the shapes of the activations.
+
+        Raises:
+            kedit.errors.OperandError: If an activation is not of floats.
+
+        Example:
+        >>> base = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(3.0, name="h")])
+        >>> acts = kedit.interventions.capture(base, "h")
+        >>> score = lambda y: ops.sum(y**2, axis=-1)
+        >>> acts.gradients(np.ones((1, 2)), score)["h"].tolist()
+        [[6.0, 6.0]]
+        """
+        rows = len(keras.tree.flatten(x)[0])
+        size = min(batch_size, rows)
+        first = self.predict_on_batch(_rows(x, np.arange(size)))
+        model = _Gradients(self, first, score)
+        found: list[dict[str, Any]] = []
+        for start in range(0, rows, size):
+            at = np.minimum(np.arange(start, start + size), rows - 1)
+            found.append(model.of_batch(_rows(x, at)))
+        return {name: np.concatenate([part[name] for part in found])[:rows] for name in first}
+
+    def get_config(self) -> dict[str, Any]:
+        model = keras.saving.serialize_keras_object(self.edited)
+        patterns = [site.get_config() for site in self.patterns]
+        return {**super().get_config(), "model": model, "patterns": patterns}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Capture":
+        deserialize = keras.saving.deserialize_keras_object
+        model = deserialize(config["model"], custom_objects=custom_objects)
+        patterns = [Site(**site) for site in config["patterns"]]
+        return cls(**{**config, "model": model, "patterns": patterns})
+
+
+def label(site: Site, number: int) -> str:
+    """The name of the activation at a site in a call."""
+    return str(site) if site.call is not None or number == 0 else f"{site}#{number}"
+
+
+def _rows(x: Any, at: Any) -> Any:
+    return keras.tree.map_structure(lambda leaf: np.asarray(leaf)[at], x)
+
+
+class _Gradients(PartlyTrained):
+    """Adds zeros to the activations, which one step of descent by 1 turns into minus gradients.
+
+    Keras has no other way to a gradient that is the same on every backend.
+    """
+
+    def __init__(self, acts: Capture, activations: dict[str, Any], score: Any) -> None:
+        super().__init__(name="gradients", autocast=False)
+        self.acts, self.score = acts, score
+        self.zeros = {}
+        for number, (name, activation) in enumerate(activations.items()):
+            dtype = keras.backend.standardize_dtype(activation.dtype)
+            if kind(dtype) != 2:
+                raise OperandError(
+                    "An activation should be of floats to have a gradient. Received: dtype "
+                    f"{dtype!r} at `{name}`."
+                )
+            self.zeros[name] = self.add_weight(
+                name=f"zeros_{number}", shape=activation.shape, initializer="zeros", dtype="float32"
+            )
+        self.compile(optimizer=keras.optimizers.SGD(1.0))
+
+    def trains_variable(self, variable: Any) -> bool:
+        return any([variable is zeros for zeros in self.zeros.values()])
+
+    def build(self, input_shape: Any) -> None:
+        """Nothing more."""
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Any:
+        def adding(site: Site) -> Any:
+            def act(x: Tensor, number: int, offset: Any) -> Tensor:
+                return ops.add(x, ops.cast(self.zeros[label(site, number)], x.dtype))
+
+            return act
+
+        placed = [Placed(site, layer, adding(site)) for site, layer in self.acts.found()]
+        outputs = self.acts.edited.run_with(placed, inputs, training)
+        self.add_loss(ops.sum(ops.cast(self.score(outputs), "float32")))
+        return outputs
+
+    def of_batch(self, x: Any) -> dict[str, Any]:
+        for zeros in self.zeros.values():
+            zeros.assign(ops.zeros(zeros.shape))
+        self.train_on_batch(x)
+        # From 0, so that no gradient is -0.
+        return {name: 0.0 - ops.convert_to_numpy(zeros) for name, zeros in self.zeros.items()}

@@ -1,0 +1,285 @@
+"""A model that computes what another one does, with edited activations."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from kedit._edit import Edit, EditSequence, check_is_edit, check_one_of
+from kedit._types import Tensor
+from kedit.errors import OperandError
+from kedit.interventions._applied import Compiled, whole_model
+from kedit.interventions._hooks import intercepted
+from kedit.interventions._operands import RunOperand
+from kedit.interventions._partly_trained import PartlyTrained
+from kedit.interventions._run import Placed, Run, check_not_rematerialized, owners_of
+from kedit.interventions._site import Site, as_site
+from kedit.interventions._site_editing import SiteEditing
+from kedit.interventions._sites import check_model, look
+
+TRAIN = ("none", "edits", "all")
+Edits = Mapping[Any, Any] | Sequence[tuple[Any, Any]]
+
+
+def edit_model(
+    model: keras.Model, edits: Edits, train: str = "none", **kwargs: Any
+) -> "EditedModel":
+    """Make a model that computes what `model` does, with edited activations.
+
+    The model is shared, not copied, and is left as it is: it predicts, trains and
+    saves as before, while the edited one has compiled functions of its own. An
+    edited model can be edited again; the edits that it has come first.
+
+    Args:
+        model: Model of any kind, or a layer; subclassed ones, too.
+        edits: For each site an edit: a dict, or a list of pairs. A site is
+            `kedit.interventions.site(...)`, or the address of a layer, or a pattern
+            of addresses, for its output; each layer that matches gets the edit, with
+            weights of its own. Edits count inside one sample, as
+            `sample[..., 17].set(0.0)`, or leave axis 0 alone.
+        train: What `fit` trains: "edits" their `Trainable`s and rotations, while
+            the model underneath runs as in inference and keeps its weights; "all"
+            both; "none" nothing. Defaults to "none".
+        **kwargs: Keyword arguments of `keras.Model`, as `name`.
+
+    Returns:
+        `kedit.interventions.EditedModel`.
+
+    Raises:
+        kedit.errors.OperandError: If a site is not in the model, with those that are
+            close; if a layer of the model is rematerialized; and, when it is run,
+            if an edit was never reached.
+        kedit.errors.EditError: If an edit does not fit its activation.
+
+    Gradient:
+        That of the model and of the edits, by the chain rule.
+
+    Example:
+    >>> base = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(3.0, name="h")])
+    >>> edited = kedit.interventions.edit_model(base, {"h": kedit.sample[0].set(0.0)})
+    >>> ops.convert_to_numpy(edited(np.ones((1, 2)))).tolist()
+    [[0.0, 3.0]]
+    >>> ops.convert_to_numpy(base(np.ones((1, 2)))).tolist()
+    [[3.0, 3.0]]
+    """
+    return EditedModel(model, edits, train, **kwargs)
+
+
+@keras.saving.register_keras_serializable(package="kedit")
+class EditedModel(PartlyTrained):
+    """What `kedit.interventions.edit_model` makes, with its arguments.
+
+    Call arguments:
+        inputs: What the model underneath takes. If an operand is another run or an
+            extra input, a dict with it as "inputs", and the others by their names.
+        training: Whether the model is being trained; heeded if `train` is "all".
+
+    Attributes:
+        base: The model underneath.
+        trains: What `fit` trains: "none", "edits" or "all".
+        edit_layers: The layers that hold the edits, in their order.
+    """
+
+    base: Any
+    placed: Callable[[], list[tuple[Site, Any, SiteEditing]]]
+
+    def __init__(self, base: Any, edits: Edits, train: str = "none", **kwargs: Any) -> None:
+        check_model(base)
+        check_one_of("train", train, TRAIN)
+        inner: list[Any] = []
+        if isinstance(base, EditedModel):  # else the edits of the outer one would come first
+            inner, base = [(site, layer) for site, _, layer in base.placed()], base.base
+        check_not_rematerialized(base)
+        found = []
+        for given, edit in edits.items() if isinstance(edits, Mapping) else edits:
+            check_is_edit("A site", edit, "edit_model(model, {'dense': sample[2].set(0.0)})")
+            found += [(site, edit) for site, _ in as_site(given).find(base)]
+        super().__init__(**{"dtype": base.dtype_policy, "autocast": False, **kwargs})
+        self.base = base
+        self.trains = train
+        self.supports_masking = True
+        found = inner + [(site, SiteEditing(edit)) for site, edit in found]
+        self.edit_layers = [layer for _, layer in found]
+        targets = [layer for site, _ in found for _, layer in site.find(base)]
+        placed = [(site, to, layer) for (site, layer), to in zip(found, targets, strict=True)]
+        owners: list[Any] = owners_of(base, [site for site, _ in found])
+        self.placed = lambda: placed  # behind a function, where Keras looks for no layers
+        self._owners: Callable[[], list[Any]] = lambda: owners
+        self._compiled = Compiled()
+        names = [part.names() for layer in self.edit_layers for part in _operands(layer)]
+        self._runs = sorted({name for runs, _ in names for name in runs})
+        self._fed = sorted({name for _, fed in names for name in fed})
+        if base.built:
+            self._build_edits()
+
+    def _build_edits(self) -> None:
+        """Build what can be known before the model is run."""
+        seen = look(self.base)
+        if seen is None:
+            return
+        for site, target, layer in self.placed():
+            calls = seen.get(id(target), [])[slice(site.call, None)]
+            if calls:
+                args, output = calls[0]
+                if site.where == "output" or isinstance(site.leaf, int):
+                    spec = site.read(args, {}, output)
+                    layer.build_at(spec.shape, spec.dtype)
+        self.built = all([layer.built for layer in self.edit_layers])
+
+    def build(self, input_shape: Any) -> None:
+        """Nothing: the edits are built where they are reached."""
+
+    def get_build_config(self) -> dict[str, Any]:
+        return {"edits": [(layer.site_shape, layer.site_dtype) for layer in self.edit_layers]}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        for layer, (shape, dtype) in zip(self.edit_layers, config["edits"], strict=True):
+            if shape is not None:
+                layer.build_at(shape, dtype)
+        self.built = True
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Any:
+        return self.run_with([], inputs, training)
+
+    def run_with(self, placed: list[Placed], inputs: Any, training: bool | None) -> Any:
+        """Call the model, and do, after its edits, what else is placed."""
+        training = training if self.trains == "all" else False
+        inputs, others, fed = self._split(inputs)
+        seen = {name: self._seen(other, training) for name, other in others.items()}
+        run = self._run(seen, fed, placed)
+        with intercepted(run.handlers):
+            outputs = self.base(inputs, training=training)
+        run.check_fired()
+        return outputs
+
+    def _run(self, seen: dict[str, Any], fed: dict[str, Tensor], more: list[Placed]) -> Run:
+        """A run in which the edits are applied."""
+
+        def acting(index: int, layer: SiteEditing) -> Any:
+            def act(x: Tensor, number: int, offset: Any) -> Tensor:
+                layer.build_at(x.shape, keras.backend.standardize_dtype(x.dtype))
+                others = {name: values[index, number] for name, values in seen.items()}
+                return layer(x, given={**fed, **others}, offset=offset)
+
+            return act
+
+        acts = [Placed(s, t, acting(n, layer)) for n, (s, t, layer) in enumerate(self.placed())]
+        return Run(acts + more, self._owners())
+
+    def _seen(self, inputs: Any, training: bool | None) -> dict[tuple[int, int], Tensor]:
+        """What is at the sites when the model is given other inputs, by site and call."""
+        seen: dict[tuple[int, int], Tensor] = {}
+
+        def noting(index: int) -> Any:
+            def act(x: Tensor, number: int, offset: Any) -> Tensor:
+                seen[index, number] = x
+                return x
+
+            return act
+
+        acts = [Placed(s, t, noting(n)) for n, (s, t, _) in enumerate(self.placed())]
+        with intercepted(Run(acts, []).handlers):
+            self.base(inputs, training=training)
+        return seen
+
+    def _split(self, inputs: Any) -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
+        names = {"inputs", *self._runs, *self._fed}
+        if len(names) == 1:
+            return inputs, {}, {}
+        if not isinstance(inputs, dict) or set(inputs) != names:
+            given = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
+            raise OperandError(
+                f"An edited model with operands from elsewhere should be given a dict of "
+                f"{sorted(names)}. Received: {given}. Write "
+                f"`model.predict({{{', '.join([f'{name!r}: ...' for name in sorted(names)])}}})`."
+            )
+        fed = {name: inputs[name] for name in self._fed}
+        return inputs["inputs"], {name: inputs[name] for name in self._runs}, fed
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        return None  # the model underneath has put it on its outputs
+
+    def trains_variable(self, variable: Any) -> bool:
+        own = {id(v) for layer in self.edit_layers for v in layer.variables}
+        return self.trains == "all" or (self.trains == "edits" and id(variable) in own)
+
+    # --- What the edits hold ---------------------------------------------------------------
+
+    def values(self, site: str | Site) -> list[Any]:
+        """The variables of the edits at a site, in their order: constants and `Trainable`s.
+
+        A compiled model sees what is assigned to them.
+
+        Example:
+        >>> base = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(3.0, name="h")])
+        >>> edited = kedit.interventions.edit_model(base, {"h": kedit.sample[0].set(0.0)})
+        >>> edited.values("h")[0].assign(7.0) is None
+        False
+        >>> ops.convert_to_numpy(edited(np.ones((1, 2)))).tolist()
+        [[7.0, 3.0]]
+        """
+        sites = [found for found, _ in as_site(site).find(self.base)]
+        return [
+            variable
+            for found, _, layer in self.placed()
+            if found in sites
+            for variable in layer.variables
+        ]
+
+    @property
+    def edits(self) -> list[tuple[Site, Edit | EditSequence]]:
+        """The edits with the sites of the layers that they are at, and what they hold now."""
+        return [
+            (site, layer.current() if layer.built else layer.original)
+            for site, _, layer in self.placed()
+        ]
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Apply the edits to the model underneath itself, until the block is left.
+
+        For its other methods, as `generate()` of KerasHub, in which positions are
+        counted in the whole sequence. The compiled functions that it had are put
+        back afterwards.
+
+        Raises:
+            kedit.errors.OperandError: If an operand is another run or an extra
+                input, which no other method has; or if an edit was never reached.
+        """
+        if self._runs or self._fed:
+            raise OperandError(
+                "Edits that are applied to a whole model should need nothing but it. Received: "
+                f"operands from {[*self._runs, *self._fed]}. Call the edited model."
+            )
+        variables = [v for layer in self.edit_layers for v in layer.variables]
+        with whole_model(self.base, self._run({}, {}, []), self._compiled, variables):
+            yield
+
+    # --- Saving ----------------------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        edits = [
+            {"site": site.get_config(), "edit": serialize(layer.original)}
+            for site, _, layer in self.placed()
+        ]
+        return {
+            **super().get_config(),
+            "base": serialize(self.base),
+            "edits": edits,
+            "train": self.trains,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "EditedModel":
+        deserialize = keras.saving.deserialize_keras_object
+        base = deserialize(config["base"], custom_objects=custom_objects)
+        edits = [(Site(**part["site"]), deserialize(part["edit"])) for part in config["edits"]]
+        return cls(**{**config, "base": base, "edits": edits})
+
+
+def _operands(layer: SiteEditing) -> list[RunOperand]:
+    """The operands of an edit that only a run has."""
+    held = [p for part in layer.original.edits for p in part.placeholders()]
+    return [placeholder for placeholder in held if isinstance(placeholder, RunOperand)]

@@ -1,0 +1,109 @@
+"""Standing between layers and their callers, while something runs."""
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+Call = Callable[..., Any]
+Handler = Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]
+
+_METHODS = ("call", "quantized_call")
+_LOCK = threading.Lock()
+_ACTIVE = threading.local()
+_INSTALLED: dict[int, tuple[int, Callable[[], None]]] = {}
+"""For each layer that is stood in front of, by identity, how often, and what ends it."""
+
+
+@contextmanager
+def intercepted(handlers: Sequence[tuple[Any, Handler]]) -> Iterator[None]:
+    """Call handlers in place of layers, in this thread, until the block is left.
+
+    A handler is given the call that it stands before, and its arguments. Of several
+    for one layer the last is innermost. Other threads, and whoever calls the layers
+    afterwards, find them as they were.
+
+    Args:
+        handlers: Pairs of a layer, or another operation, and its handler.
+    """
+    frame: dict[int, list[Handler]] = {}
+    for layer, handler in handlers:
+        frame.setdefault(id(layer), []).append(handler)
+    layers = {id(layer): layer for layer, _ in handlers}
+    if not layers:
+        yield
+        return
+    stack = _stack()
+    for layer in layers.values():
+        _install(layer)
+    stack.append(frame)
+    try:
+        yield
+    finally:
+        stack.remove(frame)
+        for layer in layers.values():
+            _uninstall(layer)
+
+
+def _stack() -> list[dict[int, list[Handler]]]:
+    """What is active in this thread, the innermost block last."""
+    if not hasattr(_ACTIVE, "stack"):
+        _ACTIVE.stack = []
+    stack: list[dict[int, list[Handler]]] = _ACTIVE.stack
+    return stack
+
+
+def _install(layer: Any) -> None:
+    with _LOCK:
+        if id(layer) in _INSTALLED:
+            count, end = _INSTALLED[id(layer)]
+        else:
+            count, end = 0, _stand_before(layer)
+        _INSTALLED[id(layer)] = (count + 1, end)
+
+
+def _uninstall(layer: Any) -> None:
+    with _LOCK:
+        count, end = _INSTALLED[id(layer)]
+        if count > 1:
+            _INSTALLED[id(layer)] = (count - 1, end)
+        else:
+            del _INSTALLED[id(layer)]
+            end()
+
+
+def _stand_before(layer: Any) -> Callable[[], None]:
+    """Put what asks the handlers in the place of the layer's methods; returns what undoes it."""
+    own = {name: vars(layer)[name] for name in _METHODS if name in vars(layer)}
+    names = [name for name in _METHODS if hasattr(layer, name)]
+    for name in names:
+        # Past Keras and the backend, which would take note of it.
+        object.__setattr__(layer, name, _asking(id(layer), getattr(layer, name)))
+
+    def end() -> None:
+        for name in names:
+            object.__delattr__(layer, name)
+        for name, method in own.items():
+            object.__setattr__(layer, name, method)
+
+    return end
+
+
+def _asking(key: int, method: Call) -> Call:
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        handlers = [handler for frame in _stack() for handler in frame.get(key, ())]
+
+        def proceed(number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if number == len(handlers):
+                return method(*args, **kwargs)
+
+            def inner(*args: Any, **kwargs: Any) -> Any:
+                return proceed(number + 1, args, kwargs)
+
+            return handlers[number](inner, args, kwargs)
+
+        return proceed(0, args, kwargs)
+
+    return call

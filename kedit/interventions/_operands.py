@@ -1,0 +1,241 @@
+"""Operands that only a run of a model has: values of another run, extra inputs, means, mixtures."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kedit._data import Placeholder
+from kedit._expression import Operators
+from kedit._trainable import Trainable, describe, described
+from kedit._types import Tensor
+from kedit.errors import OperandError
+
+
+class RunOperand(Operators, Placeholder):
+    """Base of operands that stand for what a run of an edited model has.
+
+    Attributes:
+        is_whole: Whether it has the shape of the activation, so that the edit reads
+            of it the elements that it writes; else it broadcasts to the selection.
+    """
+
+    __slots__ = ()
+    home = "an edited model"
+    fix = "kedit.interventions.edit_model(model, {{address: {edit!r}}})"
+    is_whole = True
+
+    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
+        """What it is in a run.
+
+        Args:
+            x: The activation.
+            given: What the model was given, by name; for another run, the same
+                activation there.
+            weight: The weight that `add_to` added, if any.
+        """
+        raise NotImplementedError
+
+    def names(self) -> tuple[list[str], list[str]]:
+        """Names of the other runs and of the extra inputs that it needs."""
+        return [], []
+
+
+class _Named(RunOperand):
+    """Base of operands that a model is given by name."""
+
+    __slots__ = ("name",)
+    name: str
+
+    def __init__(self, name: str) -> None:
+        if not isinstance(name, str) or not name.isidentifier() or name == "inputs":
+            raise OperandError(
+                "The name of an extra input should be an identifier, and not 'inputs'. Received: "
+                f"name={name!r}."
+            )
+        self._init(name=name)
+
+    def key(self) -> Any:
+        return (type(self).__name__, self.name)
+
+    def __reduce__(self) -> Any:
+        return (type(self), (self.name,))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+
+@keras.saving.register_keras_serializable(package="kedit")
+class OtherRun(_Named):
+    """The same elements, as they are when the model is given other inputs.
+
+    `sample[3].set(OtherRun())` patches: position 3 gets what it has in the other
+    run. The edited model takes `{"inputs": ..., "other": ...}`, and runs its base
+    once more for each name; the other runs are not edited.
+
+    Args:
+        name: Of the other inputs. Defaults to "other".
+
+    Gradient:
+        Flows into the other run, too.
+
+    Example:
+    >>> kedit.sample[3].set(kedit.interventions.OtherRun())
+    sample[3].set(OtherRun())
+    """
+
+    __slots__ = ()
+
+    def __init__(self, name: str = "other") -> None:
+        super().__init__(name)
+
+    def __repr__(self) -> str:
+        return "OtherRun()" if self.name == "other" else f"OtherRun({self.name!r})"
+
+    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
+        return given[self.name]
+
+    def names(self) -> tuple[list[str], list[str]]:
+        return [self.name], []
+
+
+@keras.saving.register_keras_serializable(package="kedit")
+class Fed(_Named):
+    """An extra input of the edited model, with a value for every example.
+
+    The edited model takes `{"inputs": ..., name: ...}`. What is fed has the batch
+    axis first; the other axes broadcast to what the edit selects in one sample. Floats
+    are cast to the dtype of the activation.
+
+    Args:
+        name: Of the input.
+
+    Gradient:
+        That of the operation.
+
+    Example:
+    >>> kedit.sample[...].where(kedit.interventions.Fed("gate") > 0.0).set(0.0)
+    sample.where(Fed('gate') > 0.0).set(0.0)
+    """
+
+    __slots__ = ()
+    is_whole = False
+
+    def __repr__(self) -> str:
+        return f"Fed({self.name!r})"
+
+    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
+        return given[self.name]
+
+    def names(self) -> tuple[list[str], list[str]]:
+        return [], [self.name]
+
+
+@keras.saving.register_keras_serializable(package="kedit")
+class BatchMean(RunOperand):
+    """The mean of the same elements over the examples of the batch.
+
+    `sample[..., 7].set(BatchMean())` ablates a unit by its mean. To hold the mean of
+    a whole dataset, compute it once and write `.set(mean)`.
+
+    Gradient:
+        Flows to every example, divided by their number.
+
+    Example:
+    >>> kedit.sample[..., 7].set(kedit.interventions.BatchMean())
+    sample[..., 7].set(BatchMean())
+    """
+
+    __slots__ = ()
+
+    def key(self) -> Any:
+        return ("BatchMean",)
+
+    def __repr__(self) -> str:
+        return "BatchMean()"
+
+    def __reduce__(self) -> Any:
+        return (BatchMean, ())
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
+        return ops.broadcast_to(ops.mean(x, axis=0, keepdims=True), ops.shape(x))
+
+
+@keras.saving.register_keras_serializable(package="kedit")
+class Rotated(RunOperand):
+    """The activation, with what it is in a learned subspace taken from a source.
+
+    For activation `x` and source `s`: `x + (s - x) Q Q^T` along the last axis, where
+    the columns of `Q` are orthonormal: those of the QR decomposition of a learned
+    weight of shape `(features, rank)`. With `.set(Rotated(OtherRun(), rank=2))` that
+    is a distributed interchange intervention.
+
+    Args:
+        source: Where the values come from. Defaults to None: `OtherRun()`.
+        rank: Number of dimensions of the subspace. Defaults to 1.
+        initializer: Array of shape `(features, rank)` or Keras initializer or its
+            name, from which the weight starts. Defaults to "orthogonal".
+
+    Gradient:
+        To `x`, to the source and to the weight, of the formula above. It is computed
+        in float32.
+
+    References:
+        A. Geiger, Z. Wu, C. Potts, T. Icard and N. D. Goodman, *Finding Alignments
+        Between Interpretable Causal Variables and Distributed Neural
+        Representations*, 2023, arXiv:2303.02536.
+
+    Example:
+    >>> kedit.sample[0].set(kedit.interventions.Rotated(rank=2))
+    sample[0].set(Rotated(OtherRun(), rank=2))
+    """
+
+    __slots__ = ("basis", "rank", "source")
+    source: RunOperand
+    rank: int
+    basis: Trainable
+
+    def __init__(
+        self, source: RunOperand | None = None, rank: int = 1, initializer: Any = "orthogonal"
+    ) -> None:
+        source = OtherRun() if source is None else source
+        if not isinstance(source, RunOperand) or not source.is_whole or isinstance(source, Rotated):
+            raise OperandError(
+                f"`source` should be `OtherRun()` or `BatchMean()`. Received: {source!r}."
+            )
+        if type(rank) is not int or rank < 1:
+            raise OperandError(f"`rank` should be a positive int. Received: rank={rank!r}.")
+        self._init(source=source, rank=rank, basis=Trainable(initializer, name="rotation"))
+
+    def key(self) -> Any:
+        return ("Rotated", self.source.key(), self.rank, self.basis.key())
+
+    def __repr__(self) -> str:
+        start = self.basis.initializer
+        given = f", initializer={start!r}" if isinstance(start, str) else ", initializer=..."
+        return f"Rotated({self.source!r}, rank={self.rank}{given if start != 'orthogonal' else ''})"
+
+    def __reduce__(self) -> Any:
+        return (Rotated.from_config, (self.get_config(),))
+
+    def get_config(self) -> dict[str, Any]:
+        basis = describe(self.basis)
+        return {"source": describe(self.source), "rank": self.rank, "basis": basis}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Rotated":
+        source: Any = described(config["source"])
+        basis: Any = described(config["basis"])
+        return cls(source, config["rank"], basis.initializer)
+
+    def names(self) -> tuple[list[str], list[str]]:
+        return self.source.names()
+
+    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
+        basis, _ = ops.qr(ops.convert_to_tensor(weight))
+        change = ops.cast(ops.subtract(self.source.value(x, given, None), x), "float32")
+        change = ops.matmul(ops.matmul(change, basis), ops.transpose(basis))
+        return ops.add(x, ops.cast(change, x.dtype))

@@ -1,0 +1,32 @@
+"""A model of which `fit` trains only some variables, while they stay trainable elsewhere."""
+
+from typing import Any
+
+import keras
+
+
+class PartlyTrained(keras.Model):
+    """Base of models that share layers with others, whose `trainable` they leave alone."""
+
+    def trains_variable(self, variable: Any) -> bool:
+        """Whether this model trains a variable that is trainable in itself."""
+        raise NotImplementedError
+
+    def _is_trained(self, variable: Any) -> bool:
+        return bool(self.trainable and variable.trainable and self.trains_variable(variable))
+
+    @property
+    def trainable_variables(self) -> list[Any]:
+        return [v for v in self.variables if self._is_trained(v)]
+
+    @property
+    def trainable_weights(self) -> list[Any]:
+        return [v for v in self.weights if self._is_trained(v)]
+
+    @property
+    def non_trainable_variables(self) -> list[Any]:
+        return [v for v in self.variables if not self._is_trained(v)]
+
+    @property
+    def non_trainable_weights(self) -> list[Any]:
+        return [v for v in self.weights if not self._is_trained(v)]

@@ -1,0 +1,99 @@
+"""Predictions of an edited model for every example at every point of a study."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from kedit._at import sample
+from kedit.errors import OperandError
+from kedit.interventions._capture import capture
+from kedit.interventions._edited_model import EditedModel, edit_model
+from kedit.interventions._operands import Fed
+from kedit.interventions._site import Site
+
+_MOST_ROWS, _MOST_NUMBERS = 1024, 2**20
+
+
+def activations(model: Any, x: Any, sites: Any) -> list[tuple[Site, Any]]:
+    """Sites of single layers, and what is there for the first example, `(1, ...)`."""
+    found = capture(model, sites)
+    seen = found.predict_on_batch(keras.tree.map_structure(lambda leaf: leaf[:1], x))
+    return [(site, seen[str(site)]) for site in found.patterns]
+
+
+def gated(model: Any, sites: list[Site], operands: list[Any]) -> EditedModel:
+    """The model with operands written at sites, where the gate of the site is open."""
+    pairs = [
+        (site, sample[...].where(Fed(f"gate_{number}") > 0).set(operand))
+        for number, (site, operand) in enumerate(zip(sites, operands, strict=True))
+    ]
+    return edit_model(model, pairs)
+
+
+def gates_of(masks: list[list[Any]]) -> list[Any]:
+    """Gates for each point, one site after the other, of masks of the points of each site."""
+    points = sum([len(of_site) for of_site in masks])
+    gates, start = [], 0
+    for of_site in masks:
+        gate = np.zeros((points, *of_site[0].shape), "float32")
+        gate[start : start + len(of_site)] = of_site
+        start += len(of_site)
+        gates.append(gate)
+    return gates
+
+
+def predict_points(
+    model: EditedModel,
+    x: dict[str, Any],
+    gates: Sequence[Any],
+    batch_size: int | None,
+    verbose: int,
+) -> Any:
+    """Predictions at every point, `(num_points, num_samples, ...)`.
+
+    Every batch has the same number of rows, so that the model is traced once.
+
+    Args:
+        model: An edited model that is fed a gate for each site.
+        x: Its other inputs.
+        gates: For each site an array of shape `(num_points, ...)`.
+        batch_size: Rows at a time, or None.
+        verbose: As for `sweep`.
+    """
+    leaves = keras.tree.flatten(x)
+    count, points = len(leaves[0]), len(gates[0])
+    rows = points * count
+    if batch_size is None:
+        numbers = sum([leaf[0].size for leaf in [*leaves, *gates]])
+        batch_size = min(_MOST_ROWS, max(1, _MOST_NUMBERS // max(1, numbers)))
+    size = min(batch_size, rows)
+    bar = keras.utils.Progbar(-(-rows // size), verbose=verbose, unit_name="batch")
+    outputs = []
+    for start in range(0, rows, size):
+        at = np.minimum(np.arange(start, start + size), rows - 1)
+        batch = keras.tree.map_structure(lambda leaf, at=at: leaf[at % count], x)
+        batch |= {f"gate_{number}": gate[at // count] for number, gate in enumerate(gates)}
+        outputs.append(model.predict_on_batch(batch))
+        bar.add(1)
+
+    def join(*parts: Any) -> Any:
+        every = np.concatenate(parts)[:rows]
+        return every.reshape(points, count, *every.shape[1:])
+
+    return keras.tree.map_structure(join, *outputs)
+
+
+def measured(metric: Callable[[Any], Any], outputs: Any) -> Any:
+    """A metric of each prediction, `(num_points, num_samples)`."""
+    first = keras.tree.flatten(outputs)[0]
+    flat = keras.tree.map_structure(lambda y: y.reshape(-1, *y.shape[2:]), outputs)
+    values = np.asarray(keras.ops.convert_to_numpy(metric(flat)))
+    if values.shape != (first.shape[0] * first.shape[1],):
+        raise OperandError(
+            "`metric` should give one number for each prediction. Received: shape "
+            f"{values.shape} for {first.shape[0] * first.shape[1]} predictions. Write, for "
+            "example, `metric=lambda y: y[:, 0]`."
+        )
+    return values.reshape(first.shape[:2])

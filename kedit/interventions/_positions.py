@@ -1,0 +1,79 @@
+"""Edits of a piece of a sequence, by positions that are counted in the whole sequence."""
+
+from dataclasses import replace
+from typing import Any
+
+from keras import ops
+
+from kedit import _lowering
+from kedit._edit import Edit
+from kedit._index import Index
+from kedit._items import Positions
+from kedit._selection import Selection
+from kedit._types import Shape, Tensor
+from kedit.errors import PositionError, ShapeError
+
+
+def apply_from(edit: Edit, x: Tensor, shape: Shape, offset: Any) -> Tensor:
+    """Apply an edit to a piece of a sequence.
+
+    Args:
+        edit: The edit, with tensors in place of its placeholders.
+        x: Tensor of shape `(batch_size, length, ...)`.
+        shape: Shape that the layer was built with.
+        offset: Position of the piece in the sequence: an integer tensor. None if
+            it is the whole sequence.
+    """
+    selection = edit.selection.inside_sample()
+    first = selection.index.items[0]
+    if offset is None or first is ... or first == slice(None):
+        return _lowering.apply(edit, x, shape)
+    length = x.shape[1]
+    chosen = _chosen(first, ops.add(ops.arange(length), ops.cast(offset, "int32")), selection)
+    rest = Index((slice(None), *selection.index.items[1:]))
+    everywhere = Selection("sample", rest, selection.condition)
+    sizes = (None, *x.shape[1:])
+    rank = len(everywhere.bind(sizes).result)
+    edit = replace(edit, selection=everywhere, operand=_for_all(edit, first, rank))
+    edited = _lowering.apply(edit, x, (*shape[:1], length, *shape[2:]))
+    return ops.where(ops.reshape(chosen, (1, -1, *[1] * (len(x.shape) - 2))), edited, x)
+
+
+def _chosen(item: Any, positions: Tensor, selection: Selection) -> Tensor:
+    """Which positions an item of an index means."""
+    if isinstance(item, int):
+        numbers = [item]
+    elif isinstance(item, Positions):
+        numbers = list(item.numbers)
+    elif isinstance(item, slice):
+        numbers = [item.start or 0, item.stop or 0, item.step or 1]
+    else:
+        numbers = [-1]
+    if min(numbers) < 0:
+        raise PositionError(
+            "A position in a sequence that is generated should be counted from its start, by an "
+            f"int, a slice or a list, none of them negative. Received: `{selection!r}`."
+        )
+    if not isinstance(item, slice):
+        places = ops.convert_to_tensor(numbers, dtype="int32")
+        return ops.any(ops.equal(positions[:, None], places[None]), axis=1)
+    start, stop, step = item.start or 0, item.stop, item.step or 1
+    chosen = ops.logical_and(
+        ops.greater_equal(positions, start), ops.equal((positions - start) % step, 0)
+    )
+    return chosen if stop is None else ops.logical_and(chosen, ops.less(positions, stop))
+
+
+def _for_all(edit: Edit, item: Any, rank: int) -> Any:
+    """The operand as it has to be where all positions are selected, in `rank` dimensions."""
+    operand = edit.operand
+    sizes = tuple(getattr(operand, "shape", ()))
+    if isinstance(item, int):  # whose axis values have not
+        return ops.expand_dims(operand, 1) if len(sizes) == rank - 1 > 1 else operand
+    at = len(sizes) - rank + 1
+    if at >= 0 and sizes[at] != 1:
+        raise ShapeError(
+            "What is written while a sequence is generated should be the same at all positions. "
+            f"Received: an operand of shape {sizes} in `{edit!r}`."
+        )
+    return operand

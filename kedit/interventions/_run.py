@@ -1,0 +1,146 @@
+"""One run of a model in which activations are edited, or looked at."""
+
+from functools import partial
+from typing import Any
+
+import keras
+
+from kedit.errors import OperandError
+from kedit.interventions._addresses import addresses
+from kedit.interventions._hooks import Call, Handler
+from kedit.interventions._site import Site
+
+
+class Placed:
+    """An edit, or whatever is done with an activation, at one site of one layer.
+
+    Attributes:
+        site: The site, by the address of the layer.
+        layer: The layer.
+        act: Given the activation, the number of the call and the offset of the
+            piece of a sequence, gives what takes its place.
+    """
+
+    def __init__(self, site: Site, layer: Any, act: Any) -> None:
+        self.site, self.layer, self.act = site, layer, act
+        self.fired = 0
+
+    def handle(self, number: int, offset: Any, x: Any) -> Any:
+        self.fired += 1
+        y = self.act(x, number, offset)
+        if tuple(y.shape) != tuple(x.shape):
+            raise OperandError(
+                f"What takes the place of an activation should have its shape, {tuple(x.shape)}. "
+                f"Received: shape {tuple(y.shape)} at `{self.site}`."
+            )
+        return y
+
+
+class Run:
+    """Handlers that do what is placed, for one run of a model.
+
+    Args:
+        placed: What to do; of several at one site the first is done first.
+        owners: Layers that may be told where in a sequence those inside them stand.
+    """
+
+    def __init__(self, placed: list[Placed], owners: list[Any]) -> None:
+        self.placed = placed
+        self.offsets: list[Any] = []
+        by_layer: dict[int, list[Placed]] = {}
+        for one in placed:
+            by_layer.setdefault(id(one.layer), []).append(one)
+        counts: dict[int, int] = {}
+        self.handlers: list[tuple[Any, Handler]] = [(owner, self._carrying) for owner in owners]
+        for group in by_layer.values():
+            self.handlers.append((group[0].layer, self._doing(group, counts)))
+
+    def _carrying(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Note, while a layer runs, where the sequence stands that it is given a piece of."""
+        offset = _offset(kwargs)
+        if offset is None:
+            return call(*args, **kwargs)
+        self.offsets.append(offset)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            self.offsets.pop()
+
+    def _doing(self, group: list[Placed], counts: dict[int, int]) -> Handler:
+        def handler(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            layer = group[0].layer
+            number = counts.get(id(layer), 0)
+            counts[id(layer)] = number + 1
+            offset = _offset(kwargs)
+            offset = self.offsets[-1] if offset is None and self.offsets else offset
+            due = [one for one in group if one.site.call in (None, number)]
+            for one in due:
+                if one.site.where == "input":
+                    change = partial(one.handle, number, offset)
+                    args, kwargs, _ = one.site.change(args, kwargs, None, change)
+            output = call(*args, **kwargs)
+            for one in due:
+                if one.site.where == "output":
+                    change = partial(one.handle, number, offset)
+                    *_, output = one.site.change(args, kwargs, output, change)
+            return output
+
+        return handler
+
+    def check_fired(self) -> None:
+        """Refuse a run in which something that was placed did not come to pass."""
+        for one in self.placed:
+            if not one.fired:
+                again = "" if one.site.call is None else f" {one.site.call + 1} times"
+                raise OperandError(
+                    f"An edit should be at a layer that is called{again}. Received: "
+                    f"`{one.site}`, which this run of the model did not call{again}: {_why(one)}"
+                )
+
+
+def owners_of(model: Any, sites: list[Site]) -> list[Any]:
+    """The layers that hold those at sites of a model."""
+    table = addresses(model)
+    parts = [site.pattern.split("/") for site in sites]
+    names = {"/".join(part[:count]) for part in parts for count in range(1, len(part))}
+    return [table[name] for name in sorted(names & set(table))]
+
+
+def _offset(kwargs: dict[str, Any]) -> Any:
+    """Where the piece that a layer is given stands in the sequence, as KerasHub tells its layers.
+
+    None where there is no cache, and the sequence is whole.
+    """
+    for name, value in kwargs.items():
+        if name.endswith("cache_update_index") and value is not None:
+            return value
+    return None
+
+
+def _why(one: Placed) -> str:
+    kind = type(one.layer).__name__
+    if kind == "Softmax" or "Attention" in kind:
+        return (
+            "attention is computed by one fused operation. Call the layer with "
+            "`return_attention_scores=True`, which computes it step by step, or edit its output."
+        )
+    if isinstance(one.layer, (keras.layers.LSTMCell, keras.layers.GRUCell)):
+        return "the sequence is computed by one fused operation. Make it with `use_cudnn=False`."
+    return (
+        "it may use the weights of the layer without calling it, or have no use for it. "
+        "`kedit.interventions.sites(model)` shows which layers are called."
+    )
+
+
+def check_not_rematerialized(base: Any) -> None:
+    """Refuse a model that computes layers again, without what stood before them, to differentiate.
+
+    Keras has no public way to ask; the wrapper itself may be made under `keras.RematScope`.
+    """
+    for address, layer in {"": base, **addresses(base)}.items():
+        if getattr(layer, "_remat_mode", None) is not None:
+            raise OperandError(
+                "A model that is edited should not be made under `keras.RematScope`: its gradients "
+                f"would be those without the edits. Received: {address or base.name!r}. Load the "
+                "weights into one that is made outside of it, and edit that under the scope."
+            )

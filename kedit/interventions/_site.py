@@ -1,0 +1,175 @@
+"""Which value of which layer of a model: an address, and what of it."""
+
+import difflib
+import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+
+from kedit._edit import check_one_of
+from kedit.errors import OperandError, PositionError
+from kedit.interventions._addresses import addresses
+
+_WHERE = ("output", "input")
+
+
+@dataclass(frozen=True)
+class Site:
+    """Which value of which layers; made with `kedit.interventions.site`.
+
+    Attributes:
+        pattern: Address of a layer, or a pattern of addresses.
+        where: "output" or "input".
+        leaf: Which of several tensors.
+        call: Which call of a layer that is called several times; None is each.
+    """
+
+    pattern: str
+    where: str = "output"
+    leaf: int | str = 0
+    call: int | None = None
+
+    def __post_init__(self) -> None:
+        check_one_of("where", self.where, _WHERE)
+        if not isinstance(self.pattern, str) or not self.pattern:
+            raise OperandError(
+                "A site should be the address of a layer, a str. Received: "
+                f"{self.pattern!r}. `kedit.interventions.sites(model)` lists them."
+            )
+        if not isinstance(self.leaf, (int, str)) or not (
+            self.call is None or (type(self.call) is int and self.call >= 0)
+        ):
+            raise OperandError(
+                "`leaf` should be an int or a str, and `call` an int from 0 on, or None. Received: "
+                f"leaf={self.leaf!r}, call={self.call!r}."
+            )
+
+    def __str__(self) -> str:
+        """The pattern, with what is not left at its default: `dense:input:1#0`."""
+        leaf = "" if self.leaf == 0 else f":{self.leaf}"
+        where = "" if self.where == "output" and not leaf else f":{self.where}"
+        call = "" if self.call is None else f"#{self.call}"
+        return f"{self.pattern}{where}{leaf}{call}"
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "pattern": self.pattern,
+            "where": self.where,
+            "leaf": self.leaf,
+            "call": self.call,
+        }
+
+    def find(self, model: Any) -> list[tuple["Site", Any]]:
+        """The layers of a model that are meant, each with a site of its own address."""
+        return [(replace(self, pattern=a), layer) for a, layer in _find(model, self.pattern)]
+
+    def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """The tensor that is meant."""
+        found: list[Any] = []
+
+        def look_at(leaf: Any) -> Any:
+            found.append(leaf)
+            return leaf
+
+        self.change(args, kwargs, output, look_at)
+        return found[0]
+
+    def change(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+        change: Callable[[Any], Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+        """Arguments and output of a call with `change` applied to the tensor that is meant."""
+        if self.where == "output":
+            return args, kwargs, self._change(output, change)
+        if isinstance(self.leaf, int):
+            return tuple(self._change(list(args), change)), kwargs, output
+        return args, self._change(kwargs, change), output
+
+    def _change(self, values: Any, change: Callable[[Any], Any]) -> Any:
+        if isinstance(self.leaf, str):
+            return _change_path(values, self.leaf.split("/"), change, self)
+        flat = keras.tree.flatten(values)
+        if not -len(flat) <= self.leaf < len(flat) or not hasattr(flat[self.leaf], "shape"):
+            raise PositionError(
+                f"`leaf` should be the number of a tensor among the {len(flat)} of the "
+                f"{self.where} of {self.pattern!r}. Received: leaf={self.leaf}."
+            )
+        flat[self.leaf] = change(flat[self.leaf])
+        return keras.tree.pack_sequence_as(values, flat)
+
+
+def site(pattern: str, where: str = "output", leaf: int | str = 0, call: int | None = None) -> Site:
+    """Say which value of which layers of a model is meant.
+
+    Args:
+        pattern: Address of a layer, as `kedit.interventions.sites(model)` lists
+            them, or a pattern of addresses, in which `*` stands for anything and
+            `?` for one character. If there is no such address, names of layers.
+        where: "output" of the layer, or its "input". Defaults to "output".
+        leaf: Which tensor, if there are several: its number, in the order of
+            `keras.tree.flatten`, or its keys joined by `/`, the first of which is
+            the name of a keyword argument if it is an input. Defaults to 0.
+        call: Which call, counted from 0, of a layer that is called several times.
+            Defaults to None: each.
+
+    Returns:
+        `Site`: a key of the dict that `edit_model` takes. A str alone is the site
+        of its output.
+
+    Example:
+    >>> str(kedit.interventions.site("dense_*", "input"))
+    'dense_*:input'
+    """
+    return Site(pattern, where, leaf, call)
+
+
+def as_site(given: Any) -> Site:
+    return given if isinstance(given, Site) else Site(given)
+
+
+def _find(model: Any, pattern: str) -> list[tuple[str, Any]]:
+    """Layers whose address matches, or else those whose name does."""
+    table = addresses(model)
+    if pattern in table:
+        return [(pattern, table[pattern])]
+    for matches in (
+        lambda address: fnmatch.fnmatchcase(address, pattern),
+        lambda address: table[address].name == pattern,
+        lambda address: fnmatch.fnmatchcase(table[address].name, pattern),
+    ):
+        found = [(address, layer) for address, layer in table.items() if matches(address)]
+        if found:
+            return found
+    names = [*table, *[layer.name for layer in table.values()]]
+    close = difflib.get_close_matches(pattern, sorted(set(names)), 5, 0.4) or list(table)[:10]
+    raise OperandError(
+        f"A site should be the address of a layer of the model. Received: {pattern!r}. Close to "
+        f"it: {close}. `kedit.interventions.sites(model)` lists all."
+    )
+
+
+def _change_path(values: Any, path: list[str], change: Callable[[Any], Any], site: Site) -> Any:
+    if not path:
+        return change(values)
+    key: Any = path[0]
+    is_sequence = isinstance(values, (list, tuple))
+    if is_sequence and key.isdecimal():
+        key = int(key)
+    known = isinstance(values, dict) and key in values
+    if not known and not (is_sequence and isinstance(key, int) and key < len(values)):
+        kind = list(values) if isinstance(values, dict) else type(values).__name__
+        raise PositionError(
+            f"`leaf` should lead to a tensor in the {site.where} of {site.pattern!r}. Received: "
+            f"leaf={site.leaf!r}, where {key!r} is not in {kind}."
+        )
+    new = _change_path(values[key], path[1:], change, site)
+    if isinstance(values, dict):
+        return {**values, key: new}
+    items = [*values[:key], new, *values[key + 1 :]]
+    is_named = isinstance(values, tuple) and hasattr(values, "_fields")
+    return type(values)(*items) if is_named else type(values)(items)

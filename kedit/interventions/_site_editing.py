@@ -1,0 +1,172 @@
+"""The layer that edits one place inside a model."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kedit import _lowering
+from kedit._casting import kind
+from kedit._data import Array, freeze, is_scalar, to_code
+from kedit._edit import Edit, EditSequence
+from kedit._selection import Selection
+from kedit._trainable import Trainable
+from kedit._types import Shape, Tensor
+from kedit.errors import OperandError
+from kedit.interventions._operands import Rotated, RunOperand
+from kedit.interventions._positions import apply_from
+from kedit.layers import Editing
+
+
+class Value(Trainable):
+    """A constant that is kept in a variable, so that a compiled model sees when it changes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return to_code(self.initializer)
+
+    def add_to(self, layer: Any, selected: Shape, name: str) -> Any:
+        constant = self.initializer
+        return layer.add_weight(
+            name=name,
+            shape=self.shape_for(selected),
+            initializer=keras.initializers.Constant(
+                constant.array if isinstance(constant, Array) else constant
+            ),
+            dtype=layer.site_dtype if kind(layer.site_dtype) != 2 else None,
+            trainable=False,
+        )
+
+
+class SiteEditing(Editing):
+    """Edits an activation, with what only a run of the model has.
+
+    Args:
+        edit: The edit.
+        **kwargs: Base layer keyword arguments.
+
+    Call arguments:
+        inputs: The activation, which keeps its dtype.
+        given: What the operands of the edit are taken from, by name.
+        offset: Where the activation's axis 1 starts in the sequence that positions
+            are counted in. Defaults to None: there it starts, and ends.
+    """
+
+    placeholders = (Trainable, RunOperand)
+    built: bool
+
+    def __init__(self, edit: Edit | EditSequence, **kwargs: Any) -> None:
+        self.original = edit
+        held = [_with_value(part) for part in edit.edits]
+        edit = held[0] if len(held) == 1 else EditSequence(*held)
+        super().__init__(edit, autocast=False, **kwargs)
+        self.site_dtype = "float32"
+        self.site_shape: Shape | None = None
+
+    def build_at(self, shape: Shape, dtype: str) -> None:
+        """Build the layer for an activation, once."""
+        if self.built:
+            return
+        self.site_shape, self.site_dtype = (None, *shape[1:]), dtype
+        if dtype == "float64":
+            self.dtype_policy = dtype
+        self.build(tuple(shape))
+        self.built = True
+
+    def build(self, input_shape: Shape) -> None:
+        shape = (None, *input_shape[1:])
+        for part in self.original.edits:
+            stand_ins = part.map(
+                lambda leaf: 1 if isinstance(leaf, RunOperand | Trainable) else leaf
+            )
+            part.selection.check_rows(len(shape))
+            if not part.placeholders():
+                _lowering.check(stand_ins, shape, self.site_dtype)
+            for held in part.placeholders():
+                if isinstance(held, Rotated) and (part.op, part.operand) != ("set", held):
+                    raise OperandError(
+                        "A rotation should be written. Received: "
+                        f"`{part!r}`. Write `.set({held!r})`."
+                    )
+        super().build(input_shape)
+
+    def _weight(self, trainable: Any, selected: Shape, role: str, named: Any) -> Any:
+        if isinstance(trainable, Rotated):
+            features = (self._shape[-1], trainable.rank)
+            return (trainable, trainable.basis.add_to(self, features, "rotation"))
+        if isinstance(trainable, RunOperand):
+            return (trainable, None)
+        return super()._weight(trainable, selected, role, named)
+
+    def call(  # type: ignore[override]
+        self, inputs: Tensor, given: dict[str, Tensor] | None = None, offset: Any = None
+    ) -> Tensor:
+        x, learned = inputs, iter(self._learned)
+        # On the NumPy backend tensors are arrays, which have to fit the batch.
+        shape = (x.shape[0], *self._shape[1:])
+        for plain, held in self._plain:
+            operands = [self._operand(plain, x, next(learned), given or {}) for _ in held]
+            edit = _lowering.fill(plain, operands) if held else plain
+            x = apply_from(edit, x, shape, offset)
+        return x
+
+    def _operand(self, edit: Edit, x: Tensor, held: Any, given: dict[str, Tensor]) -> Tensor:
+        """The tensor that stands for a placeholder in an edit of `x`."""
+        if not isinstance(held, tuple):
+            return ops.cast(held, x.dtype)
+        operand, weight = held
+        value = operand.value(x, given, weight)
+        place = Selection(edit.selection.coordinates, edit.selection.index)
+        shape = (x.shape[0], *self._shape[1:])
+        if not operand.is_whole:
+            rank, sizes = len(place.bind(shape).result), ops.shape(value)
+            value = ops.reshape(value, (*sizes[:1], *[1] * (rank - len(sizes)), *sizes[1:]))
+            is_float = kind(keras.backend.standardize_dtype(value.dtype)) == 2
+            return ops.cast(value, x.dtype) if is_float else value
+        return _lowering.apply(Edit(place, "get", mode=edit.mode), value, shape)
+
+    def current(self) -> Edit | EditSequence:
+        """The edit, with what its weights hold now."""
+        learned = iter(self._learned)
+        edits = []
+        for part, (_, held) in zip(self.original.edits, self._plain, strict=True):
+            weights = iter([next(learned) for _ in held])
+            if isinstance(part.operand, (Array, bool, int, float, complex)) and held:
+                edits.append(replace(part, operand=_constant(part.operand, next(weights))))
+            else:
+                edits.append(part.map(partial(_now, weights)))
+        return edits[0] if len(edits) == 1 else EditSequence(*edits)
+
+
+def _with_value(edit: Edit) -> Edit:
+    """The edit with its constant kept in a variable."""
+    is_constant = is_scalar(edit.operand) or isinstance(edit.operand, Array)
+    # An exponent decides what is differentiable.
+    return (
+        replace(edit, operand=Value(edit.operand)) if is_constant and edit.op != "power" else edit
+    )
+
+
+def _constant(operand: Any, weight: Any) -> Any:
+    """What a variable holds, as a constant: the one that it was made for, if it still holds it."""
+    now = ops.convert_to_numpy(weight)
+    then = np.asarray(operand.array if isinstance(operand, Array) else operand, now.dtype)
+    return operand if np.array_equal(now, then) else freeze(now if now.ndim else now[()])
+
+
+def _now(weights: Any, leaf: Any) -> Any:
+    """A placeholder that starts from what its weight holds now."""
+    if isinstance(leaf, Rotated):
+        return Rotated(leaf.source, leaf.rank, ops.convert_to_numpy(next(weights)[1]))
+    if isinstance(leaf, RunOperand):
+        next(weights)
+        return leaf
+    if not isinstance(leaf, Trainable):
+        return leaf
+    value = ops.convert_to_numpy(next(weights))
+    options = {name: getattr(leaf, name) for name in ("constraint", "regularizer", "name")}
+    return Trainable(value, **options)

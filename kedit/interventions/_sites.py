@@ -1,0 +1,215 @@
+"""What can be edited inside a model, as a table."""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from kedit.errors import OperandError
+from kedit.interventions._addresses import addresses
+from kedit.interventions._hooks import intercepted
+
+
+class SiteInfo(NamedTuple):
+    """A layer that can be edited.
+
+    Attributes:
+        address: What `site` takes.
+        layer: Name of its class.
+        name: Name of the layer.
+        input: Shapes of its tensors that are given by position, at its first call.
+        output: Shapes of what it gives then. Both have None for sizes that are not
+            known, and are None if the layer was not called.
+        calls: How often it is called in one run; None if no run could be looked at.
+    """
+
+    address: str
+    layer: str
+    name: str
+    input: Any
+    output: Any
+    calls: int | None
+
+
+class Sites(tuple[SiteInfo, ...]):
+    """The layers of a model that can be edited; prints as a table."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        rows: list[tuple[str, ...]] = [("address", "layer", "name", "input", "output", "calls")]
+        for info in self:
+            name = "" if info.name == info.address else info.name
+            shapes = [_text(info.input), _text(info.output)]
+            calls = "?" if info.calls is None else str(info.calls)
+            rows.append((info.address, info.layer, name, *shapes, calls))
+        widths = [max([len(row[column]) for row in rows]) for column in range(6)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return "\n".join(lines)
+
+
+def sites(model: keras.Model, inputs: Any = None) -> Sites:
+    """List the layers of a model that can be edited, nested ones included.
+
+    Args:
+        model: Model of any kind, or a layer.
+        inputs: What the model takes, a batch of any size, of which only shapes and
+            dtypes are used. Defaults to None: what the model was built for.
+
+    Returns:
+        A tuple of `SiteInfo`, in the order in which the layers are called; those
+        that are not called come last. It prints as a table.
+
+    Raises:
+        kedit.errors.OperandError: If `model` is none.
+
+    Example:
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="hidden")])
+    >>> [(info.address, info.output, info.calls) for info in kedit.interventions.sites(model)]
+    [('hidden', (None, 2), 1)]
+    """
+    check_model(model)
+    table = addresses(model)
+    seen = look(model, inputs)
+    infos = []
+    for address, layer in table.items():
+        calls = None if seen is None else seen.get(id(layer), [])
+        first: Any = calls[0] if calls else (None, None)
+        given, gave = _shapes(first[0]), _shapes(first[1])
+        count = None if calls is None else len(calls)
+        infos.append(SiteInfo(address, type(layer).__name__, layer.name, given, gave, count))
+    order = list(seen or {})
+    ranks = {a: order.index(id(o)) if id(o) in order else len(order) for a, o in table.items()}
+    return Sites(sorted(infos, key=lambda info: ranks[info.address]))
+
+
+def check_model(model: Any) -> None:
+    """Refuse what has no layers."""
+    if not isinstance(model, keras.layers.Layer):
+        raise OperandError(
+            f"A model should be a `keras.Model`. Received: {model!r} of type "
+            f"{type(model).__name__}."
+        )
+
+
+def look(model: Any, inputs: Any = None) -> dict[int, list[Any]] | None:
+    """Run a model without values, and note what each layer was given and gave, at every call.
+
+    Returns:
+        Lists of pairs of positional arguments and output, as `KerasTensor`s, by the
+        identity of the layers, in the order of their first calls; None if nobody
+        knows what the model takes.
+    """
+    spec = input_spec(model) if inputs is None else keras.tree.map_structure(_spec, inputs)
+    if spec is None:
+        return None
+    if inputs is not None:
+        return _look(model, [_sized(inputs, 0), _sized(inputs, 1)])
+    # Some layers cannot be run with sizes that are not known, others not with small ones.
+    for specs in ([spec], [_sized(spec, 4), _sized(spec, 6)], [_sized(spec, 64), _sized(spec, 96)]):
+        try:
+            return _look(model, specs)
+        except Exception:  # of any kind: each backend, and each model, has its own
+            continue
+    return None
+
+
+def _look(model: Any, specs: list[Any]) -> dict[int, list[Any]]:
+    """What layers are given and give, with None for sizes that are not always the same."""
+    runs: list[dict[int, list[Any]]] = []
+
+    def note(layer: Any) -> Any:
+        def handler(call: Any, args: Any, kwargs: Any) -> Any:
+            calls = runs[-1].setdefault(id(layer), [])
+            calls.append((keras.tree.map_structure(_spec, args), None))
+            number = len(calls) - 1
+            output = call(*args, **kwargs)
+            calls[number] = (calls[number][0], keras.tree.map_structure(_spec, output))
+            return output
+
+        return handler
+
+    def run(inputs: Any) -> Any:
+        runs.append({})
+        with intercepted([(layer, note(layer)) for layer in addresses(model).values()]):
+            return model(inputs)
+
+    with np.errstate(all="ignore"):  # on the NumPy backend it is run with any numbers
+        for spec in specs:
+            # Where a backend knows no axes of unknown size, Keras runs it with two sizes.
+            _Probe(run).compute_output_spec(spec)
+    return {key: _joined(*[seen[key] for seen in runs]) for key in runs[0]}
+
+
+class _Probe(keras.layers.Layer):
+    """A layer that calls a function."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(name="probe", autocast=False)
+        self.call_function = function
+
+    def call(self, inputs: Any) -> Any:
+        return self.call_function(inputs)
+
+
+def _joined(*runs: Any) -> Any:
+    """What several runs agree in."""
+
+    def join(*found: Any) -> Any:
+        if not isinstance(found[0], keras.KerasTensor):
+            return found[0]
+        sizes = zip(*[one.shape for one in found], strict=True)
+        shape = [size[0] if len(set(size)) == 1 else None for size in sizes]
+        return keras.KerasTensor(shape, dtype=found[0].dtype)
+
+    return keras.tree.map_structure(join, *runs)
+
+
+def input_spec(model: Any) -> Any:
+    """What a model takes, as far as it was built for it, or None."""
+    if isinstance(model, (keras.Sequential, keras.Function)) and model.built:
+        given = model.inputs if isinstance(model, keras.Sequential) else model.input
+        given = given[0] if isinstance(model, keras.Sequential) else given
+        return keras.tree.map_structure(_spec, given)
+    shape = (model.get_build_config() or {}).get("input_shape") if model.built else None
+    return None if shape is None else _of_shapes(shape)
+
+
+def _of_shapes(shape: Any) -> Any:
+    if isinstance(shape, dict):
+        return {name: _of_shapes(part) for name, part in shape.items()}
+    if all(size is None or isinstance(size, int) for size in shape):
+        return keras.KerasTensor((None, *shape[1:]))
+    return [_of_shapes(part) for part in shape]
+
+
+def _spec(x: Any) -> Any:
+    """A tensor without its values."""
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        return x
+    return keras.KerasTensor(tuple(x.shape), dtype=keras.backend.standardize_dtype(x.dtype))
+
+
+def _sized(spec: Any, size: int) -> Any:
+    """Tensors without values in which sizes that are not known are `size`, and batches longer."""
+
+    def sized(x: Any) -> Any:
+        shape = [size if n is None else n for n in x.shape]
+        shape[:1] = [n + size + 1 if x.shape[0] is not None else n + 1 for n in shape[:1]]
+        return keras.KerasTensor(shape, dtype=keras.backend.standardize_dtype(x.dtype))
+
+    return keras.tree.map_structure(sized, spec)
+
+
+def _shapes(values: Any) -> Any:
+    """Shapes of tensors, one alone or in a list."""
+    if values is None:
+        return None
+    found = [tuple(leaf.shape) for leaf in keras.tree.flatten(values) if hasattr(leaf, "shape")]
+    return found[0] if len(found) == 1 else found
+
+
+def _text(shapes: Any) -> str:
+    if shapes is None:
+        return "-"
+    return ", ".join(map(str, shapes)) if isinstance(shapes, list) else str(shapes)
