@@ -204,5 +204,17 @@ def test_errors_in_fit():
     model, guide, _ = guided()
     with pytest.raises(OperandError, match="should be positive"):
         fit(model, PenaltySchedule(guide, lambda epoch: -1.0))
-    with pytest.raises(ValueError, match="No such layer"):
-        fit(model, DualAscent("other"))
+    dense, without = model.layers[1].name, keras.Sequential([keras.Input((3,)), model.layers[1]])
+    without.compile("sgd", "mse")
+    for trained, callback, message in (
+        (
+            model,
+            DualAscent("guido"),
+            r"'guido', which is the name of no layer.*DualAscent\('guide'",
+        ),
+        (model, DualAscent(dense), r"another layer.*DualAscent\('guide'\)"),
+        (model, PenaltySchedule("other", growth), r"PenaltySchedule\('guide'\)"),
+        (without, DualAscent("guide"), r"layers: \[\]\. Received: 'guide'.*Put `IndexGuide"),
+    ):
+        with pytest.raises(OperandError, match=message):
+            fit(trained, callback)
