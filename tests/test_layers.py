@@ -89,6 +89,7 @@ LEARNING = {
     ),
 }
 ALL = LAYERS | LEARNING
+KINDS = ("guide", "switch", "both ends")  # one of each class
 
 
 def of_channels(learn, **options):
@@ -114,25 +115,18 @@ def test_layer_that_casts_nothing():
 
 
 @pytest.mark.gradient
-def test_all_layers_train_compiled_as_they_do_uncompiled():
-    """Side by side in one model: to compile a step takes PyTorch longer than all else here."""
-    found = []
-    for jit_compile in (False, True):
-        keras.utils.set_random_seed(0)
-        inputs = keras.Input((4,))
-        h = keras.layers.Dense(4)(InputEditing(sample[1].set(0.5))(inputs))
-        layers = [factory() for factory, _ in ALL.values()]
-        edited = [layer(h) for layer in (*layers, of_channels(Trainable))]
-        outputs = keras.layers.Dense(1)(keras.layers.Concatenate()(edited))
-        model = keras.Model(inputs, outputs)
-        model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=jit_compile)
-        before = [to_numpy(variable).copy() for variable in model.trainable_variables]
-        model.fit(BATCH, np.ones((3, 1)), epochs=1, verbose=0)
-        for variable, old in zip(model.trainable_variables, before, strict=True):
-            assert (to_numpy(variable) != old).any(), variable.path
-        found.append(model.get_weights())
-    for one, other in zip(*found, strict=True):
-        check_close(one, other)
+def test_layers_of_every_kind_train_compiled():
+    """One of each class in one model, whose step PyTorch compiles for longer than all else takes.
+
+    The others differ in what they compute, whose compiled gradients have tests of their own.
+    """
+
+    def factory(**kw):
+        kinds = [ALL[name][0]() for name in KINDS]
+        return keras.Sequential([InputEditing(sample[1].multiply(2.0)), *kinds], **kw)
+
+    options = {"unknown_axes": False, "masks": False, "dtypes": ()}  # of layers, each by itself
+    kedit.testing.check_layer(factory, BATCH, jit_compile=[False, True], **options)
 
 
 def test_models_of_every_backend_that_have_learned(tmp_path):
@@ -172,19 +166,6 @@ def test_gradient(name):
         value, (gradient,) = vjp(layer.call, [BATCH + 0.25], upstream, compile=compile)
         check_close(value, [one(x) for x in BATCH + 0.25])
         check_close(gradient, expected)
-
-
-@pytest.mark.gradient
-def test_layer_that_is_trained_compiled(tmp_path):
-    def factory(**kwargs):
-        learned = sample[[2, 1]].add(X * Trainable(1.0))
-        edits = sample[0].set(1.0) | at.where(X > 0.5).multiply(2.0) | learned
-        return Editing(edits, **kwargs)
-
-    expected = BATCH.copy()
-    expected[:, 0] = 1
-    expected = np.where(expected > 0.5, 2 * expected, expected) * [1, 2, 2, 1]
-    check_layer(factory, BATCH, expected, tmp_path / "model.keras", jit_compile=[True])
 
 
 def test_formula_of_the_conditional_modifier():
