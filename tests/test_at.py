@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import oracle
 import pytest
-from _backend import tensors, to_numpy, vjp
+from _backend import compiled, tensors, to_numpy, vjp
 from cases import CASES, FEW, FEWER, OUT_OF_BOUNDS, Case, eager_and_compiled
 from keras import ops
 from kit import check_array, check_updates, let_some_tie, updated
@@ -170,14 +170,16 @@ def test_gradients_of_broadcast_values_are_summed(shape):
 # --- Conditions and masks ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "index", [..., np.s_[1:, ::2], np.s_[[0, 2]], np.s_[:, [0, 0, 3]]], ids=repr
-)
-def test_condition_narrows_the_selection(index, run):
-    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
-    places = oracle.positions(x.shape, index)
+NARROWED = [Case((3, 4), index) for index in (..., S[1:, ::2], S[[0, 2]], S[:, [0, 0, 3]])]
+
+
+@eager_and_compiled(NARROWED, NARROWED[1::2])
+def test_condition_narrows_the_selection(case, compile):
+    x = np.random.default_rng(0).normal(size=case.shape).astype("float32")
+    places = oracle.positions(x.shape, case.index)
     kept = places[x.ravel()[places] > 0]
-    place = at[index].where(X > 0.0)
+    place = at[case.index].where(X > 0.0)
+    run = compiled if compile else lambda function: function
 
     def all_operations(x):
         return [updated(op, place, x, 1.5) for op in oracle.UPDATES]
