@@ -19,6 +19,9 @@ if BACKEND in ("tensorflow", "torch"):
 EXECUTIONS = [1] if BACKEND == "torch" else [1, 2, 4]
 """What `compile(steps_per_execution=...)` may be: Keras refuses more than 1 on torch."""
 
+TRAINING = [] if BACKEND == "numpy" else [False]
+"""What `jit_compile` may be where many models are trained: on NumPy none is."""
+
 
 def tensors(arrays: Sequence[Any]) -> list[Any]:
     return [ops.convert_to_tensor(array) for array in arrays]

@@ -1,5 +1,6 @@
 """Fixtures of all tests, and the names that examples may use."""
 
+import keras
 import pytest
 from _backend import compiled, forget_compiled
 
@@ -8,7 +9,8 @@ collect_ignore = ["_carriers.py"]  # which is no test, and imports what is not e
 
 @pytest.fixture(autouse=True)
 def independent():
-    """What one test compiles does not count in the next."""
+    """What one test draws at random or compiles does not count in the next."""
+    keras.utils.set_random_seed(0)
     yield
     forget_compiled()
 

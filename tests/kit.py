@@ -9,7 +9,7 @@ import pathlib
 import keras
 import numpy as np
 import oracle
-from _backend import FLOATS, to_numpy
+from _backend import FLOATS, TRAINING, to_numpy
 from keras import ops
 
 import kedit
@@ -71,7 +71,7 @@ def saved_and_loaded(model, path):
     return keras.saving.load_model(path)
 
 
-def check_layer(factory, x, expected, path, *, jit_compile=()):
+def check_layer(factory, x, expected, path, *, jit_compile=TRAINING):
     """`kedit.testing.check_layer`, exact in every dtype, as the numbers of these tests are.
 
     If `path` names the layer, models of several backends meet in a directory of that name.

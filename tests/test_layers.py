@@ -1,9 +1,11 @@
 """`Editing` and `ConditionalModifier`: by the kit, and what is special to each."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
-from _backend import tensors, to_numpy, vjp
+from _backend import TRAINING, tensors, to_numpy, vjp
 from keras import ops
 from kit import (
     LEARNED_INPUT,
@@ -21,7 +23,8 @@ from kit import (
 import kedit
 from kedit import Trainable, X, at, sample
 from kedit.errors import CoordinateError, EditError, OperandError, PositionError, ShapeError
-from kedit.layers import ConditionalModifier, Editing
+from kedit.inputs import InputEditing
+from kedit.layers import ConditionalModifier, Editing, IndexGuide
 
 BATCH = np.array([[1, -2, 3, 0], [4, 5, -6, 8], [0.5, 2, 7, -1]], "float32")
 LAYERS = {
@@ -56,6 +59,7 @@ LAYERS = {
         lambda **kw: Editing(sample[1].set(5.0), when="inference", switch=True, **kw),
         lambda x: [x[0], 5, x[2], x[3]],
     ),
+    "guide": (lambda **kw: IndexGuide(1, 2.0, **kw), lambda x: x),
 }
 # Layers that have something to learn.
 LEARNING = {
@@ -85,12 +89,44 @@ LEARNING = {
     ),
 }
 ALL = LAYERS | LEARNING
+KINDS = ("guide", "switch", "both ends")  # one of each class
+
+
+def of_channels(learn, **options):
+    """A threshold for each channel, which has to know how many there are."""
+    thresholds, offsets = learn([0.5, 4.5, -7.0, 0.25]), learn([2.0, 0.0, 0.5, 1.0])
+    options |= {"comparison": "abs>", "operation": "add", "gradient": "sigmoid"}
+    return ConditionalModifier(thresholds, offsets, **options)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_layer(name, tmp_path):
     factory, one = ALL[name]
     check_layer(factory, BATCH, [one(x) for x in BATCH], tmp_path / f"{name}.keras")
+
+
+def test_layer_that_casts_nothing():
+    """So that it computes in the dtype of its input, not in that of its policy."""
+    expected = BATCH * [1, 0, 1, 1]
+    options = {"dtypes": ["float32"], "jit_compile": TRAINING}
+    kedit.testing.check_layer(
+        lambda **kw: InputEditing(sample[1].set(0.0), **kw), BATCH, expected, **options
+    )
+
+
+@pytest.mark.gradient
+def test_layers_of_every_kind_train_compiled():
+    """One of each class in one model, whose step PyTorch compiles for longer than all else takes.
+
+    The others differ in what they compute, whose compiled gradients have tests of their own.
+    """
+
+    def factory(**kw):
+        kinds = [ALL[name][0]() for name in KINDS]
+        return keras.Sequential([InputEditing(sample[1].multiply(2.0)), *kinds], **kw)
+
+    options = {"unknown_axes": False, "masks": False, "dtypes": ()}  # of layers, each by itself
+    kedit.testing.check_layer(factory, BATCH, jit_compile=[False, True], **options)
 
 
 def test_models_of_every_backend_that_have_learned(tmp_path):
@@ -106,26 +142,11 @@ def test_models_of_every_backend_that_have_learned(tmp_path):
 
 @pytest.mark.parametrize("learn", [lambda array: array, Trainable], ids=["fixed", "learned"])
 def test_one_threshold_for_each_channel(learn):
-    """Which has to know how many there are."""
-
-    def factory(**options):
-        thresholds, offsets = learn([0.5, 4.5, -7.0, 0.25]), learn([2.0, 0.0, 0.5, 1.0])
-        options |= {"comparison": "abs>", "operation": "add", "gradient": "sigmoid"}
-        return ConditionalModifier(thresholds, offsets, **options)
-
     expected = BATCH + (abs(BATCH) > [0.5, 4.5, -7, 0.25]) * [2, 0, 0.5, 1]
-    kedit.testing.check_layer(factory, BATCH, expected, unknown_axes=False, jit_compile=())
+    options = {"unknown_axes": False, "jit_compile": TRAINING}
+    kedit.testing.check_layer(partial(of_channels, learn), BATCH, expected, **options)
     with pytest.raises(ShapeError, match="Received"):
-        factory()(keras.Input((3,)))
-
-
-@pytest.mark.gradient
-@pytest.mark.parametrize("name", LEARNING)
-def test_layer_learns(name, tmp_path):
-    factory, one = LEARNING[name]
-    jit = [name == "steering"]  # to compile each of them would take long
-    expected = [one(x) for x in BATCH]
-    check_layer(factory, BATCH, expected, tmp_path / "model.keras", jit_compile=jit)
+        of_channels(learn)(keras.Input((3,)))
 
 
 @pytest.mark.gradient
@@ -145,18 +166,6 @@ def test_gradient(name):
         value, (gradient,) = vjp(layer.call, [BATCH + 0.25], upstream, compile=compile)
         check_close(value, [one(x) for x in BATCH + 0.25])
         check_close(gradient, expected)
-
-
-@pytest.mark.gradient
-def test_layer_trains_with_and_without_a_compiler(tmp_path):
-    def factory(**kwargs):
-        edits = sample[0].set(1.0) | at.where(X > 0.5).multiply(2.0) | sample[[2, 1]].add(X)
-        return Editing(edits, **kwargs)
-
-    expected = BATCH.copy()
-    expected[:, 0] = 1
-    expected = np.where(expected > 0.5, 2 * expected, expected) * [1, 2, 2, 1]
-    check_layer(factory, BATCH, expected, tmp_path / "model.keras", jit_compile=(False, True))
 
 
 def test_formula_of_the_conditional_modifier():

@@ -372,7 +372,7 @@ def test_tensors_as_indices(case):
 
 
 @pytest.mark.tensors
-@search(60, share=1 / 100)
+@search(30, share=1 / 100)
 @given(cases("all", modes=MODES[:-1]))
 def test_compiled_is_eager(case):
     assume(not refusals(case) and mask_beside_arrays(case) == "fine")

@@ -1,5 +1,6 @@
 """What callbacks that move the state of a guide have in common."""
 
+import difflib
 from typing import Any
 
 import keras
@@ -22,8 +23,7 @@ class GuideCallback(keras.callbacks.Callback):
 
     def __init__(self, guide: Any, logged: str) -> None:
         super().__init__()
-        is_guide = hasattr(guide, "ascend") and hasattr(guide, "wanted")
-        if not (is_guide or isinstance(guide, str)):
+        if not (_is_guide(guide) or isinstance(guide, str)):
             raise OperandError(
                 f"{type(self).__name__} should be given an IndexGuide, or its name. Received: "
                 f"{guide!r} of type {type(guide).__name__}. A loss has no state that a compiled "
@@ -35,13 +35,28 @@ class GuideCallback(keras.callbacks.Callback):
     def owner(self) -> Any:
         """The guide, with its weights up to date."""
         model = self.model
-        guide = model.get_layer(self.guide) if isinstance(self.guide, str) else self.guide
+        guide = self._named(model.layers) if isinstance(self.guide, str) else self.guide
         if not any(weight is guide.penalty for weight in model.non_trainable_variables):
             raise OperandError(
                 f"{type(self).__name__} should be given a guide of the model that is trained. "
                 f"Received: {guide.name!r}, which is not. Give its name, as of a loaded model."
             )
         return guide
+
+    def _named(self, layers: list[Any]) -> Any:
+        guides = {layer.name: layer for layer in layers if _is_guide(layer)}
+        if self.guide not in guides:
+            is_layer = self.guide in [layer.name for layer in layers]
+            fix = 'Put `IndexGuide(2, 50.0, name="guide")` behind a layer.'
+            if guides:
+                close = difflib.get_close_matches(self.guide, guides, n=1, cutoff=0.0)
+                fix = f"Write `{type(self).__name__}({close[0]!r})`."
+            raise OperandError(
+                f"{type(self).__name__} should be given the name of an IndexGuide among the "
+                f"model's layers: {list(guides)}. Received: {self.guide!r}, which is the name of "
+                f"{'another layer' if is_layer else 'no layer'}. {fix}"
+            )
+        return guides[self.guide]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Log the greatest absolute value of the weight."""
@@ -58,3 +73,7 @@ class GuideCallback(keras.callbacks.Callback):
     def from_config(cls, config: dict[str, Any]) -> "GuideCallback":
         """The callback that `get_config()` described."""
         return cls(**config)
+
+
+def _is_guide(thing: Any) -> bool:
+    return hasattr(thing, "ascend") and hasattr(thing, "wanted")

@@ -29,6 +29,10 @@ class IndexGuide(keras.layers.Layer):
         - "mean", the mean of the batch: `p / 2 * r(mean(x) + m / p) ** 2 - m ** 2 / (2 * p)`,
           which for a target is `m * r + p / 2 * r ** 2` with `r = mean(x) - target`
 
+    On PyTorch leave `compile(jit_compile=...)` at its default, False: of a model with a
+    layer that adds a loss, as this or an activity regularizer, it compiles each of
+    the first eight steps anew, and runs the others uncompiled.
+
     Args:
         index: Which elements, counted inside one sample, as of
             `kedit.losses.IndexPenalty`.

@@ -49,7 +49,8 @@ def check_layer(
         unknown_axes: Whether the layer can do without the sizes of all axes.
             Defaults to True.
         masks: Whether it hands a mask on. Defaults to True.
-        dtypes: In which to compute. Defaults to float32, float16 and bfloat16.
+        dtypes: In which to compute. Defaults to float32, float16 and bfloat16;
+            float64 is another one on TensorFlow and PyTorch, on JAX it is float32.
         jit_compile: For each of these a model is trained. Defaults to
             `(False, True)`; for a backend that does not train, `()`.
         directory: Where models are kept. Run on one backend after the other with
