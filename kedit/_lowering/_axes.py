@@ -6,6 +6,7 @@ size that shows when the tensor is there.
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +21,8 @@ from kedit.errors import ShapeError
 
 def sizes(x: Tensor) -> tuple[Any, ...]:
     """Sizes of the axes: ints, or scalar tensors where a graph does not know them."""
-    return tuple(ops.shape(x))
+    known = tuple(x.shape)  # TensorFlow's and Keras's own functions take longer than an edit
+    return tuple(ops.shape(x)) if any([size is None for size in known]) else known
 
 
 def known(numbers: Sequence[int]) -> Tensor:
@@ -59,9 +61,9 @@ def merge(layout: Layout, x: Tensor) -> Tensor:
 
 def split(layout: Layout, x: Tensor, like: Tensor) -> Tensor:
     """Undo `merge`; `like` is the tensor before it."""
-    ordered = [sizes(like)[axis] for axis in layout.order]
     if len(layout.picks) != len(layout.shape):
-        x = ops.reshape(x, ordered)
+        shape = sizes(like)
+        x = ops.reshape(x, [shape[axis] for axis in layout.order])
     if layout.order != tuple(range(len(layout.order))):
         x = ops.transpose(x, _inverse(layout.order))
     return x
@@ -237,15 +239,24 @@ def places(layout: Layout, x: Tensor) -> Tensor:
 
 def _picked(pick: Any, size: Any) -> Tensor:
     """Whether each place on the axis is picked."""
-    if pick.is_array or pick.is_computed or pick.size is None or pick.size <= FEW:
+    if pick.is_array or pick.is_computed or pick.size is None:
         return _number(pick, size) >= 0
-    # Integers to count a long axis may need more room than the tensor; booleans do not.
     ascending = pick.positions if pick.positions.step > 0 else pick.positions[::-1]
     first, step, count = ascending.start, ascending.step, len(ascending)
-    between = ops.zeros((count, step - 1), dtype="bool")
-    steps = ops.concatenate([ops.ones((count, 1), dtype="bool"), between], axis=1)
-    ends = [ops.zeros((n,), dtype="bool") for n in (first, max(0, size - first - count * step))]
-    return ops.concatenate([ends[0], ops.reshape(steps, (-1,)), ends[1]])[:size]
+    if pick.size > FEW:
+        # Integers to count a long axis may need more room than the tensor; booleans do not.
+        between = ops.zeros((count, step - 1), dtype="bool")
+        steps = ops.concatenate([ops.ones((count, 1), dtype="bool"), between], axis=1)
+        ends = [ops.zeros((n,), dtype="bool") for n in (first, max(0, size - first - count * step))]
+        return ops.concatenate([ends[0], ops.reshape(steps, (-1,)), ends[1]])[:size]
+    # Where a compiler works the mask out again for every element, each comparison counts.
+    place = ops.arange(size, dtype="int32")
+    if count == 1:
+        return place == first
+    tests = [place % step == first % step] if step > 1 else []
+    tests += [place >= first] if first >= step else []
+    tests += [place <= ascending[-1]] if ascending[-1] + step < size else []
+    return reduce(ops.logical_and, tests)
 
 
 def _check_length(pick: Pick, size: Any, given: Any) -> None:

@@ -42,7 +42,7 @@ def apply(edit: Edit, x: Tensor, shape: Shape, *, again: bool = False) -> Tensor
         layout = _places.resolve(layout, edit, _axes.sizes(x), look=not again)
     if edit.op == "get":
         return _get(edit, layout, x)
-    if layout.is_empty or 0 in x.shape:
+    if layout.is_empty or 0 in tuple(x.shape):
         return ops.copy(x)
     if _fits_everywhere(edit, layout):
         return _write_number(edit, layout, x)
