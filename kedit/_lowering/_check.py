@@ -274,7 +274,8 @@ def _is_dense(x: Any) -> bool:
         return False
     if getattr(getattr(x, "shape", None), "rank", 0) is None:
         return False
-    for name in _flags(type(x)):
+    cls: Any = type(x)
+    for name in _flags(cls):
         flag = getattr(x, name)
         if flag is True or (name == "layout" and _says_not_dense(str(flag))):
             return False
@@ -282,7 +283,7 @@ def _is_dense(x: Any) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _flags(cls: type) -> tuple[str, ...]:
+def _flags(cls: Any) -> tuple[str, ...]:
     """By which attributes a tensor of a class says that it is not dense; looking is slow."""
     return tuple([n for n in ("layout", "is_nested", "sparse", "ragged") if hasattr(cls, n)])
 
