@@ -193,15 +193,16 @@ class Layout:
 
     @cached_property
     def targets(self) -> Any:
-        """The places that the first picks name, all others being whole, by the tensor's own axes.
+        """The places that are picked, by the tensor's own axes, the first ones.
 
-        Integers in NumPy, a row for each place; None if axes have changed places, or axes that
-        are merged are whole.
+        Integers in NumPy, a row for each place; None if they are not named by its first axes,
+        or axes have changed places or are joined where all is picked.
         """
         named = [pick.unique for pick in self.picks if not pick.is_whole]
         is_joint = len(self.picks) != len(self.shape)
+        behind = any([pick.is_whole for pick in self.picks[: len(named)]])
         joins_whole = is_joint and (not self.merged or self.start >= len(named))
-        if joins_whole or self.order != tuple(range(len(self.order))):
+        if behind or joins_whole or self.order != tuple(range(len(self.order))):
             return None
         columns = list(np.array(list(itertools.product(*named))).T)
         if is_joint:
