@@ -1,6 +1,7 @@
 """The dtype rule: a tensor keeps its dtype, and values that would lose something are refused."""
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ _KINDS = ("bool", "int", "float", "complex")
 _BOOL_OPS = frozenset({"get", "set", "apply", "min", "max"})
 
 
+@lru_cache(maxsize=64)
 def kind(dtype: str) -> int:
     """Rank of a dtype's kind: 0 bool, 1 integer, 2 float, 3 complex."""
     for rank, prefixes in enumerate(

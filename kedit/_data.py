@@ -135,6 +135,7 @@ class Placeholder(Frozen):
         return hash(self.key())
 
 
+_NUMBERS = (int, float, bool, complex)
 _NO_TENSORS = (bool, int, float, complex, str, slice, list, tuple, np.ndarray, np.generic, Array)
 
 
@@ -205,6 +206,8 @@ def flatten(entries: Any) -> tuple[tuple[int, ...], tuple[Any, ...]] | None:
         return (), (entries,)
     if not isinstance(entries, (list, tuple)):
         return None
+    if entries and all([type(entry) in _NUMBERS for entry in entries]):  # which most are
+        return (len(entries),), tuple(entries)
     parts = [flatten(entry) for entry in entries]
     if not parts:
         return (0,), ()

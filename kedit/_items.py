@@ -261,9 +261,10 @@ def _canonical_list(entries: Any) -> Any:
     if flat is None or not flat[1] or len(flat[1]) > SMALL:
         return _canonical_array(entries)
     shape, numbers = flat
-    if all([isinstance(number, bool) for number in numbers]):
+    kinds = {type(number) for number in numbers}
+    if kinds == {bool}:
         return Array("bool", shape, numbers)
-    if all([isinstance(number, int) and abs(number) < 2**63 for number in numbers]):
+    if kinds <= {int, bool} and -(2**63) < min(numbers) and max(numbers) < 2**63:
         return Positions(shape, tuple([int(number) for number in numbers]))
     return _canonical_array(entries)
 

@@ -192,6 +192,26 @@ class Layout:
         return list(itertools.product(*[pick.unique for pick in partial]))
 
     @cached_property
+    def targets(self) -> Any:
+        """The places that are picked, by the tensor's own axes, the first ones.
+
+        Integers in NumPy, a row for each place; None if they are not named by its first axes,
+        or axes have changed places or are joined where all is picked.
+        """
+        named = [pick.unique for pick in self.picks if not pick.is_whole]
+        is_joint = len(self.picks) != len(self.shape)
+        behind = any([pick.is_whole for pick in self.picks[: len(named)]])
+        joins_whole = is_joint and (not self.merged or self.start >= len(named))
+        if behind or joins_whole or self.order != tuple(range(len(self.order))):
+            return None
+        columns = list(np.array(list(itertools.product(*named))).T)
+        if is_joint:
+            joint: Any = self.shape[self.start : self.start + self.merged]
+            columns[self.start : self.start + 1] = np.unravel_index(columns[self.start], joint)
+        targets = np.stack(columns, 1)
+        return targets.astype("int32") if targets.max(initial=0) < 2**31 else targets
+
+    @cached_property
     def places(self) -> Any:
         """Whether each place is picked, along the axes of which not all are; None if they are many.
 

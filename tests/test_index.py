@@ -166,3 +166,26 @@ def test_index_does_not_change_with_the_array_it_was_made_of():
     mask[:] = True
     numbers[:] = 1
     assert index.key() == key
+
+
+def test_few_places_are_named_by_the_axes_of_the_tensor():
+    x = np.zeros((2, 3, 4), int)
+    for index in ([1, 0], [0, 2]), (slice(None), 1, [3, 0]), (1, [2, 0, 2], 3), (..., [1, 2]):
+        targets = bind(Index(index), x.shape).targets
+        if targets is not None:
+            written = x.copy()
+            written[tuple(targets.T)] = 1
+            expected = x.copy()
+            expected[index] = 1
+            np.testing.assert_array_equal(written, expected)
+    assert bind(Index(([1, 0], [0, 2])), x.shape).targets.tolist() == [[0, 2], [1, 0]]
+
+
+def test_places_beyond_32_bits():
+    """More than 2**31 elements: each axis still counts in 32 bits, an axis that is longer in 64."""
+    layout = bind(Index(([1, -1], [0, 5])), (2**20, 4096))
+    assert layout.targets.tolist() == [[1, 0], [2**20 - 1, 5]]
+    assert layout.targets.dtype == "int32"
+    layout = bind(Index([0, -2]), (2**31 + 8,))
+    assert layout.targets.tolist() == [[0], [2**31 + 6]]
+    assert layout.targets.dtype == "int64"

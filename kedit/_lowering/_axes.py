@@ -6,8 +6,10 @@ size that shows when the tensor is there.
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, Literal
 
+import keras
 import numpy as np
 
 from kedit._data import SMALL
@@ -15,27 +17,51 @@ from kedit._layout import FEW, Layout, Pick
 from kedit._lowering import _ops as ops
 from kedit._lowering._cast import constant, dtype_of, reads_bytecode
 from kedit._types import Tensor
-from kedit.errors import ShapeError
+from kedit.errors import OperandError, ShapeError
+
+LARGEST = 2**31 - 1
+
+
+def check_countable(size: Any) -> None:
+    """Refuse positions that 32 bits, which is what backends count in, do not hold."""
+    if isinstance(size, int) and size > LARGEST:
+        raise OperandError(
+            "Positions that are computed or read should be fewer than 2**31 along the axes that "
+            f"they address together. Received: {size}. Edit fewer axes at a time."
+        )
 
 
 def sizes(x: Tensor) -> tuple[Any, ...]:
     """Sizes of the axes: ints, or scalar tensors where a graph does not know them."""
-    return tuple(ops.shape(x))
+    known = tuple(x.shape)  # TensorFlow's and Keras's own functions take longer than an edit
+    return tuple(ops.shape(x)) if any([size is None for size in known]) else known
 
 
 def known(numbers: Sequence[int]) -> Tensor:
     """Integers that are known beforehand as a tensor."""
     dtype = "int32" if max(numbers, default=0) < 2**31 else "int64"
     as_list = len(numbers) <= SMALL and reads_bytecode()
-    return ops.convert_to_tensor(list(numbers) if as_list else np.array(numbers, dtype), dtype)
+    if as_list:
+        return ops.convert_to_tensor(list(numbers), dtype)
+    return known_array(np.array(numbers, dtype))
+
+
+def known_array(numbers: Any) -> Tensor:
+    """Integers that are known beforehand, as a NumPy array, as a tensor."""
+    tensor = ops.convert_to_tensor(numbers, str(numbers.dtype))
+    if dtype_of(tensor) != str(numbers.dtype):
+        raise OperandError(
+            f"Positions should be below 2**31 on the {keras.backend.backend()} backend, which "
+            f"keeps integers in 32 bits. Received: {numbers.max()}. Edit fewer axes at a time."
+        )
+    return tensor
 
 
 def known_of(pick: Pick, what: Literal["positions", "unique", "inverse", "last"]) -> Tensor:
     """One of the sequences of a tuple's positions as a tensor."""
     if reads_bytecode():
         return known(getattr(pick, what))
-    numbers = pick.array(what)
-    return ops.convert_to_tensor(numbers, str(numbers.dtype))
+    return known_array(pick.array(what))
 
 
 def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
@@ -59,9 +85,9 @@ def merge(layout: Layout, x: Tensor) -> Tensor:
 
 def split(layout: Layout, x: Tensor, like: Tensor) -> Tensor:
     """Undo `merge`; `like` is the tensor before it."""
-    ordered = [sizes(like)[axis] for axis in layout.order]
     if len(layout.picks) != len(layout.shape):
-        x = ops.reshape(x, ordered)
+        shape = sizes(like)
+        x = ops.reshape(x, [shape[axis] for axis in layout.order])
     if layout.order != tuple(range(len(layout.order))):
         x = ops.transpose(x, _inverse(layout.order))
     return x
@@ -139,6 +165,7 @@ def read(layout: Layout, x: Tensor, *, unique: bool = False) -> Tensor:
         if pick.is_computed:
             x = pick.read(x, axis)
         elif pick.is_array:
+            check_countable(pick.size)
             x = ops.take(x, known_of(pick, "unique" if unique else "positions"), axis=axis)
         elif pick.size is not None and _steps_back(pick):
             x = ops.flip(x, axis=axis)
@@ -178,19 +205,36 @@ def _slice(pick: Any) -> Any:
 
 
 def write(layout: Layout, x: Tensor, values_u: Tensor) -> Tensor:
-    """Write values that broadcast to the unique positions of the picks; the rest is `x`."""
+    """Write values that broadcast to the unique positions of the picks; the rest is `x`.
+
+    Args:
+        layout: The layout.
+        x: Tensor, not in canonical form.
+        values_u: Values in canonical form.
+    """
+    partial = [axis for axis, pick in enumerate(layout.picks) if not pick.is_whole]
+    several = partial == [0] and values_u.shape[0] != 1
+    if layout.spots is not None or (several and layout.picks[0].is_array):
+        # Few positions in long axes: the cost is theirs, not that of the axes.
+        targets = None if reads_bytecode() else layout.targets
+        if targets is not None:  # axes that are merged are left apart: to join them may copy
+            return _write_targets(layout, x, known_array(targets), values_u)
+    canonical = merge(layout, x)
+    return split(layout, _write_canonical(layout, partial, canonical, values_u), x)
+
+
+def _write_canonical(layout: Layout, partial: list[int], x: Tensor, values_u: Tensor) -> Tensor:
     if layout.is_whole:
         return values_u
-    if layout.spots is not None:
-        return _write_spots(layout, layout.spots, x, values_u)
-    partial = [axis for axis, pick in enumerate(layout.picks) if not pick.is_whole]
     first = layout.picks[0]
-    if partial == [0] and first.is_array and values_u.shape[0] != 1:
-        # Few positions in a long axis: the cost is theirs, not that of the axis.
+    several = partial == [0] and values_u.shape[0] != 1
+    if layout.spots is not None:
+        targets = known([place for spot in layout.spots for place in spot])
+        return _write_targets(layout, x, ops.reshape(targets, (-1, len(partial))), values_u)
+    if several and first.is_array:
         return scatter(x, known_of(first, "unique"), values_u)
-    if partial == [0] and first.is_computed:
-        several = values_u.shape[0] != 1 or first.row_start is not None
-        written = first.write(x, values_u) if several else None
+    if partial == [0] and first.is_computed and (several or first.row_start is not None):
+        written = first.write(x, values_u)
         if written is not None:
             return written
     for axis in partial:
@@ -202,15 +246,12 @@ def write(layout: Layout, x: Tensor, values_u: Tensor) -> Tensor:
     return ops.where(places(layout, x), values_u, x)
 
 
-def _write_spots(layout: Layout, spots: Any, x: Tensor, values_u: Tensor) -> Tensor:
-    """Write few of very many: a mask of all would be long."""
-    axes = len(spots[0])
-    picked = [len(pick.unique) for pick in layout.picks[:axes]]
-    rest = sizes(values_u)[axes:]
+def _write_targets(layout: Layout, x: Tensor, targets: Tensor, values_u: Tensor) -> Tensor:
+    """Write at places of the first axes, of which all picks that are not whole name some."""
+    picked = [len(pick.unique) for pick in layout.picks if not pick.is_whole]
+    rest = sizes(values_u)[len(picked) :]
     values_u = ops.broadcast_to(values_u, (*picked, *rest))
-    values_u = ops.reshape(values_u, (len(spots), *rest))
-    indices = ops.reshape(known([place for spot in spots for place in spot]), (-1, axes))
-    return scatter(x, indices, values_u)
+    return scatter(x, targets, ops.reshape(values_u, (math.prod(picked), *rest)))
 
 
 def adds_by_scatter(layout: Layout) -> bool:
@@ -237,15 +278,24 @@ def places(layout: Layout, x: Tensor) -> Tensor:
 
 def _picked(pick: Any, size: Any) -> Tensor:
     """Whether each place on the axis is picked."""
-    if pick.is_array or pick.is_computed or pick.size is None or pick.size <= FEW:
+    if pick.is_array or pick.is_computed or pick.size is None:
         return _number(pick, size) >= 0
-    # Integers to count a long axis may need more room than the tensor; booleans do not.
     ascending = pick.positions if pick.positions.step > 0 else pick.positions[::-1]
     first, step, count = ascending.start, ascending.step, len(ascending)
-    between = ops.zeros((count, step - 1), dtype="bool")
-    steps = ops.concatenate([ops.ones((count, 1), dtype="bool"), between], axis=1)
-    ends = [ops.zeros((n,), dtype="bool") for n in (first, max(0, size - first - count * step))]
-    return ops.concatenate([ends[0], ops.reshape(steps, (-1,)), ends[1]])[:size]
+    if pick.size > FEW:
+        # Integers to count a long axis may need more room than the tensor; booleans do not.
+        between = ops.zeros((count, step - 1), dtype="bool")
+        steps = ops.concatenate([ops.ones((count, 1), dtype="bool"), between], axis=1)
+        ends = [ops.zeros((n,), dtype="bool") for n in (first, max(0, size - first - count * step))]
+        return ops.concatenate([ends[0], ops.reshape(steps, (-1,)), ends[1]])[:size]
+    # Where a compiler works the mask out again for every element, each comparison counts.
+    place = ops.arange(size, dtype="int32")
+    if count == 1:
+        return place == first
+    tests = [place % step == first % step] if step > 1 else []
+    tests += [place >= first] if first >= step else []
+    tests += [place <= ascending[-1]] if ascending[-1] + step < size else []
+    return reduce(ops.logical_and, tests)
 
 
 def _check_length(pick: Pick, size: Any, given: Any) -> None:

@@ -37,7 +37,12 @@ def seen(tensors: list[Any]) -> list[Any] | None:
 
 
 def dtype_of(x: Tensor) -> str:
-    return str(keras.backend.standardize_dtype(x.dtype))
+    return _name_of(x.dtype)
+
+
+@lru_cache(maxsize=64)
+def _name_of(dtype: Any) -> str:
+    return str(keras.backend.standardize_dtype(dtype))
 
 
 def constant(value: Any, dtype: str) -> Tensor:

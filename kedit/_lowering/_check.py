@@ -1,6 +1,7 @@
 """Whether an edit fits a tensor: all that can be said before a value is touched."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import keras
@@ -8,7 +9,7 @@ import numpy as np
 
 from kedit._binding import Terms
 from kedit._casting import check_operation, check_values, kind
-from kedit._data import Array, is_tensor, shape_of
+from kedit._data import Array, is_scalar, is_tensor, shape_of
 from kedit._expression import Expression
 from kedit._items import Open, Traced, is_mask
 from kedit._layout import Layout
@@ -172,6 +173,8 @@ def _check_operand(edit: Edit, bound: Bound, dtype: str) -> None:
             )
         for constant in operand.constants():
             _check_broadcast(constant, bound, edit.selection, "A constant of an expression")
+    elif is_scalar(operand):
+        check_values(operand, type(operand).__name__, dtype, edit.casting)
     elif not callable(operand):
         _check_broadcast(operand, bound, edit.selection, "Values", counted=bound.counted)
         check_values(operand, _dtype(operand), dtype, edit.casting)
@@ -267,13 +270,27 @@ def _dtype(values: Any) -> str:
 
 def _is_dense(x: Any) -> bool:
     """Whether `x` is none of the tensors that have the looks but not the layout of others."""
-    if isinstance(x, np.ma.MaskedArray):
+    if isinstance(x, np.ma.MaskedArray) or _says_not_dense(type(x).__name__):
         return False
     if getattr(getattr(x, "shape", None), "rank", 0) is None:
         return False
-    layout = f"{type(x).__name__} {getattr(x, 'layout', '')}".lower()
-    flags = [getattr(x, name, False) is True for name in ("is_nested", "sparse", "ragged")]
-    return not any(flags) and not any([kind in layout for kind in ("sparse", "ragged", "bcoo")])
+    cls: Any = type(x)
+    for name in _flags(cls):
+        flag = getattr(x, name)
+        if flag is True or (name == "layout" and _says_not_dense(str(flag))):
+            return False
+    return True
+
+
+@lru_cache(maxsize=256)
+def _flags(cls: Any) -> tuple[str, ...]:
+    """By which attributes a tensor of a class says that it is not dense; looking is slow."""
+    return tuple([n for n in ("layout", "is_nested", "sparse", "ragged") if hasattr(cls, n)])
+
+
+@lru_cache(maxsize=256)
+def _says_not_dense(name: str) -> bool:
+    return any([kind in name.lower() for kind in ("sparse", "ragged", "bcoo")])
 
 
 def check_dense(x: Any) -> None:

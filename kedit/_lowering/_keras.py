@@ -42,25 +42,25 @@ def apply(edit: Edit, x: Tensor, shape: Shape, *, again: bool = False) -> Tensor
         layout = _places.resolve(layout, edit, _axes.sizes(x), look=not again)
     if edit.op == "get":
         return _get(edit, layout, x)
-    if layout.is_empty or 0 in x.shape:
+    if layout.is_empty or 0 in tuple(x.shape):
         return ops.copy(x)
     if _fits_everywhere(edit, layout):
         return _write_number(edit, layout, x)
     chosen = _chosen(edit, layout, x)
     values = _axes.to_picks(layout, _values(edit, layout, x, chosen))
+    writes = chosen is None and edit.op in ("set", "apply")
+    if writes and not layout.is_whole:
+        return _axes.write(layout, x, _duplicates.winners(layout, values))
     canonical = _axes.merge(layout, x)
+    if writes:  # not a view of the values
+        values = ops.copy(ops.broadcast_to(values, _axes.sizes(canonical)))
+        return _axes.split(layout, values, x)
     if edit.op in ("add", "subtract") and _axes.adds_by_scatter(layout):
         return _axes.split(layout, _add(edit.op, layout, canonical, values, chosen), x)
-    if chosen is None and edit.op in ("set", "apply"):
-        if layout.is_whole:  # not a view of the values
-            values = ops.copy(ops.broadcast_to(values, _axes.sizes(canonical)))
-            return _axes.split(layout, values, x)
-        new_u = _duplicates.winners(layout, values)
-    else:
-        chosen = None if chosen is None else _axes.to_picks(layout, chosen)
-        old_u = _axes.read(layout, canonical, unique=True)
-        new_u = _combine(edit, layout, old_u, values, chosen)
-    return _axes.split(layout, _axes.write(layout, canonical, new_u), x)
+    chosen = None if chosen is None else _axes.to_picks(layout, chosen)
+    old_u = _axes.read(layout, canonical, unique=True)
+    new_u = _combine(edit, layout, old_u, values, chosen)
+    return _axes.write(layout, x, new_u)
 
 
 def _fits_everywhere(edit: Edit, layout: Layout) -> bool:

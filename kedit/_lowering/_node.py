@@ -87,9 +87,11 @@ def known_shape(x: Tensor, built: Shape) -> Shape:
     Such an axis means the same on every backend, also on those that know its
     size when the model runs.
     """
-    sizes = [size if isinstance(size, int) else None for size in x.shape]
     return tuple(
-        None if built_size is None else size for size, built_size in zip(sizes, built, strict=True)
+        [
+            size if isinstance(size, int) and built_size is not None else None
+            for size, built_size in zip(tuple(x.shape), built, strict=True)
+        ]
     )
 
 

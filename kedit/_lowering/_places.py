@@ -16,13 +16,10 @@ from kedit._data import SMALL
 from kedit._items import Open, Positions
 from kedit._layout import Layout, Part, Pick, size_of
 from kedit._lowering import _ops as ops
-from kedit._lowering._axes import along, number_of, pad, scatter
+from kedit._lowering._axes import LARGEST, along, check_countable, number_of, pad, scatter
 from kedit._lowering._cast import constant, dtype_of, nothing, seen
 from kedit._lowering._duplicates import scan
 from kedit._types import Mode, Tensor
-from kedit.errors import OperandError
-
-_LARGEST = 2**31 - 1
 
 
 class Places:
@@ -61,6 +58,7 @@ class Places:
         total: Any = 1
         row_size: Any = 1
         self.may_be_empty = False
+        check_countable(math.prod([sizes[axis] for part in positions.parts for axis in part.axes]))
         for part in positions.parts:
             size = math.prod([sizes[axis] for axis in part.axes])
             known = isinstance(size, int) and size > 0
@@ -70,11 +68,6 @@ class Places:
             row_size = row_size if part.kind == "rows" else row_size * size
             inside = _both(inside, here, library)
             total = total * size
-        if isinstance(total, int) and total > _LARGEST:
-            raise OperandError(
-                "Positions that are computed should be fewer than 2**31 along the axes that they "
-                f"address together. Received: {total}. Edit fewer axes at a time."
-            )
         given = tuple(library.shape(flat))
         self.dim_sizes = tuple(
             [
@@ -328,10 +321,10 @@ def _of_32_bits(numbers: Any, size: Any, mode: Mode | None, library: Any) -> Any
         return numbers.astype("int64")
     dtype = dtype_of(numbers)
     low, high = integer_range(dtype)
-    if high > _LARGEST:
+    if high > LARGEST:
         if mode == "wrap":
             return _wrapped(numbers, _at_least(1, size, ops))
-        largest = constant(_LARGEST, dtype)
+        largest = constant(LARGEST, dtype)
         numbers = ops.where(numbers > largest, largest, numbers)
         if low < 0:
             numbers = ops.where(numbers < -largest, -largest, numbers)
