@@ -16,6 +16,7 @@ CONSTRAINTS = ["--constraint", "constraints.txt"]
 PACKAGES = {"tensorflow": "tensorflow-cpu", "jax": "jax", "torch": "torch", "numpy": "jax"}
 DIFFERENTIATING = ("tensorflow", "jax", "torch")
 CARRIERS = ("tensorflow-cpu", "jax", "torch", "grain", "datasets", "captum")
+KERAS_HUB = ("keras-hub", "kagglehub", "kagglesdk", "regex", "tokenizers", "sentencepiece")
 MODELS = Path(".nox", "models").absolute()
 
 
@@ -52,7 +53,10 @@ def tests(session, backend):
 def carriers(session):
     """The same edits in everything that carries data, in one environment that holds it all."""
     for backend in DIFFERENTIATING:
-        only = ("tests/test_carriers.py", "-m", "carriers", *session.posargs)
+        # KerasHub would bring TensorFlow with CUDA, for tokenizers that no test has.
+        session.install(*CONSTRAINTS, "--no-deps", *KERAS_HUB)
+        files = ("tests/test_carriers.py", "tests/test_generation.py")
+        only = (*files, "-m", "carriers", *session.posargs)
         run_pytest(session, backend, *only, packages=CARRIERS)
 
 

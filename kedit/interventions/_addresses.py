@@ -14,10 +14,10 @@ _DEPTH = 3
 def addresses(model: Any) -> dict[str, Any]:
     """Every layer and operation in a model, by its address.
 
-    Within a graph of layers that is its name, if somebody gave it one; names that
-    Keras makes up are others in every session. Else it is the attribute that holds
-    the layer, with the number or key in a list or dict, as `blocks.0`, and of a layer
-    that is only in the graph `layers.3`. Inside other layers it is joined by `/`.
+    Within a graph of layers an address is a name; one that Keras made up, and
+    numbers anew in every session, counts the layers of that class in the model.
+    Elsewhere it is the attribute that holds the layer, with the number or key in a
+    list or dict. Inside other layers it is joined by `/`.
     """
     found: dict[str, Any] = {}
     seen = {id(model)}
@@ -35,51 +35,57 @@ def addresses(model: Any) -> dict[str, Any]:
 
 
 def _children(owner: Any) -> Iterator[tuple[str, Any]]:
-    nodes: list[Any] = []
     if isinstance(owner, keras.Sequential):
-        nodes = list(owner.layers)
+        yield from _named(owner.layers)
     elif isinstance(owner, keras.Function):
-        nodes = [node for node in owner.operations if not _is_input(node)]
-    made_up = _made_up(nodes)
-    yield from [(node.name, node) for node in nodes if id(node) not in made_up]
-    names = set(dir(owner)) - _attributes(_kind(owner))
-    for name in sorted(names, key=lambda name: (name.startswith("_"), name)):
+        yield from _named(owner.operations)
+    for name in sorted(set(dir(owner)) - _attributes(_kind(owner))):
         if not name.startswith("__"):
             try:
                 value = getattr(owner, name)
             except Exception:  # a property that cannot be read now
                 continue
             yield from _inside(name, value, 0)
-    for kind in ("layers", "operations"):  # of which layers are a part, under the same numbers
-        for number, node in enumerate(getattr(owner, kind, ()) if nodes else ()):
-            if not _is_input(node):
-                yield f"{kind}.{number}", node
-
-
-def _is_input(node: Any) -> bool:
-    return isinstance(node, keras.layers.InputLayer)
-
-
-def _made_up(nodes: list[Any]) -> set[int]:
-    """Those whose names look as if Keras had made them up: `dense`, `dense_1`."""
-    numbers: dict[str, dict[int, str]] = {}
-    for node in nodes:
-        base = _snake_case(type(node).__name__)
-        match = re.fullmatch(rf"{re.escape(base)}(?:_(\d+))?", node.name)
-        if match is not None:
-            numbers.setdefault(base, {})[id(node)] = match[1] or ""
-    # Keras counts from 1: where there is a 0, somebody else has counted.
-    return {key for found in numbers.values() if "0" not in found.values() for key in found}
 
 
 def _inside(key: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
     if isinstance(value, keras.Operation):
-        if not (isinstance(value, keras.Metric) or _is_input(value)):
+        if not isinstance(value, (keras.Metric, keras.layers.InputLayer)):
             yield key, value
     elif isinstance(value, (dict, list, tuple)) and depth < _DEPTH:
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for name, entry in list(items):
             yield from _inside(f"{key}.{name}", entry, depth + 1)
+
+
+def _named(operations: Any) -> Iterator[tuple[str, Any]]:
+    """Operations of a graph with names that are the same in every session."""
+    counts: dict[str, int] = {}
+    made_up = _made_up(operations)
+    taken = {operation.name for operation in operations if id(operation) not in made_up}
+    for operation in operations:
+        if isinstance(operation, keras.layers.InputLayer):
+            continue
+        name = operation.name
+        if id(operation) in made_up:
+            name = base = _snake_case(type(operation).__name__)
+            while name in taken:
+                counts[base] = counts.get(base, 0) + 1
+                name = f"{base}_{counts[base]}"
+            taken.add(name)
+        yield name, operation
+
+
+def _made_up(operations: Any) -> set[int]:
+    """Those whose names look as if Keras had made them up: `dense`, `dense_1`."""
+    numbers: dict[str, dict[int, str]] = {}
+    for operation in operations:
+        base = _snake_case(type(operation).__name__)
+        match = re.fullmatch(rf"{re.escape(base)}(?:_(\d+))?", operation.name)
+        if match is not None:
+            numbers.setdefault(base, {})[id(operation)] = match[1] or ""
+    # Keras counts from 1: where there is a 0, somebody else has counted.
+    return {key for found in numbers.values() if "0" not in found.values() for key in found}
 
 
 def _snake_case(name: str) -> str:

@@ -1,5 +1,6 @@
 """Edits applied to a model itself, for methods that only it has."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,9 +8,13 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from kedit.interventions._hooks import intercepted
+from kedit.errors import OperandError
+from kedit.interventions._hooks import intercepted, set_aside
 from kedit.interventions._run import Run
+from kedit.interventions._safe_running import values_kept
 
+_ACTIVE = threading.local()
+_SETTINGS = ("optimizer", "loss", "sampler", "run_eagerly", "jit_compile", "steps_per_execution")
 _FUNCTIONS = ("predict_function", "test_function", "train_function", "generate_function")
 
 
@@ -19,6 +24,7 @@ class Compiled:
     def __init__(self) -> None:
         self.functions: dict[str, Any] = {}
         self.values: list[Any] = []
+        self.settings: list[Any] = []
 
 
 @contextmanager
@@ -32,21 +38,60 @@ def whole_model(base: Any, run: Run, compiled: Compiled, variables: list[Any]) -
         variables: Of the edits. A compiler may take them for constants, so that
             functions compiled with other values are dropped.
     """
+    active = _active()
+    if id(base) in active:
+        raise OperandError(
+            "Edits should be applied to a model to which none are being applied. Received: a block "
+            f"of `applied()` in another one, for {base.name!r}. Edit the edited model: "
+            "`edit_model(edited, ...)`."
+        )
     values = [ops.convert_to_numpy(variable).copy() for variable in variables]
     same = len(values) == len(compiled.values) and all(
         [np.array_equal(now, then) for now, then in zip(values, compiled.values, strict=True)]
     )
+    settings = _settings(base)
+    same = same and _same(settings, compiled.settings)
     reused = {name: f for name, f in compiled.functions.items() if same and f is not None}
     outside = {name: getattr(base, name) for name in _FUNCTIONS if hasattr(base, name)}
     for name in outside:
         setattr(base, name, reused.get(name))
     try:
-        with intercepted(run.handlers):
+        with values_kept(base), intercepted(run.handlers) as frame:
+            active[id(base)] = frame
             yield
         if not reused:  # which would run without asking anybody
             run.check_fired()
     finally:
+        active.pop(id(base), None)
+        compiled.settings = settings if _same(settings, _settings(base)) else []
         compiled.functions = {name: getattr(base, name) for name in outside}
         compiled.values = values
         for name, function in outside.items():
             setattr(base, name, function)
+
+
+@contextmanager
+def as_outside(base: Any) -> Iterator[None]:
+    """Undo, in this thread, what `whole_model` does to a model, until the block is left.
+
+    An edited model is called in it as everywhere, and compiles what holds everywhere.
+    """
+    with set_aside([frame for key, frame in _active().items() if key == id(base)]):
+        yield
+
+
+def _active() -> dict[int, Any]:
+    """The models whose methods are edited in this thread."""
+    if not hasattr(_ACTIVE, "models"):
+        _ACTIVE.models = {}
+    models: dict[int, Any] = _ACTIVE.models
+    return models
+
+
+def _settings(base: Any) -> list[Any]:
+    """What `compile()` and `quantize()` change, which make functions that were compiled stale."""
+    return [*base.variables, *base.metrics, *[getattr(base, name, None) for name in _SETTINGS]]
+
+
+def _same(one: list[Any], other: list[Any]) -> bool:
+    return len(one) == len(other) and all([a is b for a, b in zip(one, other, strict=True)])

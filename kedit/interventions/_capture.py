@@ -12,7 +12,8 @@ from kedit._types import Tensor
 from kedit.errors import OperandError
 from kedit.interventions._edited_model import EditedModel
 from kedit.interventions._partly_trained import PartlyTrained
-from kedit.interventions._run import Placed
+from kedit.interventions._run import Placed, check_not_fused
+from kedit.interventions._safe_running import SafelyRun
 from kedit.interventions._site import Site, as_site
 
 
@@ -51,7 +52,7 @@ def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
 
 
 @keras.saving.register_keras_serializable(package="kedit")
-class Capture(keras.Model):
+class Capture(SafelyRun):
     """What `kedit.interventions.capture` makes, with its arguments.
 
     Call arguments:
@@ -66,6 +67,8 @@ class Capture(keras.Model):
         self.edited = edited
         found = [pair for pattern in patterns for pair in as_site(pattern).find(edited.base)]
         self.patterns = [site for site, _ in found]
+        check_not_fused(edited.base, self.patterns)
+        self.built = edited.built
         self.found: Callable[[], list[tuple[Site, Any]]] = lambda: found
 
     def build(self, input_shape: Any) -> None:
@@ -75,7 +78,7 @@ class Capture(keras.Model):
         seen: dict[str, Tensor] = {}
 
         def noting(site: Site) -> Any:
-            def act(x: Tensor, number: int, offset: Any) -> Tensor:
+            def act(x: Tensor, number: int, piece: Any) -> Tensor:
                 seen[label(site, number)] = x
                 return x
 
@@ -83,7 +86,7 @@ class Capture(keras.Model):
 
         placed = [Placed(site, layer, noting(site)) for site, layer in self.found()]
         self.edited.run_with(placed, inputs, training)
-        return seen
+        return {name: seen[name] for name in sorted(seen)}  # as some compilers give it back
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         return None
@@ -131,7 +134,7 @@ class Capture(keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Capture":
         deserialize = keras.saving.deserialize_keras_object
         model = deserialize(config["model"], custom_objects=custom_objects)
-        patterns = [Site(**site) for site in config["patterns"]]
+        patterns = [Site(**site, is_found=True) for site in config["patterns"]]
         return cls(**{**config, "model": model, "patterns": patterns})
 
 
@@ -174,7 +177,7 @@ class _Gradients(PartlyTrained):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Any:
         def adding(site: Site) -> Any:
-            def act(x: Tensor, number: int, offset: Any) -> Tensor:
+            def act(x: Tensor, number: int, piece: Any) -> Tensor:
                 return ops.add(x, ops.cast(self.zeros[label(site, number)], x.dtype))
 
             return act

@@ -9,11 +9,17 @@ import keras
 from kedit._edit import Edit, EditSequence, check_is_edit, check_one_of
 from kedit._types import Tensor
 from kedit.errors import OperandError
-from kedit.interventions._applied import Compiled, whole_model
+from kedit.interventions._applied import Compiled, as_outside, whole_model
 from kedit.interventions._hooks import intercepted
 from kedit.interventions._operands import RunOperand
 from kedit.interventions._partly_trained import PartlyTrained
-from kedit.interventions._run import Placed, Run, check_not_rematerialized, owners_of
+from kedit.interventions._run import (
+    Placed,
+    Run,
+    check_not_fused,
+    check_not_rematerialized,
+    owners_of,
+)
 from kedit.interventions._site import Site, as_site
 from kedit.interventions._site_editing import SiteEditing
 from kedit.interventions._sites import check_model, look
@@ -95,6 +101,7 @@ class EditedModel(PartlyTrained):
         for given, edit in edits.items() if isinstance(edits, Mapping) else edits:
             check_is_edit("A site", edit, "edit_model(model, {'dense': sample[2].set(0.0)})")
             found += [(site, edit) for site, _ in as_site(given).find(base)]
+        check_not_fused(base, [site for site, _ in found])
         super().__init__(**{"dtype": base.dtype_policy, "autocast": False, **kwargs})
         self.base = base
         self.trains = train
@@ -146,33 +153,38 @@ class EditedModel(PartlyTrained):
         """Call the model, and do, after its edits, what else is placed."""
         training = training if self.trains == "all" else False
         inputs, others, fed = self._split(inputs)
-        seen = {name: self._seen(other, training) for name, other in others.items()}
-        run = self._run(seen, fed, placed)
-        with intercepted(run.handlers):
-            outputs = self.base(inputs, training=training)
+        with as_outside(self.base):
+            if not self.base.built:  # which calls layers once more than they are called later
+                self.base(inputs, training=False)
+            seen = {name: self._seen(other, training) for name, other in others.items()}
+            run = self._run(seen, fed, placed)
+            with intercepted(run.handlers):
+                outputs = self.base(inputs, training=training)
         run.check_fired()
         return outputs
 
-    def _run(self, seen: dict[str, Any], fed: dict[str, Tensor], more: list[Placed]) -> Run:
+    def _run(
+        self, seen: dict[str, Any], fed: dict[str, Tensor], more: list[Placed], whole: Any = None
+    ) -> Run:
         """A run in which the edits are applied."""
 
         def acting(index: int, layer: SiteEditing) -> Any:
-            def act(x: Tensor, number: int, offset: Any) -> Tensor:
+            def act(x: Tensor, number: int, piece: Any) -> Tensor:
                 layer.build_at(x.shape, keras.backend.standardize_dtype(x.dtype))
                 others = {name: values[index, number] for name, values in seen.items()}
-                return layer(x, given={**fed, **others}, offset=offset)
+                return layer(x, given={**fed, **others}, piece=piece)
 
             return act
 
         acts = [Placed(s, t, acting(n, layer)) for n, (s, t, layer) in enumerate(self.placed())]
-        return Run(acts + more, self._owners())
+        return Run(acts + more, self._owners(), whole)
 
     def _seen(self, inputs: Any, training: bool | None) -> dict[tuple[int, int], Tensor]:
         """What is at the sites when the model is given other inputs, by site and call."""
         seen: dict[tuple[int, int], Tensor] = {}
 
         def noting(index: int) -> Any:
-            def act(x: Tensor, number: int, offset: Any) -> Tensor:
+            def act(x: Tensor, number: int, piece: Any) -> Tensor:
                 seen[index, number] = x
                 return x
 
@@ -253,7 +265,7 @@ class EditedModel(PartlyTrained):
                 f"operands from {[*self._runs, *self._fed]}. Call the edited model."
             )
         variables = [v for layer in self.edit_layers for v in layer.variables]
-        with whole_model(self.base, self._run({}, {}, []), self._compiled, variables):
+        with whole_model(self.base, self._run({}, {}, [], self.base), self._compiled, variables):
             yield
 
     # --- Saving ----------------------------------------------------------------------------
@@ -275,7 +287,10 @@ class EditedModel(PartlyTrained):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "EditedModel":
         deserialize = keras.saving.deserialize_keras_object
         base = deserialize(config["base"], custom_objects=custom_objects)
-        edits = [(Site(**part["site"]), deserialize(part["edit"])) for part in config["edits"]]
+        edits = [
+            (Site(**part["site"], is_found=True), deserialize(part["edit"]))
+            for part in config["edits"]
+        ]
         return cls(**{**config, "base": base, "edits": edits})
 
 

@@ -17,7 +17,7 @@ _INSTALLED: dict[int, tuple[int, Callable[[], None]]] = {}
 
 
 @contextmanager
-def intercepted(handlers: Sequence[tuple[Any, Handler]]) -> Iterator[None]:
+def intercepted(handlers: Sequence[tuple[Any, Handler]]) -> Iterator[Any]:
     """Call handlers in place of layers, in this thread, until the block is left.
 
     A handler is given the call that it stands before, and its arguments. Of several
@@ -26,24 +26,38 @@ def intercepted(handlers: Sequence[tuple[Any, Handler]]) -> Iterator[None]:
 
     Args:
         handlers: Pairs of a layer, or another operation, and its handler.
+
+    Yields:
+        What `set_aside` takes.
     """
     frame: dict[int, list[Handler]] = {}
     for layer, handler in handlers:
         frame.setdefault(id(layer), []).append(handler)
     layers = {id(layer): layer for layer, _ in handlers}
     if not layers:
-        yield
+        yield frame
         return
     stack = _stack()
     for layer in layers.values():
         _install(layer)
     stack.append(frame)
     try:
-        yield
+        yield frame
     finally:
-        stack.remove(frame)
+        stack[:] = [other for other in stack if other is not frame]
         for layer in layers.values():
             _uninstall(layer)
+
+
+@contextmanager
+def set_aside(frames: list[Any]) -> Iterator[None]:
+    """Let blocks that are active in this thread rest, until this block is left."""
+    stack = _stack()
+    kept, stack[:] = stack[:], [f for f in stack if not any([f is other for other in frames])]
+    try:
+        yield
+    finally:
+        stack[:] = kept
 
 
 def _stack() -> list[dict[int, list[Handler]]]:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import keras
+from kedit.interventions._safe_running import SafelyRun
 
 
-class PartlyTrained(keras.Model):
+class PartlyTrained(SafelyRun):
     """Base of models that share layers with others, whose `trainable` they leave alone."""
 
     def trains_variable(self, variable: Any) -> bool:

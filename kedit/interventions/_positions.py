@@ -1,36 +1,72 @@
 """Edits of a piece of a sequence, by positions that are counted in the whole sequence."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keras import ops
 
 from kedit import _lowering
+from kedit._data import Array
 from kedit._edit import Edit
 from kedit._index import Index
-from kedit._items import Positions
+from kedit._items import Block, Each, Positions, Traced
 from kedit._selection import Selection
 from kedit._types import Shape, Tensor
 from kedit.errors import PositionError, ShapeError
 
+_ARRAYS = (Positions, Array, Traced, Each, Block)
 
-def apply_from(edit: Edit, x: Tensor, shape: Shape, offset: Any) -> Tensor:
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a sequence that is generated.
+
+    Attributes:
+        start: Where it starts in the sequence: an integer tensor; None if nobody knows.
+        length: Of how many positions it is.
+    """
+
+    start: Any = None
+    length: int | None = None
+
+
+def apply_from(edit: Edit, x: Tensor, shape: Shape, piece: Piece | None) -> Tensor:
     """Apply an edit to a piece of a sequence.
 
     Args:
         edit: The edit, with tensors in place of its placeholders.
         x: Tensor of shape `(batch_size, length, ...)`.
         shape: Shape that the layer was built with.
-        offset: Position of the piece in the sequence: an integer tensor. None if
-            it is the whole sequence.
+        piece: Which one; None if it is the whole sequence.
     """
     selection = edit.selection.inside_sample()
-    first = selection.index.items[0]
-    if offset is None or first is ... or first == slice(None):
+    items = selection.index.items
+    if piece is not None and piece.length not in (None, x.shape[1]):
+        if items[0] is not ... or len(items) > 2:
+            raise PositionError(
+                "What is edited while a sequence is generated should have its positions on axis 1, "
+                f"or be selected on the last axis alone. Received: `{selection!r}` of shape "
+                f"{tuple(x.shape)}, where {piece.length} positions are generated. Take another."
+            )
+        piece = None
+    if piece is None or not selection.index.names_first_axis(len(x.shape) - 1):
         return _lowering.apply(edit, x, shape)
+    if piece.start is None:
+        raise PositionError(
+            "Positions in a sequence that is generated should be at a layer that is told where in "
+            "it the piece stands that it is given, or inside of one. Received: "
+            f"`{selection!r}`. Edit the input of the layer that follows."
+        )
+    items = items[1:] if items[0] is ... else items
+    first, arrays = items[0], [isinstance(item, _ARRAYS) for item in items]
+    if any(arrays[2:] if isinstance(first, int) else arrays[0:1]) and any(arrays[1:]):
+        raise PositionError(
+            "A position in a sequence that is generated should not be paired with others, or "
+            f"stand apart from them. Received: `{selection!r}`. Write several edits."
+        )
     length = x.shape[1]
-    chosen = _chosen(first, ops.add(ops.arange(length), ops.cast(offset, "int32")), selection)
-    rest = Index((slice(None), *selection.index.items[1:]))
+    chosen = _chosen(first, ops.add(ops.arange(length), ops.cast(piece.start, "int32")), selection)
+    rest = Index((slice(None), *items[1:]))
     everywhere = Selection("sample", rest, selection.condition)
     sizes = (None, *x.shape[1:])
     rank = len(everywhere.bind(sizes).result)

@@ -8,6 +8,7 @@ import keras
 from kedit.errors import OperandError
 from kedit.interventions._addresses import addresses
 from kedit.interventions._hooks import Call, Handler
+from kedit.interventions._positions import Piece
 from kedit.interventions._site import Site
 
 
@@ -17,17 +18,17 @@ class Placed:
     Attributes:
         site: The site, by the address of the layer.
         layer: The layer.
-        act: Given the activation, the number of the call and the offset of the
-            piece of a sequence, gives what takes its place.
+        act: Given the activation, the number of the call and the piece of
+            a sequence, gives what takes its place.
     """
 
     def __init__(self, site: Site, layer: Any, act: Any) -> None:
         self.site, self.layer, self.act = site, layer, act
         self.fired = 0
 
-    def handle(self, number: int, offset: Any, x: Any) -> Any:
+    def handle(self, number: int, piece: Any, x: Any) -> Any:
         self.fired += 1
-        y = self.act(x, number, offset)
+        y = self.act(x, number, piece)
         if tuple(y.shape) != tuple(x.shape):
             raise OperandError(
                 f"What takes the place of an activation should have its shape, {tuple(x.shape)}. "
@@ -42,50 +43,82 @@ class Run:
     Args:
         placed: What to do; of several at one site the first is done first.
         owners: Layers that may be told where in a sequence those inside them stand.
+        whole: The model, if the run is of any method of it, which may call its layers
+            past it. Defaults to None: the run is one call of it.
     """
 
-    def __init__(self, placed: list[Placed], owners: list[Any]) -> None:
+    def __init__(self, placed: list[Placed], owners: list[Any], whole: Any = None) -> None:
         self.placed = placed
-        self.offsets: list[Any] = []
+        self.whole = whole
+        self.calls_of_whole = 0
+        self.pieces: list[Any] = []
         by_layer: dict[int, list[Placed]] = {}
         for one in placed:
             by_layer.setdefault(id(one.layer), []).append(one)
-        counts: dict[int, int] = {}
+        self.counts: dict[int, int] = {}
         self.handlers: list[tuple[Any, Handler]] = [(owner, self._carrying) for owner in owners]
         for group in by_layer.values():
-            self.handlers.append((group[0].layer, self._doing(group, counts)))
+            self.handlers.append((group[0].layer, self._doing(group)))
+        if whole is not None:
+            self.handlers.append((whole, self._counting))
 
-    def _carrying(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Note, while a layer runs, where the sequence stands that it is given a piece of."""
-        offset = _offset(kwargs)
-        if offset is None:
-            return call(*args, **kwargs)
-        self.offsets.append(offset)
+    def _counting(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Count the calls of layers from 0 in each call of the model."""
+        self.counts.clear()
+        self.calls_of_whole += 1
         try:
             return call(*args, **kwargs)
         finally:
-            self.offsets.pop()
+            self.calls_of_whole -= 1
 
-    def _doing(self, group: list[Placed], counts: dict[int, int]) -> Handler:
+    def _carrying(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Note, while a layer runs, where the sequence stands that it is given a piece of."""
+        piece = _piece(args, kwargs)
+        if piece is None:
+            return call(*args, **kwargs)
+        self.pieces.append(piece)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            self.pieces.pop()
+
+    def _piece(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Which piece of a sequence a layer is given; None if it is all of it."""
+        piece = _piece(args, kwargs)
+        if piece is None and self.pieces:
+            return self.pieces[-1]
+        generates = hasattr(self.whole, "generate_function") and not self.calls_of_whole
+        return Piece() if piece is None and generates else piece
+
+    def _doing(self, group: list[Placed]) -> Handler:
         def handler(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             layer = group[0].layer
-            number = counts.get(id(layer), 0)
-            counts[id(layer)] = number + 1
-            offset = _offset(kwargs)
-            offset = self.offsets[-1] if offset is None and self.offsets else offset
+            number = self.counts.get(id(layer), 0)
+            self.counts[id(layer)] = number + 1
+            self._check_counts(group)
+            piece = self._piece(args, kwargs)
             due = [one for one in group if one.site.call in (None, number)]
             for one in due:
                 if one.site.where == "input":
-                    change = partial(one.handle, number, offset)
+                    change = partial(one.handle, number, piece)
                     args, kwargs, _ = one.site.change(args, kwargs, None, change)
             output = call(*args, **kwargs)
             for one in due:
                 if one.site.where == "output":
-                    change = partial(one.handle, number, offset)
+                    change = partial(one.handle, number, piece)
                     *_, output = one.site.change(args, kwargs, output, change)
             return output
 
         return handler
+
+    def _check_counts(self, group: list[Placed]) -> None:
+        counted = [str(one.site) for one in group if one.site.call is not None]
+        if counted and self.whole is not None and not self.calls_of_whole:
+            raise OperandError(
+                "A site that is applied to other methods of a model should be each call of its "
+                f"layer, as nobody knows there where a run begins. Received: {counted}. Drop "
+                "`call`, or call the edited model."
+            )
 
     def check_fired(self) -> None:
         """Refuse a run in which something that was placed did not come to pass."""
@@ -106,14 +139,15 @@ def owners_of(model: Any, sites: list[Site]) -> list[Any]:
     return [table[name] for name in sorted(names & set(table))]
 
 
-def _offset(kwargs: dict[str, Any]) -> Any:
+def _piece(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Where the piece that a layer is given stands in the sequence, as KerasHub tells its layers.
 
     None where there is no cache, and the sequence is whole.
     """
     for name, value in kwargs.items():
         if name.endswith("cache_update_index") and value is not None:
-            return value
+            given = args[0] if args else next(iter(kwargs.values()))
+            return Piece(value, given.shape[1])
     return None
 
 
@@ -124,12 +158,25 @@ def _why(one: Placed) -> str:
             "attention is computed by one fused operation. Call the layer with "
             "`return_attention_scores=True`, which computes it step by step, or edit its output."
         )
-    if isinstance(one.layer, (keras.layers.LSTMCell, keras.layers.GRUCell)):
-        return "the sequence is computed by one fused operation. Make it with `use_cudnn=False`."
     return (
         "it may use the weights of the layer without calling it, or have no use for it. "
         "`kedit.interventions.sites(model)` shows which layers are called."
     )
+
+
+def check_not_fused(base: Any, sites: list[Site]) -> None:
+    """Refuse what is inside a recurrent layer that is one fused operation where there is one.
+
+    Whether there is depends on the backend and the device; what is refused does not.
+    """
+    for owner in owners_of(base, sites):
+        is_fused = isinstance(owner, (keras.layers.LSTM, keras.layers.GRU))
+        if is_fused and owner.use_cudnn is not False:
+            raise OperandError(
+                f"A {type(owner).__name__} whose cell is edited should compute step by step. "
+                f"Received: {owner.name!r} with use_cudnn={owner.use_cudnn!r}, and sites "
+                f"{[str(site) for site in sites]}. Make it with `use_cudnn=False`."
+            )
 
 
 def check_not_rematerialized(base: Any) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kedit._edit import Edit, EditSequence
-from kedit.errors import OperandError, SavingError
+from kedit.errors import EditError, OperandError, SavingError
 from kedit.interventions._edited_model import EditedModel
 from kedit.interventions._site import Site
 
@@ -59,11 +59,13 @@ def load_edits(path: Any) -> list[tuple[Site, Edit | EditSequence]]:
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))["kedit_edits"]
-    except (ValueError, KeyError, TypeError) as error:
+        return [(Site(**entry["site"], is_found=True), _joined(entry["edits"])) for entry in data]
+    except EditError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise SavingError(
             f"A file should be one that `save_edits` wrote. Received: {path}."
         ) from error
-    return [(Site(**entry["site"]), _joined(entry["edits"])) for entry in data]
 
 
 def _joined(configs: list[dict[str, Any]]) -> Edit | EditSequence:

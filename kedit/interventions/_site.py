@@ -3,7 +3,7 @@
 import difflib
 import fnmatch
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -24,12 +24,15 @@ class Site:
         where: "output" or "input".
         leaf: Which of several tensors.
         call: Which call of a layer that is called several times; None is each.
+        is_found: Whether the pattern is an address that was found in a model, and no
+            name of a layer.
     """
 
     pattern: str
     where: str = "output"
     leaf: int | str = 0
     call: int | None = None
+    is_found: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_one_of("where", self.where, _WHERE)
@@ -38,7 +41,7 @@ class Site:
                 "A site should be the address of a layer, a str. Received: "
                 f"{self.pattern!r}. `kedit.interventions.sites(model)` lists them."
             )
-        if not isinstance(self.leaf, (int, str)) or not (
+        if type(self.leaf) not in (int, str) or not (
             self.call is None or (type(self.call) is int and self.call >= 0)
         ):
             raise OperandError(
@@ -63,7 +66,8 @@ class Site:
 
     def find(self, model: Any) -> list[tuple["Site", Any]]:
         """The layers of a model that are meant, each with a site of its own address."""
-        return [(replace(self, pattern=a), layer) for a, layer in _find(model, self.pattern)]
+        found = _find(model, self.pattern, self.is_found)
+        return [(replace(self, pattern=a, is_found=True), layer) for a, layer in found]
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """The tensor that is meant."""
@@ -109,7 +113,7 @@ def site(pattern: str, where: str = "output", leaf: int | str = 0, call: int | N
     Args:
         pattern: Address of a layer, as `kedit.interventions.sites(model)` lists
             them, or a pattern of addresses, in which `*` stands for anything and
-            `?` for one character. If there is no such address, names of layers.
+            `?` for one character.
         where: "output" of the layer, or its "input". Defaults to "output".
         leaf: Which tensor, if there are several: its number, in the order of
             `keras.tree.flatten`, or its keys joined by `/`, the first of which is
@@ -132,25 +136,26 @@ def as_site(given: Any) -> Site:
     return given if isinstance(given, Site) else Site(given)
 
 
-def _find(model: Any, pattern: str) -> list[tuple[str, Any]]:
-    """Layers whose address matches, or else those whose name does."""
+def _find(model: Any, pattern: str, is_address: bool) -> list[tuple[str, Any]]:
     table = addresses(model)
+    by_name = [(a, layer) for a, layer in table.items() if layer.name == pattern and not is_address]
     if pattern in table:
+        others = [address for address, layer in by_name if layer is not table[pattern]]
+        if others:
+            raise OperandError(
+                f"{pattern!r} is the address of a layer named {table[pattern].name!r}, and the "
+                f"name of the one at {others[0]!r}. Write that address, or name the layers when "
+                "you make them: `keras.layers.Dense(8, name='hidden')`."
+            )
         return [(pattern, table[pattern])]
-    for matches in (
-        lambda address: fnmatch.fnmatchcase(address, pattern),
-        lambda address: table[address].name == pattern,
-        lambda address: fnmatch.fnmatchcase(table[address].name, pattern),
-    ):
-        found = [(address, layer) for address, layer in table.items() if matches(address)]
-        if found:
-            return found
-    names = [*table, *[layer.name for layer in table.values()]]
-    close = difflib.get_close_matches(pattern, sorted(set(names)), 5, 0.4) or list(table)[:10]
-    raise OperandError(
-        f"A site should be the address of a layer of the model. Received: {pattern!r}. Close to "
-        f"it: {close}. `kedit.interventions.sites(model)` lists all."
-    )
+    found = [(a, layer) for a, layer in table.items() if fnmatch.fnmatchcase(a, pattern)] or by_name
+    if not found:
+        close = difflib.get_close_matches(pattern, list(table), 5, 0.4) or list(table)[:10]
+        raise OperandError(
+            f"A site should be the address of a layer of the model. Received: {pattern!r}. Close "
+            f"to it: {close}. `kedit.interventions.sites(model)` lists all."
+        )
+    return found
 
 
 def _change_path(values: Any, path: list[str], change: Callable[[Any], Any], site: Site) -> Any:

@@ -52,8 +52,8 @@ class SiteEditing(Editing):
     Call arguments:
         inputs: The activation, which keeps its dtype.
         given: What the operands of the edit are taken from, by name.
-        offset: Where the activation's axis 1 starts in the sequence that positions
-            are counted in. Defaults to None: there it starts, and ends.
+        piece: Which piece of the sequence, in which positions are counted, the
+            activation is. Defaults to None: all of it.
     """
 
     placeholders = (Trainable, RunOperand)
@@ -103,7 +103,7 @@ class SiteEditing(Editing):
         return super()._weight(trainable, selected, role, named)
 
     def call(  # type: ignore[override]
-        self, inputs: Tensor, given: dict[str, Tensor] | None = None, offset: Any = None
+        self, inputs: Tensor, given: dict[str, Tensor] | None = None, piece: Any = None
     ) -> Tensor:
         x, learned = inputs, iter(self._learned)
         # On the NumPy backend tensors are arrays, which have to fit the batch.
@@ -111,7 +111,7 @@ class SiteEditing(Editing):
         for plain, held in self._plain:
             operands = [self._operand(plain, x, next(learned), given or {}) for _ in held]
             edit = _lowering.fill(plain, operands) if held else plain
-            x = apply_from(edit, x, shape, offset)
+            x = apply_from(edit, x, shape, piece)
         return x
 
     def _operand(self, edit: Edit, x: Tensor, held: Any, given: dict[str, Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+from keras import ops
 
 from kedit.errors import OperandError
 from kedit.interventions._addresses import addresses
@@ -54,7 +55,8 @@ def sites(model: keras.Model, inputs: Any = None) -> Sites:
     Args:
         model: Model of any kind, or a layer.
         inputs: What the model takes, a batch of any size, of which only shapes and
-            dtypes are used. Defaults to None: what the model was built for.
+            dtypes are used; a model that is not built is built for it.
+            Defaults to None: what the model was built for.
 
     Returns:
         A tuple of `SiteInfo`, in the order in which the layers are called; those
@@ -104,6 +106,8 @@ def look(model: Any, inputs: Any = None) -> dict[int, list[Any]] | None:
     if spec is None:
         return None
     if inputs is not None:
+        if not model.built:  # of what is not, a run without values knows nothing
+            model(keras.tree.map_structure(ops.convert_to_tensor, inputs))
         return _look(model, [_sized(inputs, 0), _sized(inputs, 1)])
     # Some layers cannot be run with sizes that are not known, others not with small ones.
     for specs in ([spec], [_sized(spec, 4), _sized(spec, 6)], [_sized(spec, 64), _sized(spec, 96)]):
