@@ -295,7 +295,7 @@ def _picked(pick: Any, size: Any) -> Tensor:
     tests = [place % step == first % step] if step > 1 else []
     tests += [place >= first] if first >= step else []
     tests += [place <= ascending[-1]] if ascending[-1] + step < size else []
-    return reduce(ops.logical_and, tests)
+    return reduce(ops.logical_and, tests or [place >= 0])  # all are, where an axis is turned
 
 
 def _check_length(pick: Pick, size: Any, given: Any) -> None:
