@@ -65,6 +65,8 @@ def differ(one, other):
 # --- Models of every kind ------------------------------------------------------------------------
 
 
+# On NumPy, Keras says that it quantizes without gradients.
+@pytest.mark.filterwarnings("ignore:.*custom_gradient.*numpy:UserWarning")
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_models_of_every_kind(kind):
     """Nothing, a unit, a condition, another run, itself; and the base is as it was."""

@@ -125,12 +125,8 @@ def test_what_is_trained(make):
         edited.compile(keras.optimizers.SGD(0.1), loss=keras.losses.MeanSquaredError())
         outputs = edited(x)
         target = keras.tree.map_structure(lambda y: np.ones(y.shape, "float32"), outputs)
-        # Dropout is off, and so is the noise in what is learned: two runs are one.
-        losses = []
-        for _ in range(2):
-            if train == "none" and BACKEND == "torch":
-                break  # on which Keras has nothing to differentiate
-            losses.append(edited.train_on_batch(x, target))
+        for _ in range(2 if train != "none" else 0):  # nothing to train: Keras warns, or fails
+            edited.train_on_batch(x, target)
         moved = [(a != b).any() for a, b in zip(held(base), before, strict=True)]
         constant, learned = edited.values(address)[1], edited.values(address)[0]
         assert to_numpy(constant) == 1.5

@@ -172,7 +172,8 @@ class EditedModel(PartlyTrained):
             def act(x: Tensor, number: int, piece: Any) -> Tensor:
                 layer.build_at(x.shape, keras.backend.standardize_dtype(x.dtype))
                 others = {name: values[index, number] for name, values in seen.items()}
-                return layer(x, given={**fed, **others}, piece=piece)
+                # Not by keyword: rematerialized, TensorFlow would lose their gradients.
+                return layer(x, {**fed, **others}, piece=piece)
 
             return act
 
