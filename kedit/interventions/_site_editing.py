@@ -123,8 +123,9 @@ class SiteEditing(Editing):
         place = Selection(edit.selection.coordinates, edit.selection.index)
         shape = (x.shape[0], *self._shape[1:])
         if not operand.is_whole:
-            rank, sizes = len(place.bind(shape).result), ops.shape(value)
-            value = ops.reshape(value, (*sizes[:1], *[1] * (rank - len(sizes)), *sizes[1:]))
+            # By one axis after the other: rematerialized, TensorFlow does not know its sizes.
+            for _ in range(len(place.bind(shape).result) - len(value.shape)):
+                value = ops.expand_dims(value, 1)
             is_float = kind(keras.backend.standardize_dtype(value.dtype)) == 2
             return ops.cast(value, x.dtype) if is_float else value
         return _lowering.apply(Edit(place, "get", mode=edit.mode), value, shape)
