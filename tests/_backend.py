@@ -19,6 +19,9 @@ if BACKEND in ("tensorflow", "torch"):
 EXECUTIONS = [1] if BACKEND == "torch" else [1, 2, 4]
 """What `compile(steps_per_execution=...)` may be: Keras refuses more than 1 on torch."""
 
+IGNORED_WARNINGS = ["ignore:.* encountered in:RuntimeWarning"] if BACKEND == "numpy" else []
+"""Those of NumPy's numbers: on it, Keras runs a model of symbols on whatever is in memory."""
+
 TRAINING = [] if BACKEND == "numpy" else [False]
 """What `jit_compile` may be where many models are trained: on NumPy none is."""
 

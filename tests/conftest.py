@@ -2,9 +2,14 @@
 
 import keras
 import pytest
-from _backend import compiled, forget_compiled
+from _backend import IGNORED_WARNINGS, compiled, forget_compiled
 
 collect_ignore = ["_carriers.py"]  # which is no test, and imports what is not everywhere
+
+
+def pytest_configure(config):
+    for warning in IGNORED_WARNINGS:
+        config.addinivalue_line("filterwarnings", warning)
 
 
 @pytest.fixture(autouse=True)

@@ -100,8 +100,6 @@ def test_models_of_every_kind(kind):
     check_same(held(base), before[0])
 
 
-# On NumPy, Keras runs a model of symbols on whatever is in memory.
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_shapes_and_dtypes_of_symbols_and_a_model_as_a_layer(tmp_path):
     """Inside another model, of whose weights those of the base are a part."""
     base = nested()

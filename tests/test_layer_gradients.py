@@ -172,7 +172,6 @@ CHANGES = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, which meets infinity
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_values_are_those_of_the_exact_gradient_to_the_last_bit(dtype):
     """With both zeros, infinity and NaN."""

@@ -208,7 +208,6 @@ def test_when(when):
         assert (to_numpy(dense.kernel) != before).all()
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, which is divided by 0
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_switch_works_after_predict_was_compiled_and_is_saved(jit_compile, tmp_path):
     layer = Editing(at.where(X > 1.0).divide(0.0), switch=True, name="switched")
