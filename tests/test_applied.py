@@ -132,6 +132,29 @@ def test_edited_models_inside_the_block_compute_what_they_do_outside():
     check_close(predict(base, ROWS), plain)
 
 
+def test_methods_of_a_model_that_holds_it_are_refused():
+    """For what they compile would go on editing."""
+    base = sequential()
+    inputs = keras.Input((4,))
+    owner = keras.Model(inputs, base(inputs), name="owner")
+    plain = to_numpy(owner(ROWS))
+    edited = edit_model(base, {"dense_1": sample[0].set(3.0)})
+
+    class Holder(keras.Model):  # one in a method of which the block is, is none of these
+        def steered(self):
+            with edited.applied():
+                return predict(base, ROWS)
+
+    assert (Holder().steered()[:, 0] == 3).all()
+    with edited.applied():
+        for run in (owner, owner.predict_on_batch):
+            with pytest.raises(OperandError, match=r"a method of 'owner'.*Edit that model"):
+                run(ROWS)
+        assert (to_numpy(base(ROWS))[:, 0] == 3).all()
+    check_close(owner(ROWS), plain)
+    check_close(predict(owner, ROWS), plain)
+
+
 def test_another_thread_finds_the_layers_as_they_are():
     base = sequential()
     plain, found = to_numpy(base(ROWS)), []

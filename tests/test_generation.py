@@ -180,6 +180,16 @@ def test_what_has_no_meaning_in_generation_is_refused(model, edits, error):
     np.testing.assert_array_equal(generate(model), plain)
 
 
+def test_a_backbone_is_not_edited_while_its_owner_generates(model):
+    """Who would keep what is compiled then."""
+    owner = language_model()
+    address = OUTPUT.removeprefix("gpt2_backbone/")
+    edited = edit_model(owner.backbone, {address: sample[:, 1].set(4.0)})
+    with pytest.raises(OperandError, match="Edit that model"), edited.applied():
+        generate(owner)
+    np.testing.assert_array_equal(generate(owner), generate(model))
+
+
 def test_addresses_of_the_layers_of_a_backbone(model):
     found = [info.address for info in sites(model)]
     inside = [a.removeprefix(BLOCK + "0/") for a in found if a.startswith(BLOCK + "0/")]

@@ -1,15 +1,18 @@
 """Edits applied to a model itself, for methods that only it has."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from kedit.errors import OperandError
-from kedit.interventions._hooks import intercepted, set_aside
+from kedit.interventions._hooks import Call, Handler, intercepted, set_aside
 from kedit.interventions._run import Run
 from kedit.interventions._safe_running import values_kept
 
@@ -51,12 +54,14 @@ def whole_model(base: Any, run: Run, compiled: Compiled, variables: list[Any]) -
     )
     settings = _settings(base)
     same = same and _same(settings, compiled.settings)
+    check = _refusing_others(base, len(_frames()) - 4)  # that many for the block itself
+    checks = [(layer, check) for layer in {id(p.layer): p.layer for p in run.placed}.values()]
     reused = {name: f for name, f in compiled.functions.items() if same and f is not None}
     outside = {name: getattr(base, name) for name in _FUNCTIONS if hasattr(base, name)}
     for name in outside:
         setattr(base, name, reused.get(name))
     try:
-        with values_kept(base), intercepted(run.handlers) as frame:
+        with values_kept(base), intercepted([*checks, *run.handlers]) as frame:
             active[id(base)] = frame
             yield
         if not reused:  # which would run without asking anybody
@@ -86,6 +91,37 @@ def _active() -> dict[int, Any]:
         _ACTIVE.models = {}
     models: dict[int, Any] = _ACTIVE.models
     return models
+
+
+def _refusing_others(base: Any, depth: int) -> Handler:
+    """What stands before a layer, and refuses methods of a model that has `base` inside of it.
+
+    What they compile would keep the edits, and nobody knows where. Of what runs in
+    this thread the outermost `depth` frames are outside of the block.
+    """
+
+    def handler(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        inside = _frames()
+        running = [frame.f_locals.get("self") for frame in inside[: len(inside) - depth]]
+        models = [model for model in running if isinstance(model, keras.Model)]
+        if models and models[-1] is not base:
+            raise OperandError(
+                "Edits that are applied to a model should be reached by its own methods. Received: "
+                f"a method of {models[-1].name!r}, which has {base.name!r} inside of it. Edit that "
+                "model: `edit_model(it, ...)`, by the addresses in `sites(it)`."
+            )
+        return call(*args, **kwargs)
+
+    return handler
+
+
+def _frames() -> list[FrameType]:
+    """What runs in this thread, the innermost first, without this function."""
+    frames, frame = [], sys._getframe().f_back
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.f_back
+    return frames
 
 
 def _settings(base: Any) -> list[Any]:

@@ -46,7 +46,7 @@ def edit_model(
             `sample[..., 17].set(0.0)`, or leave axis 0 alone.
         train: What `fit` trains: "edits" their `Trainable`s and rotations, while
             the model underneath runs as in inference and keeps its weights; "all"
-            both; "none" nothing. Defaults to "none".
+            both; "none" nothing, and `fit` raises. Defaults to "none".
         **kwargs: Keyword arguments of `keras.Model`, as `name`.
 
     Returns:
@@ -212,6 +212,16 @@ class EditedModel(PartlyTrained):
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         return None  # the model underneath has put it on its outputs
+
+    def make_train_function(self, force: bool = False) -> Any:
+        if self.trains == "none" or (self.built and not self.trainable_variables):
+            fix = "edits" if self.trains == "none" else "all"
+            raise OperandError(
+                f"A model should have something to train. Received: train={self.trains!r}"
+                f"{'' if self.trains == 'none' else ', and edits without a `Trainable`'}. "
+                f"Write `edit_model(model, edits, train={fix!r})`."
+            )
+        return super().make_train_function(force)
 
     def trains_variable(self, variable: Any) -> bool:
         own = {id(v) for layer in self.edit_layers for v in layer.variables}
