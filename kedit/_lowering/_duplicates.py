@@ -7,7 +7,6 @@ are computed, each pick is given what comes of all for its position.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from kedit._layout import Layout, Pick
@@ -69,39 +68,36 @@ def repeat(layout: Layout, values: Tensor) -> Tensor:
     return values
 
 
-def total(layout: Layout, values: Tensor) -> Tensor:
-    """Sum of the values given to each unique position."""
-    return _reduce(layout, values, ops.add, 0)
+def reduced(layout: Layout, values: Tensor, op: str) -> Tensor:
+    """What comes of the values given to each unique position.
 
-
-def product(layout: Layout, values: Tensor) -> Tensor:
-    """Product of the values given to each unique position."""
-    return _reduce(layout, values, ops.multiply, 1)
-
-
-def extreme(layout: Layout, values: Tensor, pair: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Least or greatest of the values given to each unique position, by `pair`."""
-    return _reduce(layout, values, pair, None)
-
-
-def _reduce(
-    layout: Layout, values: Tensor, pair: Callable[[Tensor, Tensor], Tensor], neutral: Any
-) -> Tensor:
+    Args:
+        layout: The layout.
+        values: The values.
+        op: "add", "multiply", or of numbers none of which is NaN "min" or "max".
+    """
     values = repeat(layout, values)
     for axis, pick in enumerate(layout.picks):
-        if pick.has_duplicates:
-            reduce = pick.reduce if pick.is_computed else partial(_reduce_axis, pick)
-            values = reduce(values, axis, pair, neutral)
+        if pick.has_duplicates and pick.is_computed:
+            values = pick.reduce(values, axis, op)
+        elif pick.has_duplicates:
+            values = _reduce_axis(pick, values, axis, op)
     return values
 
 
-def _reduce_axis(
-    pick: Pick,
-    values: Tensor,
-    axis: int,
-    pair_of: Callable[[Tensor, Tensor], Tensor],
-    neutral: Any,
-) -> Tensor:
+def _pair_of(op: str) -> Callable[[Tensor, Tensor], Tensor]:
+    pairs: dict[str, Callable[[Tensor, Tensor], Tensor]]
+    pairs = {"add": ops.add, "multiply": ops.multiply, "min": ops.minimum, "max": ops.maximum}
+    return pairs[op]
+
+
+def _alone(op: str, values: Tensor) -> Tensor | None:
+    """What leaves a value as it is, or None if the value itself does."""
+    neutral = {"add": 0, "multiply": 1}.get(op)
+    return None if neutral is None else constant(neutral, dtype_of(values))
+
+
+def _reduce_axis(pick: Pick, values: Tensor, axis: int, op: str) -> Tensor:
     """Combine neighbours within each position's run of values until one is left."""
     inverse = pick.inverse
     counts = [0] * len(pick.unique)
@@ -109,14 +105,15 @@ def _reduce_axis(
         counts[number] += 1
     runs = sorted(range(len(inverse)), key=lambda place: inverse[place])
     values = ops.take(values, known(runs), axis=axis)
+    alone = _alone(op, values)
     while max(counts) > 1:
         left, paired = _pairs(counts)
         right = [place + pair for place, pair in zip(left, paired, strict=True)]
         left_values = ops.take(values, known(left), axis=axis)
         right_values = ops.take(values, known(right), axis=axis)
-        alone = left_values if neutral is None else constant(neutral, dtype_of(values))
         paired_here = along(ops.convert_to_tensor(paired, dtype="bool"), axis, len(values.shape))
-        values = pair_of(left_values, ops.where(paired_here, right_values, alone))
+        right_values = ops.where(paired_here, right_values, left_values if alone is None else alone)
+        values = _pair_of(op)(left_values, right_values)
         counts = [(count + 1) // 2 for count in counts]
     return values
 
@@ -133,29 +130,24 @@ def _pairs(counts: list[int]) -> tuple[list[int], list[bool]]:
     return left, paired
 
 
-def scan(
-    values: Tensor,
-    follows: Tensor,
-    pair_of: Callable[[Tensor, Tensor], Tensor],
-    alone: Tensor | None,
-    depth: int,
-) -> Tensor:
+def scan(values: Tensor, follows: Tensor, op: str, depth: int) -> Tensor:
     """What comes of each value and all before it in its run, along axis 0.
 
     Neighbours are combined, then these pairs in the same way, and the first of each pair takes
-    in what ended before it: fewer than two steps a value, whose gradients are those of `pair_of`.
+    in what ended before it: fewer than two steps a value, whose gradients are those of `op`.
 
     Args:
         values: Tensor of shape `(n, ...)`.
         follows: Whether each is of the run of the one before it, of shape `(n,)`.
-        pair_of: What combines two values.
-        alone: What leaves a value as it is, or None if the value itself does.
+        op: What combines two values, as of `reduced`.
         depth: No run is longer than `2**depth`.
     """
 
+    alone = _alone(op, values)
+
     def joined(left: Tensor, right: Tensor, follows: Tensor) -> Tensor:
         follows = along(follows, 0, len(right.shape))
-        return pair_of(ops.where(follows, left, right if alone is None else alone), right)
+        return _pair_of(op)(ops.where(follows, left, right if alone is None else alone), right)
 
     def behind(values: Tensor) -> Tensor:  # what is put before the first is never joined
         return ops.concatenate([values[:1], values[:-1]], axis=0)
@@ -171,8 +163,7 @@ def scan(
     ended = scan(
         joined(pairs[:, 0], pairs[:, 1], follow[:, 1]),
         ops.logical_and(follow[:, 0], follow[:, 1]),
-        pair_of,
-        alone,
+        op,
         depth - 1,
     )
     first = joined(behind(ended), pairs[:, 0], follow[:, 0])

@@ -6,10 +6,9 @@ Names end in `_u` for what lies along the unique positions of the picks.
 """
 
 import math
-from functools import partial
 from typing import Any
 
-from kedit._casting import default_fill, kind
+from kedit._casting import default_fill, integer_range, kind
 from kedit._data import is_scalar, shape_of
 from kedit._expression import Expression
 from kedit._items import Open
@@ -294,37 +293,51 @@ def _accumulate(
     dtype = _cast.dtype_of(old_u)
     if op in ("min", "max"):
         return _accumulate_extreme(op, layout, old_u, values, chosen)
+    values = _duplicates.repeat(layout, values)
     if chosen is not None:
         neutral = 0 if op in ("add", "subtract") else 1
         values = ops.where(chosen, values, _cast.constant(neutral, dtype))
-    reduce = _duplicates.total if op in ("add", "subtract") else _duplicates.product
-    return _pair(op, old_u, reduce(layout, values))
-
-
-def _shares(values: Tensor, ties: Tensor, zero: Tensor) -> Tensor:
-    """Nothing but a gradient: 0 with that of the finite values that tie."""
-    finite = ops.where(ops.logical_and(ties, ops.isfinite(values)), values, zero)
-    return ops.subtract(finite, ops.stop_gradient(finite))
+    how = "add" if op in ("add", "subtract") else "multiply"
+    return _pair(op, old_u, _duplicates.reduced(layout, values, how))
 
 
 def _accumulate_extreme(
     op: str, layout: Layout, old_u: Tensor, values: Tensor, chosen: Tensor | None
 ) -> Tensor:
     """Least or greatest of an element and its values; all that tie share the gradient evenly."""
-    values = _duplicates.repeat(layout, values)
-    if chosen is not None:
-        values = ops.where(chosen, values, _duplicates.to_all(layout, old_u))
-    best_u = _duplicates.extreme(layout, ops.stop_gradient(values), partial(_best, op))
-    best_u = _best(op, ops.stop_gradient(old_u), best_u)
     dtype = _cast.dtype_of(old_u)
+    values = _duplicates.repeat(layout, values)
+    if kind(dtype) == 0:
+        old_u, values = [ops.cast(x, "uint8") for x in (old_u, values)]
+        return ops.cast(_accumulate_extreme(op, layout, old_u, values, chosen), dtype)
+    counts = chosen
+    if kind(dtype) > 1:
+        counts = _and(chosen, ops.logical_not(ops.isnan(values)))
+    low, high = integer_range(dtype) if kind(dtype) < 2 else (-math.inf, math.inf)
+    worst = _cast.constant(low if op == "max" else high, dtype)
+    numbers = ops.stop_gradient(values)
+    numbers = numbers if counts is None else ops.where(counts, numbers, worst)
+    best_u = _duplicates.reduced(layout, numbers, op)
+    best_u = (ops.maximum if op == "max" else ops.minimum)(ops.stop_gradient(old_u), best_u)
     if kind(dtype) < 2:
         return best_u
-    zero = _cast.constant(0, dtype)
-    ties = ops.equal(values, _duplicates.to_all(layout, best_u))
-    if chosen is not None:
-        ties = ops.logical_and(ties, chosen)
-    tie_u = ops.equal(old_u, best_u)
-    count_u = ops.add(_duplicates.total(layout, ops.cast(ties, dtype)), ops.cast(tie_u, dtype))
-    shares = _shares(values, ties, zero)
-    share_u = ops.add(_duplicates.total(layout, shares), _shares(old_u, tie_u, zero))
-    return ops.add(best_u, ops.divide(share_u, ops.maximum(count_u, _cast.constant(1, dtype))))
+    ties = ops.equal(numbers, _duplicates.to_all(layout, best_u))
+    ties = ties if counts is None else ops.logical_and(ties, counts)
+    found = _duplicates.reduced(layout, _found(values, ties, chosen), "add")
+    found_u = ops.add(found, _found(old_u, ops.equal(old_u, best_u), None))
+    count_u = ops.stop_gradient(found_u)
+    # Of infinite ones a backend may find the least finite number, which then none is equal to.
+    best_u = ops.where(ops.equal(count_u, 0), worst, ops.where(ops.isnan(count_u), count_u, best_u))
+    some = ops.greater(count_u, 0)
+    share_u = ops.where(some, ops.subtract(found_u, count_u), _cast.constant(0, dtype))
+    return ops.add(best_u, ops.divide(share_u, ops.where(some, count_u, ops.ones_like(count_u))))
+
+
+def _found(values: Tensor, ties: Tensor, chosen: Tensor | None) -> Tensor:
+    """1 for each value that ties, with its gradient if it is finite; NaN for NaN, else 0."""
+    dtype = _cast.dtype_of(values)
+    zero, one, nan = [_cast.constant(number, dtype) for number in (0, 1, math.nan)]
+    finite = ops.where(ops.logical_and(ties, ops.isfinite(values)), values, zero)
+    lost = ops.isnan(values) if chosen is None else ops.logical_and(ops.isnan(values), chosen)
+    found = ops.where(ties, one, ops.where(lost, nan, zero))
+    return ops.add(found, ops.subtract(finite, ops.stop_gradient(finite)))

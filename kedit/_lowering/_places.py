@@ -6,20 +6,30 @@ others are found by sorting: no backend's scatter has to be trusted with them.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from kedit._casting import integer_range
+from kedit._casting import integer_range, kind
 from kedit._data import SMALL
 from kedit._items import Open, Positions
 from kedit._layout import Layout, Part, Pick, size_of
 from kedit._lowering import _ops as ops
-from kedit._lowering._axes import LARGEST, along, check_countable, number_of, pad, scatter
-from kedit._lowering._cast import constant, dtype_of, nothing, seen
+from kedit._lowering._axes import (
+    LARGEST,
+    along,
+    check_countable,
+    number_of,
+    pad,
+    scatter,
+    sizes,
+)
+from kedit._lowering._cast import constant, dtype_of, nothing, reads_bytecode, seen
 from kedit._lowering._duplicates import scan
 from kedit._types import Mode, Tensor
+
+_OF_32_BITS = ("float32", "float16", "bfloat16", "int8", "uint8", "int16", "uint16")
+"""Dtypes whose numbers float32 holds."""
 
 
 class Places:
@@ -94,8 +104,8 @@ class Places:
         self.flat = flat.astype("int32") if self.is_seen else flat
         self.inside = inside
         self.size = total
-        self._number: Tensor | None = None
-        self._runs: tuple[Any, Any, Any] | None = None
+        self._numbers: Tensor | None = None
+        self._sorted: Any = None
 
     @property
     def is_seen(self) -> bool:
@@ -113,8 +123,7 @@ class Places:
 
     def winners(self, values: Tensor, axis: int) -> Tensor:
         """For each pick the value that was given last to its position."""
-        order, _, last = self._sorted_runs()
-        return ops.take(values, self.library.take(order, self._of_each(last)), axis=axis)
+        return ops.take(values, self._winner(), axis=axis)
 
     def write(self, x: Tensor, values: Tensor) -> Tensor | None:
         """Write values on the first axis by a scatter, where it may be trusted; else None."""
@@ -145,18 +154,29 @@ class Places:
             return scatter(pad(x, 0), self.flat, values, "add")[:-1]
         return scatter(x, ops.where(self.inside, self.flat, 0), values, "add")
 
-    def reduce(
-        self, values: Tensor, axis: int, pair_of: Callable[[Tensor, Tensor], Tensor], neutral: Any
-    ) -> Tensor:
+    def reduce(self, values: Tensor, axis: int, op: str) -> Tensor:
         """For each pick what comes of all values that were given to its position."""
-        order, ascending, last = self._sorted_runs()
         values = _swapped(values, axis)
-        if pair_of is ops.add:
-            winner = ops.take(order, self._of_each(last))
+        winner = ops.convert_to_tensor(self._winner())
+        if op == "add":
             start = ops.broadcast_to(nothing(dtype_of(values)), ops.shape(values))
-            total = scatter(start, winner, values, "add")
-            return _swapped(ops.take(total, winner, axis=0), axis)
+            reduced = scatter(start, winner, values, "add")
+        elif op in ("max", "min") and dtype_of(values) in _OF_32_BITS and not reads_bytecode():
+            # Keras has the greatest of segments alone, and on PyTorch computes it in float32.
+            numbers = values if kind(dtype_of(values)) > 1 else ops.cast(values, "int32")
+            numbers = ops.negative(numbers) if op == "min" else numbers
+            reduced = ops.segment_max(numbers, winner, sizes(winner)[0])
+            reduced = ops.negative(reduced) if op == "min" else reduced
+            reduced = ops.cast(reduced, dtype_of(values))
+        else:
+            return _swapped(self._scanned(values, op), axis)
+        return _swapped(ops.take(reduced, winner, axis=0), axis)
+
+    def _scanned(self, values: Tensor, op: str) -> Tensor:
+        """As `reduce`, along axis 0."""
         library = self.library
+        order = self._order()
+        ascending = library.take(self.flat, order)
         before = library.concatenate([library.full((1,), -1, dtype="int32"), ascending[:-1]])
         follows = before == ascending
         if self.is_seen:
@@ -164,48 +184,57 @@ class Places:
             longest = int(np.diff(starts).max(initial=1))
         else:
             longest = 2**31 if self.count is None else self.count
-        alone = None if neutral is None else constant(neutral, dtype_of(values))
         values = ops.take(values, order, axis=0)
         follows = ops.convert_to_tensor(follows)
-        values = scan(values, follows, pair_of, alone, (longest - 1).bit_length())
-        return _swapped(ops.take(values, self._of_each(last), axis=0), axis)
+        values = scan(values, follows, op, (longest - 1).bit_length())
+        # The last pick of each run has taken in all of it.
+        rank = number_of(order, library.shape(order)[0])
+        return ops.take(values, library.take(rank, self._winner()), axis=0)
 
     def number(self) -> Tensor:
         """For each place on the axis the number of the pick that wins it, else -1."""
-        if self._number is None:
-            self._number = self._find_number()
-        return self._number
-
-    def _find_number(self) -> Tensor:
-        library = self.library
         if self.count == 1:
+            library = self.library
             return library.where(library.arange(self.size, dtype="int32") == self.flat, 0, -1)
-        if not self.has_duplicates:
-            return number_of(self.flat, self.size + 1)[:-1]
-        order, _, last = self._sorted_runs()
+        return self._last()[:-1]
+
+    def _last(self) -> Tensor:
+        """For each place on the axis, and that behind it, the last pick that names it, else -1."""
+        if self._numbers is None:
+            self._numbers = self._find_last()
+        return self._numbers
+
+    def _find_last(self) -> Tensor:
+        size = self.size + 1
+        if self.is_seen or not self.has_duplicates:  # NumPy's last one wins
+            return number_of(self.flat, size)
+        if self.count is not None and self.count <= 2**24 and not reads_bytecode():
+            # In floats, which hold these numbers, as that is what PyTorch computes with.
+            last = ops.segment_max(ops.arange(self.count, dtype="float32"), self.flat, size)
+            return ops.cast(ops.maximum(last, -1.0), "int32")
+        order = self._order()
+        ascending = ops.take(self.flat, order)
+        next_one = ops.concatenate([ascending[1:], ops.full((1,), -1, dtype="int32")])
+        # The one place behind the axis may be named by many; its entry is not used.
+        ends = ops.where(ascending == next_one, self.size, ascending)
+        last = number_of(ends, size)
         if self.count is None:  # there may turn out to be none, and nothing to take from
             order = pad(order, 0)
-        last = last[:-1]
-        return library.where(last >= 0, library.take(order, library.maximum(last, 0)), -1)
+        return ops.where(last >= 0, ops.take(order, ops.maximum(last, 0)), -1)
 
-    def _sorted_runs(self) -> tuple[Any, Any, Any]:
-        """The picks in order of their positions, these, and for each place its run's last."""
-        if self._runs is None:
-            library = self.library
+    def _winner(self) -> Any:
+        """For each pick the number of the last one that names its position."""
+        return self.library.maximum(self.library.take(self._last(), self.flat), 0)
+
+    def _order(self) -> Any:
+        """The picks in order of their positions."""
+        if self._sorted is None:
             if self.is_sorted and self.inside is None:  # what is dropped was moved to the end
-                order = library.arange(library.shape(self.flat)[0], dtype="int32")
+                count = self.library.shape(self.flat)[0]
+                self._sorted = self.library.arange(count, dtype="int32")
             else:
-                order = _argsort(self.flat)
-            ascending = library.take(self.flat, order)
-            next_one = library.concatenate([ascending[1:], library.full((1,), -1, dtype="int32")])
-            # The one place behind the axis may be named by many; its entry is not used.
-            ends = library.where(ascending == next_one, self.size, ascending)
-            self._runs = order, ascending, number_of(ends, self.size + 1)
-        return self._runs
-
-    def _of_each(self, last: Any) -> Any:
-        """What holds for each place, for each pick."""
-        return self.library.maximum(self.library.take(last, self.flat), 0)
+                self._sorted = _argsort(self.flat)
+        return self._sorted
 
 
 def _swapped(values: Tensor, axis: int) -> Tensor:

@@ -97,6 +97,9 @@ class TensorFlowOps:
     def searchsorted(self, x: Any, values: Any) -> Any:
         return self._tf.searchsorted(x, values)
 
+    def segment_max(self, x: Any, segments: Any, count: Any) -> Any:
+        return self._tf.math.unsorted_segment_max(x, segments, count)
+
     def shape(self, x: Any) -> tuple[Any, ...]:
         known = tuple(x.shape)
         if None not in known:
