@@ -145,6 +145,7 @@ class Layout:
         is_empty: Whether nothing is selected.
         is_computed: Whether any positions are computed when the tensor is there.
         has_duplicates: Whether an element is selected more than once, or may be.
+        is_in_order: Whether the axes stand in the tensor's order, and merged ones come first.
         spots: The places that are picked, in order of the picks, if they are few of very
             many; each counts the first axes of the canonical form. Else None.
     """
@@ -163,6 +164,7 @@ class Layout:
     is_empty: bool = field(init=False)
     is_computed: bool = field(init=False)
     has_duplicates: bool = field(init=False)
+    is_in_order: bool = field(init=False)
     spots: list[tuple[int, ...]] | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -174,6 +176,7 @@ class Layout:
         self.is_empty = 0 in self.result
         self.is_computed = any([pick.is_computed for pick in self.picks])
         self.has_duplicates = any([pick.has_duplicates for pick in self.picks])
+        self.is_in_order = self.order == tuple(range(len(self.order))) and self.start == 0
         self.spots = self._few_of_many()
 
     def _few_of_many(self) -> list[tuple[int, ...]] | None:

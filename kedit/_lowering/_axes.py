@@ -219,6 +219,13 @@ def write(layout: Layout, x: Tensor, values_u: Tensor) -> Tensor:
         targets = None if reads_bytecode() else layout.targets
         if targets is not None:  # axes that are merged are left apart: to join them may copy
             return _write_targets(layout, x, known_array(targets), values_u)
+    seen = partial == [0] and layout.picks[0].is_computed and layout.picks[0].is_seen
+    if seen and layout.is_in_order:
+        places, values_u = layout.picks[0].kept(values_u)
+        if layout.merged:
+            places = np.stack(np.unravel_index(places, x.shape[: layout.merged]), 1)
+            places = places.astype("int32")
+        return scatter(x, places, values_u)
     canonical = merge(layout, x)
     return split(layout, _write_canonical(layout, partial, canonical, values_u), x)
 
@@ -328,7 +335,9 @@ def scatter(x: Tensor, places: Any, values: Tensor, how: str | None = None) -> T
             return ops.scatter_update(own, indices, values, how)
         except RuntimeError:  # `torch.func.vmap` writes only into what is mapped itself
             pass
-    mapped = ops.where(0 * ops.sum(indices) == 0, x, x)  # free where a compiler joins it
+    # Free where a compiler joins it. It must not be what one takes away again, as `x - 0`: torch's
+    # would write all into one place of a tensor that is broadcast.
+    mapped = ops.where(0 * ops.sum(indices) == 0, x, ops.stop_gradient(x))
     return ops.scatter_update(mapped, indices, values, how)
 
 

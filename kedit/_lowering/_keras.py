@@ -322,22 +322,25 @@ def _accumulate_extreme(
     if kind(dtype) < 2:
         return best_u
     ties = ops.equal(numbers, _duplicates.to_all(layout, best_u))
-    ties = ties if counts is None else ops.logical_and(ties, counts)
-    found = _duplicates.reduced(layout, _found(values, ties, chosen), "add")
-    found_u = ops.add(found, _found(old_u, ops.equal(old_u, best_u), None))
+    found = _found(values, ties if chosen is None else ops.logical_and(ties, chosen))
+    if chosen is not None:
+        found = ops.where(chosen, found, _cast.constant(0, dtype))
+    found = _duplicates.reduced(layout, found, "add")
+    found_u = ops.add(found, _found(old_u, ops.equal(old_u, best_u)))
     count_u = ops.stop_gradient(found_u)
-    # Of infinite ones a backend may find the least finite number, which then none is equal to.
-    best_u = ops.where(ops.equal(count_u, 0), worst, ops.where(ops.isnan(count_u), count_u, best_u))
     some = ops.greater(count_u, 0)
-    share_u = ops.where(some, ops.subtract(found_u, count_u), _cast.constant(0, dtype))
-    return ops.add(best_u, ops.divide(share_u, ops.where(some, count_u, ops.ones_like(count_u))))
+    share_u = ops.divide(
+        ops.subtract(found_u, count_u), ops.where(some, count_u, _cast.constant(1, dtype))
+    )
+    # None is found where there is NaN, or where all are infinite and the backend has taken the
+    # least finite number for the best.
+    return ops.where(some, ops.add(best_u, share_u), ops.add(count_u, worst))
 
 
-def _found(values: Tensor, ties: Tensor, chosen: Tensor | None) -> Tensor:
+def _found(values: Tensor, ties: Tensor) -> Tensor:
     """1 for each value that ties, with its gradient if it is finite; NaN for NaN, else 0."""
     dtype = _cast.dtype_of(values)
-    zero, one, nan = [_cast.constant(number, dtype) for number in (0, 1, math.nan)]
-    finite = ops.where(ops.logical_and(ties, ops.isfinite(values)), values, zero)
-    lost = ops.isnan(values) if chosen is None else ops.logical_and(ops.isnan(values), chosen)
-    found = ops.where(ties, one, ops.where(lost, nan, zero))
-    return ops.add(found, ops.subtract(finite, ops.stop_gradient(finite)))
+    finite = ops.where(ops.isinf(values), _cast.constant(0, dtype), values)
+    nothing = ops.subtract(finite, ops.stop_gradient(finite))
+    one = ops.add(nothing, _cast.constant(1, dtype))
+    return ops.where(ties, one, ops.stop_gradient(nothing))

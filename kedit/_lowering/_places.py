@@ -128,13 +128,17 @@ class Places:
     def write(self, x: Tensor, values: Tensor) -> Tensor | None:
         """Write values on the first axis by a scatter, where it may be trusted; else None."""
         if self.is_seen:
-            number = self.number()
-            kept = np.sort(number[number >= 0])
-            if len(kept) < len(self.flat) and values.shape[0] != 1:
-                values = ops.take(values, kept, axis=0)
-            return scatter(x, self.flat[kept], values)
-        if self.inside is None:
-            return None if self.has_duplicates else scatter(x, self.flat, values)
+            return scatter(x, *self.kept(values))
+        if self.inside is None and not self.has_duplicates:
+            return scatter(x, self.flat, values)
+        if reads_bytecode() and self.row_start is None:
+            # One place more, for what is dropped. To take values to the whole axis instead is as
+            # fast, but torch's compiler adds up their gradient element by element.
+            places = self.flat
+            if self.has_duplicates:
+                wins = self._winner() == ops.arange(sizes(places)[0], dtype="int32")
+                places = ops.where(wins, places, self.size)
+            return scatter(pad(x, 0), places, values)[:-1]
         if self.row_start is None or self.may_be_empty:
             return None
         # What is dropped from a row writes the first of the row again.
@@ -142,6 +146,14 @@ class Places:
         inside = along(self.inside, 0, len(x.shape))
         values = ops.where(inside, values, ops.take(x, places, axis=0))
         return scatter(x, places, values)
+
+    def kept(self, values: Tensor) -> tuple[Any, Tensor]:
+        """Of places that are seen, first on the axis, each once, and the value that it is given."""
+        number = self.number() if self.has_duplicates or self.inside is not None else self.flat
+        kept = number[number >= 0]
+        if len(kept) == len(self.flat):
+            return self.flat, values
+        return self.flat[kept], values if values.shape[0] == 1 else ops.take(values, kept, axis=0)
 
     def add(self, x: Tensor, values: Tensor) -> Tensor:
         """Add values on the first axis; those of what is dropped have to change nothing.
@@ -283,7 +295,7 @@ def resolve(
 
 def _gains_by_a_look(pick: Pick, edit: Any) -> bool:
     """Whether it has to be found out which pick wins, or which ones are out of bounds."""
-    if edit.op in ("get", "add", "subtract") or pick.count == 1 or _has_one_each(pick.positions):
+    if edit.op in ("get", "add", "subtract") or pick.count == 1:
         return False
     return pick.has_duplicates or edit.mode in (None, "drop", "fill")
 
