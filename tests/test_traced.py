@@ -1,9 +1,10 @@
 """Indices whose values are known only when the model runs: tensors, eager and compiled."""
 
+import keras
 import numpy as np
 import oracle
 import pytest
-from _backend import INTEGERS, compiled, tensors, to_numpy, vjp
+from _backend import FLOATS, INTEGERS, compiled, optimized, tensors, to_numpy, vjp
 from cases import CASES, Case, eager_and_compiled
 from keras import ops
 from kit import check_array, check_updates, let_some_tie, updated
@@ -226,6 +227,64 @@ def test_a_value_that_loses_sends_no_nan():
     assert y.tolist() == [0, 4]
     assert dx.tolist() == [0, 1]
     assert dv[0] == 0
+
+
+@pytest.mark.parametrize("op", ["min", "max"])
+@pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS[:7], "bool"])
+def test_extremes_of_the_ends_of_a_dtype(run, dtype, op):
+    """Of these alone, and beside others. NaN wins."""
+    i = np.array([0, 0, 1, 1, 2, 2, 3, 4, 4, 5, 9, 5], "int32")
+    if dtype in FLOATS:
+        inf, nan, wide = np.inf, np.nan, "float32"
+        values = np.array([-inf, -inf, inf, inf, nan, 1, -inf, 2, 2, 3, nan, nan], wide)
+        expected = np.array([-inf, inf, 1, nan, 2, 3], wide)
+        x, given = [ops.cast(array, dtype) for array in tensors([expected, values])]
+    else:
+        # Not all backends have all of them.
+        wide = keras.backend.standardize_dtype(ops.convert_to_tensor(np.zeros(1, dtype)).dtype)
+        low, high = (0, 1) if dtype == "bool" else (np.iinfo(wide).min, np.iinfo(wide).max)
+        values = np.array([low, low, high, high, low, high, high, low, low, high, low, low], wide)
+        expected = np.array([low, high, low, high, high, low], wide)
+        x, given = tensors([expected, values])
+    for place, value in zip(i, values, strict=True):
+        if place < 6:
+            expected[place] = (np.minimum if op == "min" else np.maximum)(expected[place], value)
+    found = run(lambda x, i, v: getattr(at(x)[i], op)(v))(x, ops.array(i), given)
+    assert found.dtype == x.dtype
+    np.testing.assert_array_equal(to_numpy(ops.cast(found, wide)), expected)
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+def test_gradients_of_extremes_beside_nan_and_infinity(compile):
+    """NaN and infinity take none, and send none to others."""
+    inf, nan = np.inf, np.nan
+    x = np.array([1, 5, 2, -inf, nan], "float32")
+    i = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4], "float32")
+    values = np.array([3, 3, 4, 5, nan, 1, inf, 2, 3, 3], "float32")
+
+    def largest(x, values, i):
+        return at(x)[ops.cast(i, "int32")].max(values)
+
+    y, (dx, dv, _) = vjp(
+        largest, [x, values, i], np.arange(1.0, 6, dtype="float32"), compile=compile
+    )
+    np.testing.assert_array_equal(y, np.array([3, 5, nan, inf, nan], "float32"))
+    assert dx.tolist() == [0, 1, 0, 0, 0]
+    assert dv.tolist() == [0.5, 0.5, 0, 1, 0, 0, 0, 0, 0, 0]
+
+
+def test_a_tensor_that_is_broadcast_is_written_like_another():
+    """Also by a compiler that keeps one element of it."""
+
+    def edits(number, i):
+        x = ops.broadcast_to(number, (4,))
+        return ops.stack([at(x)[i].set(ops.cast(i, "float32")), at(x)[i].add(1.0)])
+
+    given = [ops.convert_to_tensor(np.array(7, "float32")), ops.convert_to_tensor([2, 0, 2])]
+    expected = np.array([[0, 7, 2, 7], [8, 7, 9, 7]], "float32")
+    for function in (edits, optimized(edits)):
+        check_array(function(*given), expected)
 
 
 @pytest.mark.parametrize("op", ["add", "subtract"])

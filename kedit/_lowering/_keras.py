@@ -261,22 +261,13 @@ def _pair(op: str, old: Tensor, values: Tensor) -> Tensor:
     return getattr(ops, op)(old, values)
 
 
-def _best(op: str, left: Tensor, right: Tensor) -> Tensor:
-    """Least or greatest of two, with NaN from either, which XLA's own may drop."""
+def _extreme(op: str, left: Tensor, right: Tensor) -> Tensor:
+    """Least or greatest of two, or NaN from either, with the gradient halved where they tie."""
     dtype = _cast.dtype_of(left)
     if kind(dtype) == 0:
         return (ops.logical_or if op == "max" else ops.logical_and)(left, right)
-    wins = (ops.greater if op == "max" else ops.less)(left, right)
-    if kind(dtype) > 1:
-        wins = ops.logical_or(wins, ops.isnan(left))
-    return ops.where(wins, left, right)
-
-
-def _extreme(op: str, left: Tensor, right: Tensor) -> Tensor:
-    """As `_best`, with the gradient halved where they tie."""
-    dtype = _cast.dtype_of(left)
-    if kind(dtype) < 2:
-        return _best(op, left, right)
+    if kind(dtype) == 1:
+        return _duplicates.best(op, left, right)
     beats = ops.greater if op == "max" else ops.less
     half = _cast.constant(0.5, dtype)
     tie = ops.add(ops.multiply(half, left), ops.multiply(half, right))  # NaN if one is
@@ -293,7 +284,6 @@ def _accumulate(
     dtype = _cast.dtype_of(old_u)
     if op in ("min", "max"):
         return _accumulate_extreme(op, layout, old_u, values, chosen)
-    values = _duplicates.repeat(layout, values)
     if chosen is not None:
         neutral = 0 if op in ("add", "subtract") else 1
         values = ops.where(chosen, values, _cast.constant(neutral, dtype))
@@ -318,7 +308,7 @@ def _accumulate_extreme(
     numbers = ops.stop_gradient(values)
     numbers = numbers if counts is None else ops.where(counts, numbers, worst)
     best_u = _duplicates.reduced(layout, numbers, op)
-    best_u = (ops.maximum if op == "max" else ops.minimum)(ops.stop_gradient(old_u), best_u)
+    best_u = _duplicates.best(op, ops.stop_gradient(old_u), best_u)
     if kind(dtype) < 2:
         return best_u
     ties = ops.equal(numbers, _duplicates.to_all(layout, best_u))

@@ -1,8 +1,9 @@
 """Positions that are computed when the tensor is there: bounds, and which of several wins.
 
 Positions out of bounds are moved to a place just behind the axis, which is
-never read or written. Of equal positions the last in C order wins, and all
-others are found by sorting: no backend's scatter has to be trusted with them.
+never read or written. Of equal positions the last in C order wins. It is the
+greatest of its segment, or found by sorting where a compiler cannot follow
+that: no backend's scatter has to be trusted with them.
 """
 
 import math
