@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import oracle
 import pytest
-from _backend import compiled, tensors, to_numpy, vjp
+from _backend import INTEGERS, compiled, tensors, to_numpy, vjp
 from cases import CASES, FEW, FEWER, OUT_OF_BOUNDS, Case, eager_and_compiled
 from keras import ops
 from kit import check_array, check_updates, let_some_tie, updated
@@ -454,6 +454,49 @@ def test_nan_wins_in_min_and_max(run):
     found = run(lambda x: [edit(x) for edit in edits])(ops.convert_to_tensor(x))
     for n, y in enumerate(found):
         check_array(y, (np.minimum, np.maximum)[n // 3](x, values))
+
+
+@pytest.mark.parametrize("dtype", [*INTEGERS[6:], "float64", "complex128"])
+def test_numbers_of_64_bits_keep_them_all(run, dtype):
+    """Some functions of Keras make narrower ones."""
+    made = ops.convert_to_tensor(np.zeros(1, dtype)).dtype
+    dtype = np.dtype(keras.backend.standardize_dtype(made))  # not all backends have all of them
+    if dtype.kind in "iu":
+        x = np.array([3, np.iinfo(dtype).max - 1, 5, 2], dtype)
+        operations = ["set", "add", "subtract", "multiply", "min", "max"]
+    else:
+        x = np.array([3, 1 + 1e-12, -5, 2], dtype) + (1e-12j if dtype.kind == "c" else 0)
+        operations = ["set", "add", "subtract", "multiply", "divide"]
+        operations += ["min", "max"] if dtype.kind == "f" else []
+    repeated = [op for op in operations if op in ("set", "add", "max")]
+    value, i = np.array(3, dtype), np.array([1, 1, 0], "int32")
+
+    def edits(x, value, i):
+        found = [at(x)[i].get(), at(x).where(X == value).set(1)]
+        found += [getattr(at(x)[::2], op)(1) for op in operations]
+        return found + [getattr(at(x)[i], op)(value) for op in repeated]
+
+    expected = [x[i], np.where(x == value, 1, x)]
+    places = oracle.positions(x.shape, np.s_[::2])
+    expected += [oracle.update(op, x, places, dtype.type(1)) for op in operations]
+    expected += [oracle.update(op, x, i, value) for op in repeated]
+    rounding = 0 if dtype.kind in "iu" else 4 * np.finfo(dtype).eps
+    for y, one in zip(run(edits)(*tensors([x, value, i])), expected, strict=True):
+        assert keras.backend.standardize_dtype(y.dtype) == dtype.name
+        np.testing.assert_allclose(to_numpy(y), one, rtol=rounding)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS[6:])
+def test_variables_and_models_keep_64_bits(dtype):
+    x = ops.convert_to_tensor(np.array([[3, 2**31 - 7, 2**31 - 1]], dtype) * 2**8)
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    variable = keras.Variable(x, dtype=dtype, trainable=False)
+    inputs = keras.Input((3,), dtype=dtype)
+    model = keras.Model(inputs, at(inputs)[:, 0].add(1))
+    expected = to_numpy(x) + np.array([[1, 0, 0]], dtype)
+    for y in (at(variable)[:, 0].add(1), model(x)):
+        assert keras.backend.standardize_dtype(y.dtype) == dtype
+        np.testing.assert_array_equal(to_numpy(y), expected)
 
 
 def test_complex_numbers():

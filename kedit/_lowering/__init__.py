@@ -38,9 +38,7 @@ def apply(edit: Any, x: Any, shape: Shape | None = None) -> Any:
             return _numpy.apply(edit, x)
         if _foreign.has_values(x):
             return _foreign.apply(edit, x)
-    if any([_tf_data.is_foreign(tensor) for tensor in (x, *tensors)]):
-        return _tf_data.run(_apply_to_tensor, edit, x, tensors, shape)
-    return _apply_to_tensor(edit, x, tensors, shape)
+    return _tf_data.run(_apply_to_tensor, edit, x, tensors, shape)
 
 
 def apply_to_rows(edit: Edit, x: Any) -> Any:

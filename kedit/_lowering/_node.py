@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from kedit._data import Slot
-from kedit._lowering import _cast, _keras
+from kedit._lowering import _cast, _keras, _tf_data
 from kedit._lowering._check import Edit, check, check_dense
 from kedit._types import Shape, Tensor
 from kedit.errors import OperandError
@@ -30,11 +30,13 @@ class EditOperation(keras.Operation):
         self._shape: Shape | None = None
 
     def call(self, x: Tensor, *tensors: Tensor) -> Tensor:
+        return _tf_data.run(self._apply, self.edit, x, tensors)
+
+    def _apply(self, edit: Any, x: Tensor, tensors: tuple[Tensor, ...]) -> Tensor:
         for tensor in (x, *tensors):  # of which a graph only guesses whether they are sparse
             check_dense(tensor)
-        edit: Edit = fill(self.edit, tensors)
         built = tuple(x.shape) if self._shape is None else self._shape
-        return _keras.apply(edit, x, known_shape(x, built), again=True)
+        return _keras.apply(fill(edit, tensors), x, known_shape(x, built), again=True)
 
     def compute_output_spec(self, x: Any, *tensors: Any) -> keras.KerasTensor:
         edit: Edit = fill(self.edit, tensors)

@@ -365,26 +365,13 @@ def _of_32_bits(numbers: Any, size: Any, mode: Mode | None, library: Any) -> Any
     low, high = integer_range(dtype)
     if high > LARGEST:
         if mode == "wrap":
-            return _wrapped(numbers, _at_least(1, size, ops))
+            size = ops.cast(_at_least(1, size, ops), dtype)
+            return ops.cast(ops.mod(numbers, size), "int32")
         largest = constant(LARGEST, dtype)
         numbers = ops.where(numbers > largest, largest, numbers)
         if low < 0:
             numbers = ops.where(numbers < -largest, -largest, numbers)
     return ops.cast(numbers, "int32")
-
-
-def _wrapped(numbers: Any, size: Any) -> Any:
-    """Integers modulo a size."""
-    dtype = dtype_of(numbers)
-    if dtype != "uint64":
-        return ops.cast(ops.mod(numbers, ops.cast(size, dtype)), "int32")
-    # Keras computes with unsigned integers of 64 bits as if they had 32. As signed ones those
-    # from 2**63 on are negative: 2**64 too low.
-    signed, size = ops.cast(numbers, "int64"), ops.cast(size, "int64")
-    lost = ops.mod(constant(2**32, "int64"), size)
-    place = ops.mod(signed, size)
-    place = ops.where(signed < 0, ops.mod(place + ops.mod(lost * lost, size), size), place)
-    return ops.cast(place, "int32")
 
 
 def _at_least(least: int, size: Any, library: Any) -> Any:

@@ -1,7 +1,8 @@
-"""What `keras.ops` is to the running backend, for tensors of TensorFlow under another one.
+"""What `keras.ops` is to the running backend, for tensors of TensorFlow that it cannot work on.
 
-`keras.ops` cannot work on the tensors inside `tf.data` unless Keras runs on TensorFlow. This is
-the one file that names a framework, and it imports it only where such a tensor has been met.
+Those are the tensors inside `tf.data` under another backend, and, on TensorFlow, those of which
+`keras.ops` makes narrower ones. This is the one file that names a framework, and it imports it
+only where such a tensor has been met.
 """
 
 from collections.abc import Callable
@@ -14,9 +15,14 @@ import numpy as np
 from kedit._lowering import _ops
 
 
-def is_foreign(x: Any) -> bool:
-    """Whether `x` is a tensor of TensorFlow while Keras runs on another backend."""
-    return type(x).__module__.startswith("tensorflow.") and keras.backend.backend() != "tensorflow"
+def _is_foreign(x: Any) -> bool:
+    """Whether `x` is a tensor of TensorFlow that `keras.ops` cannot compute with as it is."""
+    x = x.value if isinstance(x, keras.Variable) else x
+    if not type(x).__module__.startswith("tensorflow."):
+        return False
+    if keras.backend.backend() != "tensorflow":
+        return True
+    return keras.ops.is_tensor(x) and x.dtype.name in ("uint64", "complex128")
 
 
 class TensorFlowOps:
@@ -60,6 +66,7 @@ class TensorFlowOps:
         return x.numpy()
 
     def convert_to_tensor(self, x: Any, dtype: str | None = None) -> Any:
+        x = x.value if isinstance(x, keras.Variable) else x
         if self._tf.is_tensor(x):
             return x if dtype is None else self._tf.cast(x, dtype)
         return self._tf.convert_to_tensor(np.asarray(x, dtype))
@@ -125,9 +132,11 @@ def _library() -> TensorFlowOps:
     return TensorFlowOps()
 
 
-def run(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of the lowering, which then lowers to TensorFlow."""
+def run(function: Callable[..., Any], edit: Any, x: Any, tensors: Any, *arguments: Any) -> Any:
+    """Call a function of the lowering, which lowers to TensorFlow if a tensor asks for it."""
+    if not any([_is_foreign(tensor) for tensor in (x, *tensors)]):
+        return function(edit, x, tensors, *arguments)
     # It has no branches for AutoGraph to convert, which would take seconds.
     function = _library().autograph.experimental.do_not_convert(function)
     with _ops.using(_library()):
-        return function(*arguments)
+        return function(edit, x, tensors, *arguments)
