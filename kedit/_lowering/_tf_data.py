@@ -14,15 +14,18 @@ import numpy as np
 
 from kedit._lowering import _ops
 
+_NARROWED = ("uint64", "complex128")
+"""Dtypes that `keras.ops` makes narrower on TensorFlow."""
+
 
 def _is_foreign(x: Any) -> bool:
     """Whether `x` is a tensor of TensorFlow that `keras.ops` cannot compute with as it is."""
-    x = x.value if isinstance(x, keras.Variable) else x
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    if isinstance(x, keras.Variable):
+        return on_tensorflow and x.dtype in _NARROWED
     if not type(x).__module__.startswith("tensorflow."):
         return False
-    if keras.backend.backend() != "tensorflow":
-        return True
-    return keras.ops.is_tensor(x) and x.dtype.name in ("uint64", "complex128")
+    return not on_tensorflow or (keras.ops.is_tensor(x) and x.dtype.name in _NARROWED)
 
 
 class TensorFlowOps:
