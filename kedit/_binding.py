@@ -13,7 +13,7 @@ from kedit._index import Index
 from kedit._items import Block, Each, Open, Positions, axes_of, is_mask, item_code
 from kedit._layout import Computed, Layout, Part, Pick, size_of
 from kedit._types import Mode, Shape
-from kedit.errors import CoordinateError, OperandError, PositionError, ShapeError
+from kedit.errors import BroadcastError, CoordinateError, OperandError, PositionError, ShapeError
 
 
 class Terms(NamedTuple):
@@ -256,13 +256,15 @@ def _joint(
             _check_bounds(item.positions if isinstance(item, Each) else item, axis, shape)
     if not arrays:
         return None
-    if terms.masks == "places":
+    if isinstance(terms.masks, str):
+        arrays = [entry for item, axis in arrays for entry in _without_empty_mask(item, axis)]
+    if terms.masks == "places" and is_mask(arrays[0][0]):
         mask: Any
         ((mask, axis),) = arrays
         axes = list(range(axis, axis + len(mask.shape)))
         size = size_of(tuple([shape[a] for a in axes])) if axes else 1
         return _Joint(axes, (size,), mask=mask)
-    if terms.masks == "positions":
+    if isinstance(terms.masks, str):
         known = _known_joint(index, arrays, shape, terms)
         if known is not None:
             return known
@@ -305,7 +307,7 @@ def _computed_joint(
     batch: int | None,
 ) -> _Joint:
     """Index arrays of which some are tensors, or lie on axes of unknown size."""
-    if terms.masks == "positions":
+    if isinstance(terms.masks, str):
         arrays = [entry for item, axis in arrays for entry in _without_known_mask(item, axis)]
     masks = [item for item, _ in arrays if is_mask(item)]
     shapes = [
@@ -345,6 +347,13 @@ def _computed_joint(
         may_repeat = _may_repeat(arrays, shape, joint)
     axes_all = [axis for part in parts for axis in part.axes]
     return _Joint(axes_all, joint, None, tuple(parts), may_repeat)
+
+
+def _without_empty_mask(item: Any, axis: int) -> list[tuple[Any, Any]]:
+    """An index array, or the positions of a mask without elements, which need not fit its axes."""
+    if not is_mask(item) or 0 not in item.shape:
+        return [(item, axis)]
+    return [(Positions((0,), ()), axis + n) for n in range(len(item.shape))]
 
 
 def _without_known_mask(item: Any, axis: int) -> list[tuple[Any, Any]]:
@@ -397,7 +406,7 @@ def _broadcast(index: Index, shapes: list[Shape]) -> Shape:
             if joint[dim] == 1 or (joint[dim] is None and size != 1):
                 joint[dim] = size
             elif size not in (1, None, joint[dim]):
-                raise ShapeError(
+                raise BroadcastError(
                     f"Index arrays should broadcast together. Received: {index} with arrays of "
                     f"shapes {', '.join([str(shape) for shape in shapes])}. For all combinations, "
                     "write `at(x)[numpy.ix_(rows, columns)]`."
@@ -440,7 +449,8 @@ def _check_mask(mask: Any, axis: int, shape: Shape) -> None:
             "or use a condition: `at.where(X > 0)`."
         )
     for given, size in zip(mask.shape, sizes, strict=True):
-        if given != size and None not in (given, size):
+        # As in NumPy, a mask of length 0 selects nothing of an axis of any length.
+        if given not in (0, size) and None not in (given, size):
             raise PositionError(
                 "A mask should have the shape of the axes it lies on. Received: a mask of shape "
                 f"{tuple(mask.shape)} for axes of shape {sizes} in a tensor of shape {shape}. For "

@@ -133,6 +133,51 @@ def default_fill(dtype: str) -> Any:
     return low if low < 0 else high
 
 
+def promoted(edit: Any, dtype: str) -> str:
+    """The dtype that an edit computes in: with `casting="unsafe"` the one that NumPy promotes to.
+
+    As in NumPy Python's numbers are weak, and give way to the tensor's dtype if it can hold them.
+    """
+    operand, wide = edit.operand, dtype
+    if edit.casting != "unsafe" or callable(operand):
+        return dtype
+    if hasattr(operand, "constants"):  # an expression
+        for constant in operand.constants():
+            wide = _promoted_by(constant, wide)
+        return wide
+    return dtype if edit.op == "set" else _promoted_by(operand, dtype)
+
+
+def _promoted_by(operand: Any, dtype: str) -> str:
+    if not is_scalar(operand):
+        return _result_type(dtype, dtype_name(operand))
+    rank = max(kind(dtype), kind(type(operand).__name__))
+    if rank == 1 and kind(dtype) < 2:
+        low, high = value_range(dtype)
+        return (
+            dtype if kind(dtype) == 1 and low <= operand <= high else _result_type(dtype, "int64")
+        )
+    if rank == kind(dtype):
+        return dtype
+    return _result_type(dtype, {2: "float64", 3: "complex64"}[rank])
+
+
+def _result_type(left: str, right: str) -> str:
+    """NumPy's, and with bfloat16, which it does not know, that of a float of 16 bits."""
+    is_half = "bfloat16" in (left, right)
+    if is_half and "float16" in (left, right):
+        return "float32"
+    names = ["float16" if name == "bfloat16" else name for name in (left, right)]
+    wide = np.result_type(*names).name
+    return "bfloat16" if is_half and wide == "float16" else wide
+
+
+def dtype_name(value: Any) -> str:
+    """Name of the dtype of a constant or of any framework's tensor."""
+    dtype = getattr(value, "dtype", type(value).__name__)
+    return str(getattr(dtype, "name", str(dtype).split(".")[-1]))
+
+
 def saturate(values: Any, dtype: str) -> Any:
     """Bring an array into the range and kind of `dtype`, as `casting="unsafe"` defines it.
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from kedit._casting import check_operation, check_values, integer_range, kind
+from kedit._casting import check_operation, check_values, dtype_name, integer_range, kind
 from kedit._data import (
     Frozen,
     Placeholder,
@@ -34,6 +34,7 @@ _LOGIC = {"logical_and": "&", "logical_or": "|"}
 _INFIX = _COMPARISONS | _ARITHMETIC | _LOGIC
 _PREFIX = {"negative": "-", "logical_not": "~"}
 _CALLS = {"abs": "abs({})", "isnan": "{}.isnan()", "isinf": "{}.isinf()"}
+_ORDERED = ("greater", "greater_equal", "less", "less_equal", "abs")
 _NAMES = frozenset({"X", *_INFIX, *_PREFIX, *_CALLS})
 
 
@@ -260,9 +261,8 @@ class Expression(Operators, Frozen):
                         f"`{self!r}` for a tensor of dtype {dtype!r}. Compare, as in `X != 0`."
                     )
             else:
-                check_values(arg, _dtype_name(arg), "bool" if self._is_logic else dtype)
-        ordered = self.name in _COMPARISONS and self.name not in ("equal", "not_equal")
-        if kind(dtype) == 0 and (ordered or self.name in ("negative", "abs")):
+                check_values(arg, dtype_name(arg), "bool" if self._is_logic else dtype)
+        if kind(dtype) == 0 and self.name in (*_ORDERED, "negative"):
             raise DTypeError(
                 "A condition on booleans should use `X`, `~X`, `==`, `&` or `|`. "
                 f"Received: {self!r}."
@@ -274,7 +274,7 @@ class Expression(Operators, Frozen):
             )
         if self.name in _ARITHMETIC:
             check_operation(self.name, self.args[1], dtype)
-        elif kind(dtype) == 3 and self.name not in ("equal", "not_equal", "isnan", "isinf"):
+        elif kind(dtype) == 3 and self.name in _ORDERED:
             raise DTypeError(
                 "A condition on complex numbers should use `==`, `!=`, `isnan` or `isinf`. "
                 f"Received: {self!r}. Write a mask: `at.where(keras.ops.abs(x) > 2.0)`."
@@ -292,12 +292,6 @@ class Expression(Operators, Frozen):
 
 
 X = Expression("X")
-
-
-def _dtype_name(value: Any) -> str:
-    """Name of the dtype of a constant or of any framework's tensor."""
-    dtype = getattr(value, "dtype", type(value).__name__)
-    return str(getattr(dtype, "name", str(dtype).split(".")[-1]))
 
 
 def _map(arg: Any, replace: Callable[[Any], Any]) -> Any:

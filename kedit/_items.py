@@ -22,7 +22,7 @@ from kedit._data import (
     to_key,
 )
 from kedit._types import Shape
-from kedit.errors import PositionError
+from kedit.errors import PositionError, SliceError
 
 Item: TypeAlias = Any
 """int, slice, `...`, None, `Positions`, a boolean `Array`, `Traced`, `Open`, `Each`, `Block`, or a
@@ -232,7 +232,10 @@ def canonical(item: Any) -> Item:
         return item
     if isinstance(item, (bool, list)):
         return _canonical_list(item)
-    return Traced(item) if is_tensor(item) else _canonical_array(item)
+    if is_tensor(item):
+        return Traced(item)
+    is_integer = hasattr(item, "__index__") and not is_array(item)
+    return operator.index(item) if is_integer else _canonical_array(item)
 
 
 _CANONICAL = (EllipsisType, Slot, Array, Positions, Traced, Open, Each, Block)
@@ -241,18 +244,27 @@ _CANONICAL = (EllipsisType, Slot, Array, Positions, Traced, Open, Each, Block)
 def _bound(part: Any) -> int | None:
     if part is None or isinstance(part, int):
         return part
-    if is_tensor(part):
-        raise PositionError(
-            "A slice should have integers or None as start, stop and step. Received: "
-            f"{to_code(part)}. For a block of known size write `at(x)[block(start, size)]`; for "
-            "an end that is a tensor write `at(x).where(keras.ops.arange(length) < stop)`."
-        )
     try:
-        return operator.index(part)
+        return _integer(part)
     except TypeError as error:
-        raise PositionError(
-            f"A slice should have integers or None as start, stop and step. Received: {part!r}."
+        if is_tensor(part):
+            raise SliceError(
+                "A slice should have integers or None as start, stop and step. Received: "
+                f"{to_code(part)}, whose value is not there to look at. For a block of known size "
+                "write `at(x)[block(start, size)]`; for an end that is a tensor write "
+                "`at(x).where(keras.ops.arange(length) < stop)`."
+            ) from error
+        raise SliceError(
+            f"A slice should have integers or None as start, stop and step. Received: {part!r}. "
+            "Write `at(x)[int(start):int(stop)]`."
         ) from error
+
+
+def _integer(value: Any) -> int:
+    """What is an integer to Python, be it a tensor; TypeError of anything else."""
+    if hasattr(value, "__index__") or not hasattr(value, "numpy"):
+        return operator.index(value)
+    return operator.index(value.numpy())  # a Keras Variable
 
 
 def _canonical_list(entries: Any) -> Any:

@@ -13,8 +13,16 @@ class PositionError(EditError, IndexError):
     """An index does not fit: out of bounds, too many axes, not integers."""
 
 
+class SliceError(PositionError, TypeError):
+    """A slice has a start, a stop or a step that is no integer."""
+
+
 class ShapeError(EditError, ValueError):
     """Values, a mask or a condition do not broadcast to what is selected."""
+
+
+class BroadcastError(ShapeError, PositionError):
+    """Index arrays do not broadcast to one another."""
 
 
 class DTypeError(EditError, TypeError):

@@ -53,6 +53,9 @@ def _in_bounds(item, sizes, mode):
         start, stop, step = item.indices(sizes[0])
         return slice(start, None if stop < 0 else stop, step)
     item = np.asarray(item)
+    fits = all(given in (0, size) for given, size in zip(item.shape, sizes, strict=False))
+    if item.dtype == bool and 0 in item.shape and fits:
+        item = np.zeros(sizes, bool)  # for which NumPy takes a mask without elements
     if item.dtype == bool:
         return np.pad(item, (0, 1)) if item.ndim else item
     size, item = sizes[0], item.astype(object if item.dtype == "uint64" else "int64")
@@ -107,6 +110,12 @@ UPDATES = tuple(_ONE)
 
 def update_vjp(op, x, places, values, upstream):
     """Gradients of `sum(upstream * update(...))` for `x` and `values`, in closed form."""
+    dx, dv = each_vjp(op, x, places, values, upstream)
+    return dx, summed(dv, values.shape)
+
+
+def each_vjp(op, x, places, values, upstream):
+    """As `update_vjp`, where every pick has a value of its own."""
     flat, g = x.ravel().astype("float64"), upstream.ravel()
     spread = np.broadcast_to(values, places.shape).ravel().astype("float64")
     dx, dv = g.copy(), np.zeros(spread.size)
@@ -119,11 +128,14 @@ def update_vjp(op, x, places, values, upstream):
         dx[place], shares = _one_vjp(op, flat[place], spread[named])
         dx[place] *= g[place]
         dv[named] = np.array(shares) * g[place]
-    dv = dv.reshape(places.shape)
-    lead = dv.ndim - values.ndim
-    dv = dv.sum(axis=tuple(range(lead)))
-    spread_axes = tuple(a for a, size in enumerate(values.shape) if size == 1 != dv.shape[a])
-    return dx.reshape(x.shape), dv.sum(axis=spread_axes, keepdims=True)
+    return dx.reshape(x.shape), dv.reshape(places.shape)
+
+
+def summed(gradient, shape):
+    """The gradient of what was broadcast from a shape: summed over the axes that this added."""
+    gradient = gradient.sum(axis=tuple(range(gradient.ndim - len(shape))))
+    axes = tuple(a for a, size in enumerate(shape) if size == 1 != gradient.shape[a])
+    return gradient.sum(axis=axes, keepdims=True)
 
 
 def _one_vjp(op, x, values):

@@ -206,8 +206,8 @@ def test_gradients(call, x, i, v, dx, dv, compile):
 
 LOSSES = [
     ("dtype_set_float_into_int", at[[1]], "set", ZEROS, I32, [1.9], [0, 1, 0]),
-    ("dtype_add_float_into_int", at[[1, 1]], "add", ONES, I32, [0.6, 0.6], ONES),
-    ("dtype_mul_float_into_int", at[[1]], "multiply", [2, 2], I32, [1.5], [2, 2]),
+    ("dtype_add_float_into_int", at[[1, 1]], "add", ONES, I32, [0.6, 0.6], [1, 2, 1]),
+    ("dtype_mul_float_into_int", at[[1]], "multiply", [2, 2], I32, [1.5], [2, 3]),
     ("dtype_int8_overflow", at[[0]], "set", [0, 0], "int8", [300], [127, 0]),
     ("where_uint8_neg", at.where([False, True]), "set", [1, 2], "uint8", -1, [1, 0]),
 ]

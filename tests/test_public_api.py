@@ -59,7 +59,9 @@ PACKAGES = {
 ERRORS = {
     "EditError": Exception,
     "PositionError": IndexError,
+    "SliceError": (IndexError, TypeError),
     "ShapeError": ValueError,
+    "BroadcastError": (IndexError, ValueError),
     "DTypeError": TypeError,
     "CoordinateError": ValueError,
     "OperandError": TypeError,
@@ -133,10 +135,11 @@ def test_version():
 
 def test_errors_are_edit_errors_and_what_a_user_would_catch():
     assert {name: kind for name in public(kedit.errors) for kind in [ERRORS.get(name)]} == ERRORS
-    for name, built_in in ERRORS.items():
+    for name, built_ins in ERRORS.items():
         error = getattr(kedit.errors, name)
         assert issubclass(error, kedit.errors.EditError)
-        assert issubclass(error, built_in)
+        for built_in in built_ins if isinstance(built_ins, tuple) else [built_ins]:
+            assert issubclass(error, built_in)
         assert error.__doc__
 
 

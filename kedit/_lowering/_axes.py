@@ -328,17 +328,29 @@ def scatter(x: Tensor, places: Any, values: Tensor, how: str | None = None) -> T
     """
     indices = places if len(places.shape) == 2 else ops.expand_dims(places, 1)
     values = ops.broadcast_to(values, (sizes(places)[0], *sizes(x)[indices.shape[1] :]))
+    if how == "add" and hasattr(x, "index_add"):
+        return _add_reproducibly(x, places, values)
     if not reads_bytecode():
-        # On the NumPy backend what is written into would be changed.
-        own = x.copy() if isinstance(x, np.ndarray) else x
         try:
-            return ops.scatter_update(own, indices, values, how)
+            return ops.scatter_update(x, indices, values, how)
         except RuntimeError:  # `torch.func.vmap` writes only into what is mapped itself
             pass
     # Free where a compiler joins it. It must not be what one takes away again, as `x - 0`: torch's
     # would write all into one place of a tensor that is broadcast.
     mapped = ops.where(0 * ops.sum(indices) == 0, x, ops.stop_gradient(x))
     return ops.scatter_update(mapped, indices, values, how)
+
+
+def _add_reproducibly(x: Tensor, places: Any, values: Tensor) -> Tensor:
+    """As `scatter` with "add", on torch, where threads race for the order of Keras's sums.
+
+    Keras 3.15.1 calls `index_put_(accumulate=True)`. These are functions of torch's tensors that
+    sum in a fixed order: each where its order is fixed, and it is the faster one.
+    """
+    places = ops.convert_to_tensor(places, "int64")
+    if not reads_bytecode():
+        return x.index_add(0, places, values)
+    return x.scatter_add(0, ops.broadcast_to(along(places, 0, len(x.shape)), sizes(values)), values)
 
 
 def along(values: Any, axis: int, rank: int) -> Tensor:

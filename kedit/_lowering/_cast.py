@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kedit._casting import integer_range, kind, saturate
+from kedit._casting import integer_range, kind, promoted, saturate
 from kedit._data import Array, is_tensor
 from kedit._lowering import _ops as ops
 from kedit._types import Casting, Tensor
@@ -52,25 +52,58 @@ def constant(value: Any, dtype: str) -> Tensor:
     if isinstance(value, Array):
         if not value.numbers or not reads_bytecode():
             return ops.convert_to_tensor(value.array, dtype=dtype)
-        numbers = [int(n) for n in value.numbers] if value.dtype == "bool" else list(value.numbers)
+        as_dtype = {0: int, 1: int, 2: float, 3: complex}[max(kind(value.dtype), kind(dtype))]
+        numbers = [as_dtype(number) for number in value.numbers]
         flat = ops.convert_to_tensor(numbers, dtype=dtype)
         return ops.reshape(flat, value.shape)
+    if type(value) is int and kind(dtype) > 1:
+        value = float(value)  # frameworks refuse integers of more than 63 bits
     if isinstance(value, float) and str(value) == "-0.0":
         # Frameworks may keep constants by value, where -0.0 equals 0.0 and would pass for it.
         return ops.negative(ops.zeros((), dtype=dtype))
     return ops.convert_to_tensor(int(value) if isinstance(value, bool) else value, dtype=dtype)
 
 
-def nothing(dtype: str) -> Tensor:
-    """What changes nothing when it is added, not even -0.0."""
+def neutral(op: str, dtype: str) -> Tensor:
+    """What changes nothing by "add", not even -0.0, or by "multiply"."""
+    if op == "multiply":
+        return constant(1, dtype)
     return constant(-0.0 if kind(dtype) > 1 else 0, dtype)
+
+
+def wide_dtype(edit: Any, dtype: str) -> str:
+    """The dtype that an edit computes in, for a tensor of dtype `dtype`.
+
+    That of the tensor, unless `casting="unsafe"`: then what NumPy would promote to, as far as
+    the backend has it.
+    """
+    wide = promoted(edit, dtype)
+    if wide == dtype or reads_bytecode() or _existing(wide) == wide:
+        return wide
+    # In place of int64, which holds all that may come of them, floats for what has 16 bits or less.
+    return "float32" if wide == "int64" and integer_range(dtype)[1] < 2**16 else _existing(wide)
+
+
+@lru_cache(maxsize=64)
+def _existing(dtype: str) -> str:
+    """The dtype that the backend makes of an array of dtype `dtype`: JAX has none of 64 bits."""
+    return dtype_of(ops.convert_to_tensor(np.zeros((), dtype)))
 
 
 def values(value: Any, dtype: str, casting: Casting) -> Tensor:
     """An operand as a tensor of dtype `dtype`; "unsafe" is `kedit._casting.saturate`."""
     if casting == "unsafe":
-        value = _saturate(value, dtype) if is_tensor(value) else Array.of(saturate(value, dtype))
+        if is_tensor(value):
+            return saturated(value, dtype)
+        value = Array.of(saturate(value, dtype))
     return constant(value, dtype)
+
+
+def saturated(value: Tensor, dtype: str) -> Tensor:
+    """A tensor cast to `dtype` as `kedit._casting.saturate` brings arrays into its range."""
+    if dtype_of(value) == dtype:
+        return value
+    return ops.cast(_saturate(value, dtype), dtype)
 
 
 def _saturate(value: Tensor, dtype: str) -> Tensor:

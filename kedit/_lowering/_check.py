@@ -111,7 +111,7 @@ def _terms(edit: Edit, spread_masks: bool) -> Terms:
     mask, unique = edit.selection.index.mask, edit.unique_indices
     if edit.op == "get" or mask is None:
         return Terms(edit.mode, unique, "positions" if edit.size is None else edit.size)
-    one_for_all = _is_one_for_all(edit.operand) and _is_one_for_all(edit.selection.condition)
+    one_for_all = is_one_for_all(edit.operand) and is_one_for_all(edit.selection.condition)
     spread = spread_masks and (isinstance(mask, Traced) or one_for_all)
     return Terms(edit.mode, unique, "places" if spread else "positions")
 
@@ -146,10 +146,10 @@ def is_computed(operand: Any) -> bool:
     return isinstance(operand, Expression) or callable(operand)
 
 
-def _is_one_for_all(value: Any) -> bool:
+def is_one_for_all(value: Any) -> bool:
     """Whether an operand or a condition holds no array with entries for single elements."""
     if isinstance(value, Expression):
-        return all([_is_one_for_all(constant) for constant in value.constants()])
+        return all([is_one_for_all(constant) for constant in value.constants()])
     return value is None or callable(value) or all([n == 1 for n in shape_of(value)])
 
 
@@ -221,11 +221,7 @@ def _check_broadcast(
 
 def _check_one_answer_per_place(edit: Edit, layout: Layout) -> None:
     """Refuse a condition that may differ between two picks of one element, where one must win."""
-    condition = edit.selection.condition
-    if isinstance(condition, Expression):
-        varies = any([shape_of(constant) for constant in condition.constants()])
-    else:
-        varies = condition is not None and not callable(condition)
+    varies = not is_one_for_all(edit.selection.condition)
     if layout.has_duplicates and varies and edit.op not in ACCUMULATING:
         raise OperandError(
             f"`{edit.op}` where an index names an element twice should be given a condition that "
@@ -233,6 +229,21 @@ def _check_one_answer_per_place(edit: Edit, layout: Layout) -> None:
             f"`{edit.selection!r}`. Name every element once, edit twice, `first | second`, or, of "
             "positions that are tensors, promise that they differ: `unique_indices=True`."
         )
+
+
+def call_function(function: Any, selected: Any, dtype: str) -> Any:
+    """What a function makes of the selected elements."""
+    try:
+        return function(selected)
+    except TypeError as error:
+        if kind(dtype) > 1:
+            raise
+        # Backends differ in whether `integers * 0.5` is an error of theirs or gives floats.
+        raise DTypeError(
+            f"A function of the selected elements should take what it is given, {dtype!r}. "
+            f"Received: a TypeError, {error} Cast inside of it, as in "
+            "`lambda x: keras.ops.cast(x, 'float32') * 0.5`."
+        ) from error
 
 
 def check_computed(values: Any, shape: Shape, dtype: str, casting: Casting) -> None:

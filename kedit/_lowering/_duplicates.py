@@ -11,7 +11,7 @@ from typing import Any
 from kedit._layout import Layout, Pick
 from kedit._lowering import _ops as ops
 from kedit._lowering._axes import along, known, known_of, pad, sizes
-from kedit._lowering._cast import constant, dtype_of
+from kedit._lowering._cast import dtype_of, neutral
 from kedit._types import Tensor
 from kedit.errors import ShapeError
 
@@ -25,12 +25,18 @@ def winners(layout: Layout, values: Tensor, *, computes: bool = False) -> Tensor
     for axis, pick in enumerate(layout.picks):
         if values.shape[axis] == 1:
             continue
-        values = _one_each(pick, values, axis)
-        if pick.is_computed:
-            values = pick.winners(values, axis) if computes and pick.has_duplicates else values
-        elif not pick.is_ordered:
-            values = ops.take(values, known_of(pick, "last"), axis=axis)
+        values = _last_of(pick, values, axis)
+        if computes and pick.is_computed and pick.has_duplicates:
+            values = pick.winners(values, axis)
     return values
+
+
+def _last_of(pick: Any, values: Tensor, axis: int) -> Tensor:
+    """For each unique position, if it is known beforehand, the value that was given last."""
+    values = _one_each(pick, values, axis)
+    if pick.is_computed or pick.is_ordered:
+        return values
+    return ops.take(values, known_of(pick, "last"), axis=axis)
 
 
 def _one_each(pick: Any, values: Tensor, axis: int) -> Tensor:
@@ -84,6 +90,21 @@ def reduced(layout: Layout, values: Tensor, op: str) -> Tensor:
     return values
 
 
+def any_of(layout: Layout, chosen: Tensor) -> Tensor:
+    """For each unique position whether any of its picks is chosen; booleans."""
+    numbers = ops.cast(chosen, "uint8")
+    for axis, pick in enumerate(layout.picks):
+        if numbers.shape[axis] == 1:
+            continue
+        if not pick.has_duplicates:
+            numbers = _last_of(pick, numbers, axis)
+        elif pick.is_computed:
+            numbers = pick.reduce(_one_each(pick, numbers, axis), axis, "max")
+        else:
+            numbers = _reduce_axis(pick, numbers, axis, "max")
+    return ops.cast(numbers, "bool")
+
+
 def best(op: str, left: Tensor, right: Tensor) -> Tensor:
     """Least or greatest of two numbers that are not NaN; of 64 bits, too, unlike Keras's."""
     return ops.where((ops.greater if op == "max" else ops.less)(left, right), left, right)
@@ -97,8 +118,7 @@ def _pair(op: str, left: Tensor, right: Tensor) -> Tensor:
 
 def _alone(op: str, values: Tensor) -> Tensor | None:
     """What leaves a value as it is, or None if the value itself does."""
-    neutral = {"add": 0, "multiply": 1}.get(op)
-    return None if neutral is None else constant(neutral, dtype_of(values))
+    return neutral(op, dtype_of(values)) if op in ("add", "multiply") else None
 
 
 def _reduce_axis(pick: Pick, values: Tensor, axis: int, op: str) -> Tensor:

@@ -9,19 +9,21 @@ import math
 from typing import Any
 
 from kedit._casting import default_fill, integer_range, kind
-from kedit._data import is_scalar, shape_of
+from kedit._data import is_array, is_scalar, shape_of
 from kedit._expression import Expression
 from kedit._items import Open
 from kedit._layout import Layout
-from kedit._lowering import _axes, _cast, _duplicates, _places
+from kedit._lowering import _axes, _cast, _duplicates, _numpy, _places
 from kedit._lowering import _ops as ops
 from kedit._lowering._check import (
     ACCUMULATING,
     Edit,
+    call_function,
     check,
     check_computed,
     check_computed_condition,
     is_computed,
+    is_one_for_all,
 )
 from kedit._types import Shape, Tensor
 
@@ -36,6 +38,8 @@ def apply(edit: Edit, x: Tensor, shape: Shape, *, again: bool = False) -> Tensor
         again: Whether the edit was checked before, when a graph was built.
     """
     bound = check(edit, shape, _cast.dtype_of(x), again=again)
+    if is_array(x):
+        return _numpy.apply_to_built(edit, x, shape)
     layout = bound.layout
     if layout.is_computed:
         layout = _places.resolve(layout, edit, _axes.sizes(x), look=not again)
@@ -45,8 +49,10 @@ def apply(edit: Edit, x: Tensor, shape: Shape, *, again: bool = False) -> Tensor
         return ops.copy(x)
     if _fits_everywhere(edit, layout):
         return _write_number(edit, layout, x)
+    dtype = _cast.dtype_of(x)
+    wide = _cast.wide_dtype(edit, dtype)
     chosen = _chosen(edit, layout, x)
-    values = _axes.to_picks(layout, _values(edit, layout, x, chosen))
+    values = _axes.to_picks(layout, _values(edit, layout, x, chosen, wide))
     writes = chosen is None and edit.op in ("set", "apply")
     if writes and not layout.is_whole:
         return _axes.write(layout, x, _duplicates.winners(layout, values))
@@ -54,11 +60,16 @@ def apply(edit: Edit, x: Tensor, shape: Shape, *, again: bool = False) -> Tensor
     if writes:  # not a view of the values
         values = ops.copy(ops.broadcast_to(values, _axes.sizes(canonical)))
         return _axes.split(layout, values, x)
-    if edit.op in ("add", "subtract") and _axes.adds_by_scatter(layout):
-        return _axes.split(layout, _add(edit.op, layout, canonical, values, chosen), x)
+    is_narrowed = edit.selection.condition is not None or layout.mask is not None
+    adds = edit.op in ("add", "subtract") and not is_narrowed and wide == dtype
+    if adds and _axes.adds_by_scatter(layout):
+        return _axes.split(layout, _add(edit.op, layout, canonical, values), x)
     chosen = None if chosen is None else _axes.to_picks(layout, chosen)
     old_u = _axes.read(layout, canonical, unique=True)
-    new_u = _combine(edit, layout, old_u, values, chosen)
+    new_u = _combine(edit, layout, ops.cast(old_u, wide), values, chosen)
+    new_u = _cast.saturated(new_u, dtype)
+    if is_narrowed:  # what is not chosen keeps its bits, of which arithmetic may lose some
+        new_u = ops.where(_chosen_u(edit, layout, chosen), new_u, old_u)
     return _axes.write(layout, x, new_u)
 
 
@@ -80,10 +91,7 @@ def _fits_everywhere(edit: Edit, layout: Layout) -> bool:
 def _write_number(edit: Edit, layout: Layout, x: Tensor) -> Tensor:
     """The operation on all elements, and a choice: one pass, if a compiler joins them."""
     canonical = _axes.merge(layout, x)
-    dtype, number = _cast.dtype_of(x), edit.operand
-    # Where a number keeps the dtype of what stands beside it, it need not be a tensor.
-    if edit.op != "set" or kind(dtype) not in (1, 2) or type(number) is bool or number == 0:
-        number = _cast.constant(number, dtype)
+    number = _cast.constant(edit.operand, _cast.dtype_of(x))
     if edit.op != "set":
         number = _pair(edit.op, canonical, number)
     edited = ops.where(_axes.places(layout, canonical), number, canonical)
@@ -166,11 +174,11 @@ def _rank_in(mask: Tensor) -> Tensor:
     return ops.cumsum(ops.cast(mask, "int32"), axis=0) - 1
 
 
-def _values(edit: Edit, layout: Layout, x: Tensor, chosen: Tensor | None) -> Tensor:
-    """The operand as a tensor in the dtype of `x`, computed if it is a function."""
+def _values(edit: Edit, layout: Layout, x: Tensor, chosen: Tensor | None, wide: str) -> Tensor:
+    """The operand as a tensor to compute with in the dtype `wide`; computed if it is a function."""
     dtype, operand = _cast.dtype_of(x), edit.operand
     if not is_computed(operand):
-        values = _cast.values(operand, dtype, edit.casting)
+        values = _cast.values(operand, wide, edit.casting)
         counted = _counted(edit, layout)
         return values if counted is None else _counted_off(edit, layout, values, *counted)
     selected = _read(layout, x)
@@ -178,9 +186,10 @@ def _values(edit: Edit, layout: Layout, x: Tensor, chosen: Tensor | None) -> Ten
         selected = ops.where(chosen, selected, _safe_element(selected, chosen))
     if isinstance(operand, Expression):
         if chosen is not None:
-            operand = operand.map(lambda constant: _safe_constant(constant, chosen, dtype))
-        return _evaluate(operand, selected, dtype)
-    values = operand(ops.copy(selected))
+            operand = operand.map(lambda constant: _safe_constant(constant, chosen, wide))
+        values = _evaluate(operand, ops.cast(selected, wide), wide)
+        return _cast.saturated(values, dtype) if edit.op in ("set", "apply") else values
+    values = call_function(operand, ops.copy(selected), dtype)
     check_computed(values, tuple(selected.shape), dtype, edit.casting)
     return _cast.values(values, dtype, edit.casting)
 
@@ -220,15 +229,19 @@ def _combine(
     if edit.op in ACCUMULATING and layout.has_duplicates:
         return _accumulate(edit.op, layout, old_u, values, chosen)
     values_u = _duplicates.winners(layout, values, computes=edit.op == "power")
-    if chosen is None:
-        return _pair(edit.op, old_u, values_u)
-    chosen_u = _duplicates.winners(layout, chosen)
-    safe_u = old_u
-    if not _has_gradient_everywhere(edit):
+    if chosen is not None and not _has_gradient_everywhere(edit):
+        chosen_u = _duplicates.winners(layout, chosen)
         one = _cast.constant(1, _cast.dtype_of(old_u))
-        safe_u = ops.where(chosen_u, old_u, one)
+        old_u = ops.where(chosen_u, old_u, one)
         values_u = ops.where(chosen_u, values_u, one)
-    return ops.where(chosen_u, _pair(edit.op, safe_u, values_u), old_u)
+    return _pair(edit.op, old_u, values_u)
+
+
+def _chosen_u(edit: Edit, layout: Layout, chosen: Tensor) -> Tensor:
+    """For each unique position, whether any of the picks that name it is chosen."""
+    if layout.has_duplicates and not is_one_for_all(edit.selection.condition):
+        return _duplicates.any_of(layout, chosen)
+    return _duplicates.winners(layout, chosen)
 
 
 def _has_gradient_everywhere(edit: Edit) -> bool:
@@ -242,15 +255,17 @@ def _has_gradient_everywhere(edit: Edit) -> bool:
     return edit.op not in ("divide", "power")
 
 
-def _add(op: str, layout: Layout, x: Tensor, values: Tensor, chosen: Tensor | None) -> Tensor:
+def _add(op: str, layout: Layout, x: Tensor, values: Tensor) -> Tensor:
     """Add values to the places that are given to them, or subtract them."""
-    dtype = _cast.dtype_of(x)
-    if op == "subtract":
-        zero = _cast.constant(0, dtype)
-        values = ops.negative(values) if kind(dtype) > 1 else ops.subtract(zero, values)
-    if chosen is not None:
-        values = ops.where(_axes.to_picks(layout, chosen), values, _cast.nothing(dtype))
-    return layout.picks[0].add(x, values)
+    return layout.picks[0].add(x, values if op == "add" else _negative(values))
+
+
+def _negative(values: Tensor) -> Tensor:
+    """What to add in order to subtract, also of unsigned integers."""
+    dtype = _cast.dtype_of(values)
+    if kind(dtype) > 1:
+        return ops.negative(values)
+    return ops.subtract(_cast.constant(0, dtype), values)
 
 
 def _pair(op: str, old: Tensor, values: Tensor) -> Tensor:
@@ -271,9 +286,10 @@ def _extreme(op: str, left: Tensor, right: Tensor) -> Tensor:
     beats = ops.greater if op == "max" else ops.less
     half = _cast.constant(0.5, dtype)
     tie = ops.add(ops.multiply(half, left), ops.multiply(half, right))  # NaN if one is
-    # Half of the least numbers is rounded away; what is lost is added back.
-    lost = ops.stop_gradient(ops.subtract(left, tie))
-    tie = ops.add(tie, ops.where(ops.isfinite(lost), lost, _cast.constant(0, dtype)))
+    # Half of the least numbers is rounded away; what is lost is put back, by a subtraction, since
+    # -0.0 - 0.0 is -0.0.
+    lost = ops.stop_gradient(ops.subtract(tie, left))
+    tie = ops.subtract(tie, ops.where(ops.isfinite(lost), lost, _cast.constant(0, dtype)))
     return ops.where(beats(left, right), left, ops.where(beats(right, left), right, tie))
 
 
@@ -284,10 +300,11 @@ def _accumulate(
     dtype = _cast.dtype_of(old_u)
     if op in ("min", "max"):
         return _accumulate_extreme(op, layout, old_u, values, chosen)
+    # In (-0.0 - a) - b and -0.0 - (a + b) the sign of zero differs; not so if -a and -b are added.
+    op, values = ("add", _negative(values)) if op == "subtract" else (op, values)
+    how = "add" if op == "add" else "multiply"
     if chosen is not None:
-        neutral = 0 if op in ("add", "subtract") else 1
-        values = ops.where(chosen, values, _cast.constant(neutral, dtype))
-    how = "add" if op in ("add", "subtract") else "multiply"
+        values = ops.where(chosen, values, _cast.neutral(how, dtype))
     return _pair(op, old_u, _duplicates.reduced(layout, values, how))
 
 
@@ -319,12 +336,13 @@ def _accumulate_extreme(
     found_u = ops.add(found, _found(old_u, ops.equal(old_u, best_u)))
     count_u = ops.stop_gradient(found_u)
     some = ops.greater(count_u, 0)
+    # It is 0.0, and taken away: -0.0 - 0.0 is -0.0.
     share_u = ops.divide(
-        ops.subtract(found_u, count_u), ops.where(some, count_u, _cast.constant(1, dtype))
+        ops.subtract(count_u, found_u), ops.where(some, count_u, _cast.constant(1, dtype))
     )
     # None is found where there is NaN, or where all are infinite and the backend has taken the
     # least finite number for the best.
-    return ops.where(some, ops.add(best_u, share_u), ops.add(count_u, worst))
+    return ops.where(some, ops.subtract(best_u, share_u), ops.add(count_u, worst))
 
 
 def _found(values: Tensor, ties: Tensor) -> Tensor:

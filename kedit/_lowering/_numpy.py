@@ -2,32 +2,54 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
-from kedit._casting import default_fill, saturate
+from kedit._casting import default_fill, promoted, saturate
 from kedit._data import Array, is_array
 from kedit._expression import Expression
 from kedit._items import Block, Each, Positions
-from kedit._layout import Layout
 from kedit._lowering._check import (
     ACCUMULATING,
     Edit,
+    call_function,
     check,
     check_computed,
     check_computed_condition,
     is_computed,
 )
 from kedit._lowering._places import resolve
+from kedit._types import Shape
 
-_UFUNCS: dict[str, np.ufunc] = {
+
+def _power(x: Any, exponent: Any, out: Any = None) -> Any:
+    """NumPy's power, and that of IEEE 754 where NumPy takes the root: for an exponent of 0.5.
+
+    The power of -inf is inf and that of -0.0 is 0.0; the roots are NaN and -0.0.
+    """
+    if x.dtype.kind not in "iuc" and exponent.dtype.kind != "c":
+        x = np.where((exponent == 0.5) & ((x == 0) | (x == -np.inf)), abs(x), x)
+    return np.power(x, exponent, out=out)
+
+
+class _Functions:
+    """NumPy's functions, as an expression calls them."""
+
+    power = staticmethod(_power)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
+_UFUNCS: dict[str, Any] = {
     "add": np.add,
     "subtract": np.subtract,
     "multiply": np.multiply,
     "divide": np.divide,
-    "power": np.power,
+    "power": _power,
     "min": np.minimum,
     "max": np.maximum,
 }
@@ -63,12 +85,28 @@ def apply(edit: Edit, x: Any) -> Any:
             target[-1] = fill
         return np.array(read())
     with np.errstate(all="ignore"):
-        values, chosen = _values(edit, read, x.dtype)
+        values, chosen = _values(edit, read, x.dtype.name)
         if per_sample:
             values = _batch_last(values, rank)
             chosen = None if chosen is None else _batch_last(chosen, rank)
-        _write(edit.op, target, index, values, chosen, layout)
+        if edit.op in ACCUMULATING and layout.has_duplicates:
+            _accumulate(edit.op, target, index, values, chosen)
+        else:
+            _write(edit.op, target, index, values, chosen)
     return result[:-1].reshape(x.shape) if flat else result
+
+
+def apply_to_built(edit: Any, x: Any, shape: Shape) -> Any:
+    """Apply an edit to a tensor of Keras's NumPy backend, whose functions narrow 64 bits.
+
+    Args:
+        edit: The edit, with arrays in place of its tensors, and checked.
+        x: The array.
+        shape: Its shape as it was known before. On an axis of unknown size what does not exist is
+            dropped, as it is where nobody can look.
+    """
+    edit = edit.with_index(edit.selection.index.known(np.asarray))
+    return apply(replace(edit, mode="drop") if None in shape and edit.mode is None else edit, x)
 
 
 def _flat_positions(layout: Any) -> Any:
@@ -116,24 +154,24 @@ def _batch_last(values: Any, rank: int) -> Any:
     return np.moveaxis(values, 0, -1) if values.ndim == rank else values[..., None]
 
 
-def _values(edit: Edit, read: Callable[[], Any], dtype: Any) -> tuple[Any, Any]:
-    """The operand in the dtype of the tensor, and the condition, if there is one."""
+def _values(edit: Edit, read: Callable[[], Any], dtype: str) -> tuple[Any, Any]:
+    """The operand in the dtype to compute with, and the condition, if there is one."""
     condition, operand = edit.selection.condition, edit.operand
+    wide = promoted(edit, dtype)
     chosen = None
     if condition is not None:
-        chosen = _condition(condition, read, dtype.name)
+        chosen = _condition(condition, read, dtype)
     if not is_computed(operand):
-        return _constant(operand, dtype.name, edit.casting), chosen
+        return _constant(operand, wide, edit.casting), chosen
     selected = read()
     if chosen is not None:
         selected = np.where(chosen, selected, _safe_element(selected, chosen))
     if isinstance(operand, Expression):
-        values = operand.evaluate(selected, dtype.name, np, _constant)
-        values = np.broadcast_to(values, selected.shape)
+        values = _evaluate(operand, selected.astype(wide), wide)
     else:
-        values = _array(operand(selected.copy()))
-        check_computed(values, selected.shape, dtype.name, edit.casting)
-    return _constant(values, dtype.name, edit.casting), chosen
+        values = _array(call_function(operand, selected.copy(), dtype))
+        check_computed(values, selected.shape, dtype, edit.casting)
+    return _constant(values, dtype if edit.op in ("set", "apply") else wide, edit.casting), chosen
 
 
 def _condition(condition: Any, read: Callable[[], Any], dtype: str) -> Any:
@@ -141,11 +179,17 @@ def _condition(condition: Any, read: Callable[[], Any], dtype: str) -> Any:
         return condition.array if isinstance(condition, Array) else np.asarray(condition)
     selected = read()
     if isinstance(condition, Expression):
-        chosen = condition.evaluate(selected, dtype, np, _constant)
+        chosen = _evaluate(condition, selected, dtype)
     else:
         chosen = _array(condition(selected.copy()))  # a function may change what it is given
     check_computed_condition(chosen, selected.shape)
     return chosen
+
+
+def _evaluate(expression: Expression, selected: Any, dtype: str) -> Any:
+    """The value of an expression for each selected element, also of one without `X`."""
+    value = expression.evaluate(selected, dtype, _Functions(), _constant)
+    return np.broadcast_to(value, selected.shape)
 
 
 def _safe_element(selected: Any, chosen: Any) -> Any:
@@ -164,30 +208,38 @@ def _array(values: Any) -> Any:
     return values if is_array(values) else keras.ops.convert_to_numpy(values)
 
 
-def _write(
-    op: str, target: Any, index: tuple[Any, ...], values: Any, chosen: Any, layout: Layout
-) -> None:
+def _accumulate(op: str, target: Any, index: tuple[Any, ...], values: Any, chosen: Any) -> None:
+    """Combine elements of `target`, which is ours, with every value that is given to them."""
+    shape = target[index].shape
+    # NumPy 2.4 reads past the end of values that it would have to broadcast.
+    values = np.broadcast_to(values, shape)
+    if chosen is not None:
+        chosen = np.broadcast_to(chosen, shape)
+        index, values = _places_of(chosen, target.shape, index), values[chosen]
+    wide = target if values.dtype == target.dtype else target.astype(values.dtype)
+    _UFUNCS[op].at(wide, index, values)
+    if wide is not target:
+        target[index] = _constant(wide[index], target.dtype.name, "unsafe")
+
+
+def _places_of(chosen: Any, shape: Shape, index: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Where in an array the chosen ones of the selected elements lie, along each axis."""
+    axes = np.ogrid[tuple([slice(size) for size in shape])]
+    return tuple([np.broadcast_to(axis, shape)[index][chosen] for axis in axes])
+
+
+def _write(op: str, target: Any, index: tuple[Any, ...], values: Any, chosen: Any) -> None:
     """Write into `target`, which is ours."""
-    if op in ACCUMULATING and layout.has_duplicates:
-        selected = target[index]
-        if chosen is not None:
-            values = np.where(chosen, values, _neutral(op, selected, values))
-        # NumPy 2.4 reads past the end of values that it would have to broadcast.
-        _UFUNCS[op].at(target, index, np.broadcast_to(values, selected.shape))
-        return
     if op in _UFUNCS or chosen is not None:
         old = np.asarray(target[index])
+        is_wide = values.dtype != old.dtype
         if op in _UFUNCS:
-            values = _UFUNCS[op](old, values, out=old if chosen is None else None)
+            out = None if is_wide or chosen is not None else old
+            values = _UFUNCS[op](old.astype(values.dtype) if is_wide else old, values, out=out)
             if np.may_share_memory(values, target):  # of slices `old` is a view
                 return
+        if is_wide:
+            values = _constant(values, old.dtype.name, "unsafe")
         if chosen is not None:
             values = np.where(chosen, values, old)
     target[index] = values
-
-
-def _neutral(op: str, old: Any, values: Any) -> Any:
-    """What leaves an element as it is: itself in an extreme, else 0 or 1."""
-    if op in ("min", "max"):
-        return old
-    return np.asarray(1 if op in ("multiply", "divide") else 0).astype(values.dtype)

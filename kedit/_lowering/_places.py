@@ -25,7 +25,7 @@ from kedit._lowering._axes import (
     scatter,
     sizes,
 )
-from kedit._lowering._cast import constant, dtype_of, nothing, reads_bytecode, seen
+from kedit._lowering._cast import constant, dtype_of, neutral, reads_bytecode, seen
 from kedit._lowering._duplicates import scan
 from kedit._types import Mode, Tensor
 
@@ -157,22 +157,36 @@ class Places:
         return self.flat[kept], values if values.shape[0] == 1 else ops.take(values, kept, axis=0)
 
     def add(self, x: Tensor, values: Tensor) -> Tensor:
-        """Add values on the first axis; those of what is dropped have to change nothing.
+        """Add values on the first axis; other elements keep their bits.
 
         A scatter that adds may be trusted with duplicates, and with its gradient.
         """
         if self.inside is None:
             return scatter(x, self.flat, values, "add")
+        if self.is_seen:
+            kept = np.flatnonzero(self.inside)
+            values = values if values.shape[0] == 1 else ops.take(values, kept, axis=0)
+            return scatter(x, self.flat[kept], values, "add")
         if self.may_be_empty:  # one place more, where they are dropped
             return scatter(pad(x, 0), self.flat, values, "add")[:-1]
-        return scatter(x, ops.where(self.inside, self.flat, 0), values, "add")
+        # What is dropped adds nothing to a place to which something is added anyway. If there is
+        # none, the first is put back: even to add -0.0 changes the bits of some numbers.
+        first = ops.argmax(ops.cast(self.inside, "int32"))
+        any_inside = ops.take(self.inside, first, axis=0)
+        spare = ops.where(any_inside, ops.take(self.flat, first, axis=0), 0)
+        inside = along(self.inside, 0, len(x.shape))
+        values = ops.where(inside, values, neutral("add", dtype_of(x)))
+        added = scatter(x, ops.where(self.inside, self.flat, spare), values, "add")
+        spare = ops.reshape(spare, (1,))
+        row = ops.where(any_inside, ops.take(added, spare, axis=0), ops.take(x, spare, axis=0))
+        return scatter(added, spare, row)
 
     def reduce(self, values: Tensor, axis: int, op: str) -> Tensor:
         """For each pick what comes of all values that were given to its position."""
         values = _swapped(values, axis)
         winner = ops.convert_to_tensor(self._winner())
         if op == "add":
-            start = ops.broadcast_to(nothing(dtype_of(values)), ops.shape(values))
+            start = ops.broadcast_to(neutral("add", dtype_of(values)), ops.shape(values))
             reduced = scatter(start, winner, values, "add")
         elif op in ("max", "min") and dtype_of(values) in _OF_32_BITS and not reads_bytecode():
             # Keras has the greatest of segments alone, and on PyTorch computes it in float32.
@@ -296,9 +310,10 @@ def resolve(
 
 def _gains_by_a_look(pick: Pick, edit: Any) -> bool:
     """Whether it has to be found out which pick wins, or which ones are out of bounds."""
-    if edit.op in ("get", "add", "subtract") or pick.count == 1:
+    if edit.op == "get" or pick.count == 1:
         return False
-    return pick.has_duplicates or edit.mode in (None, "drop", "fill")
+    adds = edit.op in ("add", "subtract")
+    return (pick.has_duplicates and not adds) or edit.mode in (None, "drop", "fill")
 
 
 def _has_one_each(positions: Any) -> bool:
@@ -341,7 +356,8 @@ def _compute(
         counted = library.cumsum(library.array(library.reshape(source, (-1,)), dtype="int32"))
         wanted = library.arange(1, part.size + 1, dtype="int32")
         places = library.array(library.searchsorted(counted, wanted), dtype="int32")
-        return places, places < size
+        # Of the mask, which may have no element where the axes have some.
+        return places, places < library.shape(counted)[0]
     numbers = _of_32_bits(source, size, mode, library)
     if part.kind == "block":
         return _block(numbers, part.size, size, mode, library)
