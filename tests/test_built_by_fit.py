@@ -157,27 +157,34 @@ def test_a_constraint_and_a_weight_of_16_bits_that_predict_builds():
     assert model.predict(INPUT, verbose=0).shape == (8, 3)
 
 
-def edited_model(train="all"):
-    """An edited model of one that knows no shape either."""
-    base = keras.Sequential([keras.layers.Dense(4, name="dense"), keras.layers.Dense(3)])
+def edited_model(held="", train="all"):
+    """An edited model of one that knows no shape either, and may hold elements of weights."""
+    dense, last = keras.layers.Dense(4, name="dense"), keras.layers.Dense(3, name="last")
+    if held == "layer":
+        dense = WeightEditing(dense, {"kernel": at[0].set(0.0)}, name="held")
+    base, address = keras.Sequential([dense, last]), "held/base" if held == "layer" else "dense"
+    if held == "model":
+        base, address = WeightEditing(base, {"dense/kernel": at[0].set(0.0)}), "base/dense"
     edit = sample[1].set(2.0) | sample[2:].add(Trainable("zeros"))
-    return edit_model(base, {"dense": edit}, train)
+    return edit_model(base, {address: edit}, train), address
 
 
 @pytest.mark.gradient
+@pytest.mark.parametrize("held", ["", "layer", "model"])
 @pytest.mark.parametrize("train", ["edits", "all"])
-def test_an_edited_model_is_built_by_fit(train, tmp_path):
-    model = edited_model(train)
+def test_an_edited_model_is_built_by_fit(train, held, tmp_path):
+    model, address = edited_model(held, train)
     model.compile("sgd", "mse")
     (loss,) = model.fit(INPUT, TARGET, 4, verbose=0).history["loss"]
     assert np.isfinite(loss)
-    assert to_numpy(model.values("dense")[1]).any()  # it has learned
+    assert to_numpy(model.values(address)[1]).any()  # it has learned
     check_survives_saving(model, tmp_path / "model.keras")
 
 
-@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: capture(model, "dense")])
-def test_an_edited_model_is_built_by_predict(wrap, tmp_path):
-    model = wrap(edited_model())
+@pytest.mark.parametrize("held", ["", "layer", "model"])
+@pytest.mark.parametrize("wrap", [lambda model, address: model, capture], ids=["", "capture"])
+def test_an_edited_model_is_built_by_predict(wrap, held, tmp_path):
+    model = wrap(*edited_model(held))
     predicted = model.predict(INPUT, verbose=0)
     loaded = saved_and_loaded(model, tmp_path / "model.keras")
     again = loaded.predict(INPUT, verbose=0)
