@@ -90,7 +90,11 @@ def test_frozen_elements_do_not_move_by_a_bit_in_200_steps(name, tmp_path):
 def test_without_an_edit_a_model_trains_as_its_base(make):
     """With regularizers, moving averages and random numbers."""
     losses = []
-    for wrap in (lambda model: model, lambda model: WeightEditing(model, {})):
+    for wrap in (
+        lambda model: model,
+        lambda model: WeightEditing(model, {}),
+        lambda model: WeightEditing(WeightEditing(model, {}), {}),
+    ):
         keras.utils.set_random_seed(0)
         model = make()
         model(INPUT[:4])
@@ -98,8 +102,9 @@ def test_without_an_edit_a_model_trains_as_its_base(make):
         losses.append(fit(wrapped, keras.optimizers.SGD(0.01), epochs=3))
         losses.append([wrapped.evaluate(INPUT, TARGET, verbose=0)])
         losses.append([to_numpy(v).sum() for v in model.variables])
-    for by_base, by_wrapped in zip(losses[:3], losses[3:], strict=True):
-        np.testing.assert_allclose(by_wrapped, by_base, rtol=1e-5)
+    for by_base, *by_wrapped in zip(losses[:3], losses[3:6], losses[6:], strict=True):
+        for found in by_wrapped:
+            np.testing.assert_allclose(found, by_base, rtol=1e-5)
 
 
 def test_computes_with_edited_weights_and_leaves_the_base_alone():

@@ -33,10 +33,13 @@ class GuideCallback(keras.callbacks.Callback):
         self._logged = logged
 
     def owner(self) -> Any:
-        """The guide, with its weights up to date."""
+        """The guide, with its weights up to date, if the first batch has built it."""
         model = self.model
         guide = self._named(model.layers) if isinstance(self.guide, str) else self.guide
-        if not any(weight is guide.penalty for weight in model.non_trainable_variables):
+        if not (guide.built or model.built):
+            return guide
+        weights = model.non_trainable_variables if guide.built else []
+        if not any(weight is guide.penalty for weight in weights):
             raise OperandError(
                 f"{type(self).__name__} should be given a guide of the model that is trained. "
                 f"Received: {guide.name!r}, which is not. Give its name, as of a loaded model."

@@ -54,7 +54,7 @@ class PenaltySchedule(GuideCallback):
             raise OperandError(
                 f"A penalty should be positive. Received: {penalty} of the schedule."
             )
-        self.owner().penalty.assign(penalty)
+        self.owner().set_penalty(penalty)
 
     def get_config(self) -> dict[str, Any]:
         schedule = self.schedule

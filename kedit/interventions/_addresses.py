@@ -23,7 +23,7 @@ def addresses(model: Any) -> dict[str, Any]:
     seen = {id(model)}
 
     def visit(owner: Any, prefix: str) -> None:
-        for key, layer in _children(owner):
+        for key, layer in children(owner):
             if id(layer) not in seen:
                 seen.add(id(layer))
                 address = f"{prefix}/{key}" if prefix else key
@@ -34,7 +34,7 @@ def addresses(model: Any) -> dict[str, Any]:
     return found
 
 
-def _children(owner: Any) -> Iterator[tuple[str, Any]]:
+def children(owner: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(owner, keras.Sequential):
         yield from _named(owner.layers)
     elif isinstance(owner, keras.Function):

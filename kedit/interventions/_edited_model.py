@@ -114,6 +114,7 @@ class EditedModel(PartlyTrained):
         self.placed = lambda: placed  # behind a function, where Keras looks for no layers
         self._owners: Callable[[], list[Any]] = lambda: owners
         self._compiled = Compiled()
+        self._was_run = False
         names = [part.names() for layer in self.edit_layers for part in _operands(layer)]
         self._runs = sorted({name for runs, _ in names for name in runs})
         self._fed = sorted({name for _, fed in names for name in fed})
@@ -157,6 +158,12 @@ class EditedModel(PartlyTrained):
             if not self.base.built:  # which calls layers once more than they are called later
                 self.base(inputs, training=False)
             seen = {name: self._seen(other, training) for name, other in others.items()}
+            if not (self._was_run or all([layer.built for layer in self.edit_layers])):
+                # First built, then run: of a weight that is made while a `WeightEditing` inside
+                # runs, TensorFlow would see in that run only the value that it starts from.
+                with intercepted(self._run(seen, fed, []).handlers):
+                    self.base(inputs, training=False)
+            self._was_run = True
             run = self._run(seen, fed, placed)
             with intercepted(run.handlers):
                 outputs = self.base(inputs, training=training)

@@ -9,7 +9,7 @@ from keras import ops
 
 from kedit._at import Place, at
 from kedit.errors import OperandError
-from kedit.interventions._weight_editing import WeightEditing, find_weight
+from kedit.interventions._weight_editing import WeightEditing, weight_of
 
 
 def freeze_elements(
@@ -22,12 +22,14 @@ def freeze_elements(
     the computation, to the last bit; all other elements train as before.
 
     Args:
-        base: Layer, or model of any kind. Its weights are shared, not copied.
+        base: Layer, or model of any kind. Its weights are shared, not copied. Of one in
+            which elements are held already, more can be held; the last to hold
+            one decides.
         name: End of the weight's `path`, as "kernel" or "dense/kernel".
         index: Which elements: boolean mask of the shape of the weight, anything
             else that `at[...]` takes, or `at[...]` itself.
         value: Number or array that broadcasts to the selection. Defaults to None:
-            what the elements are now.
+            what the elements are now, after the edits that `base` has.
 
     Returns:
         `kedit.interventions.WeightEditing`: a model to compile, train and save, or
@@ -57,7 +59,7 @@ def freeze_elements(
             f"`{place!r}`. Write `keras.ops.convert_to_numpy(kernel) > 0.0`."
         )
     if value is None:
-        now = ops.convert_to_numpy(find_weight(base, name))
+        now = ops.convert_to_numpy(weight_of(base, name))
         mask = place.selection.index.mask
         is_full = mask is not None and tuple(mask.shape) == now.shape
         if is_full:  # as one choice between two arrays, not as many positions
@@ -69,6 +71,8 @@ def freeze_elements(
 
 def prune(base: keras.layers.Layer, name: str, sparsity: float) -> WeightEditing:
     """Set the elements of a weight that are least in magnitude to 0, and hold them there.
+
+    Of a weight that is pruned or frozen already, those of what is computed with.
 
     Args:
         base: Layer or model, built; see `freeze_elements`.
@@ -100,7 +104,7 @@ def prune(base: keras.layers.Layer, name: str, sparsity: float) -> WeightEditing
     """
     if not isinstance(sparsity, (int, float)) or not 0 <= sparsity <= 1:
         raise OperandError(f"`sparsity` should be from 0 to 1. Received: sparsity={sparsity!r}.")
-    weight = ops.convert_to_numpy(ops.cast(find_weight(base, name), "float32"))
+    weight = ops.convert_to_numpy(ops.cast(weight_of(base, name), "float32"))
     count = math.floor(sparsity * weight.size + 0.5)
     mask = np.zeros(weight.size, bool)
     mask[np.argsort(np.abs(weight), axis=None, kind="stable")[:count]] = True

@@ -9,6 +9,7 @@ from keras import ops
 from kedit.errors import OperandError
 from kedit.interventions._addresses import addresses
 from kedit.interventions._hooks import intercepted
+from kedit.interventions._weight_chains import EditsWeights
 
 
 class SiteInfo(NamedTuple):
@@ -171,6 +172,8 @@ def _joined(*runs: Any) -> Any:
 
 def input_spec(model: Any) -> Any:
     """What a model takes, as far as it was built for it, or None."""
+    if isinstance(model, EditsWeights):
+        return input_spec(model.base)
     if isinstance(model, (keras.Sequential, keras.Function)) and model.built:
         given = model.inputs if isinstance(model, keras.Sequential) else model.input
         given = given[0] if isinstance(model, keras.Sequential) else given

@@ -12,17 +12,31 @@ from kedit._edit import Edit, EditSequence
 from kedit._types import Shape, Tensor
 from kedit.constraints._edit_constraint import check_weight_edit
 from kedit.errors import OperandError
+from kedit.interventions._addresses import addresses
+from kedit.interventions._weight_chains import (
+    EditsWeights,
+    Scope,
+    chain_of,
+    edited,
+    forget_compiled,
+    passed_on,
+    passing_on,
+)
 
 
 @keras.saving.register_keras_serializable(package="kedit")
-class WeightEditing(keras.Model):
+class WeightEditing(keras.Model, EditsWeights):
     """Computes what a layer or a model computes, with edits applied to its weights.
 
     The edits are part of the computation: whatever an optimizer does to a weight
     underneath, be it momentum, weight decay or the averages of `use_ema`, what is
     computed with is the edited weight, and elements that an edit sets receive no
     gradient. The weights are shared with `base`, which is left as it is. It can be
-    trained and saved as a model, and stand in another model as a layer.
+    trained and saved as a model, and stand in another model as a layer. Where one is
+    inside of another, the edits of the inner one come first.
+
+    `weights` and `get_weights()` hold what is stored, `weight(name)` is what is
+    computed with, and `bake()` stores that.
 
     Args:
         base: Layer or model of any kind that takes one argument, which may be a
@@ -90,19 +104,13 @@ class WeightEditing(keras.Model):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         targets, variables = self._targets(), self.base.variables
-        values = [_edited(v, targets[id(v)]) if id(v) in targets else v for v in variables]
-        state = list(zip(variables, values, strict=True))
+        passed = [passed_on(v, targets.get(id(v))) for v in variables]
         takes_training = "training" in inspect.signature(self.base.call).parameters
         options = {"training": training} if takes_training else {}
-        with keras.StatelessScope(state, collect_losses=True) as scope:
-            before = [scope.get_current_value(v) for v in variables]
+        scope = Scope(variables, [edited(*weight) for weight in passed])
+        with scope, passing_on(scope, variables, passed):
             outputs = self.base(inputs, **options)
-            after = [scope.get_current_value(v) for v in variables]
-        for variable, old, new in zip(variables, before, after, strict=True):
-            if new is not old:  # as a moving average
-                variable.assign(new)
-        for loss in scope.losses:
-            self.add_loss(ops.copy(loss))  # Keras knows losses by identity
+        scope.hand_over(self)
         return outputs
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -115,20 +123,43 @@ class WeightEditing(keras.Model):
         return self.base.compute_mask(inputs, previous_mask)
 
     def weight(self, name: str) -> Tensor:
-        """A weight as the model computes with it, edited if it is one of those edited."""
-        variable = find_weight(self.base, name)
-        edit = self._targets().get(id(variable))
-        return ops.convert_to_tensor(variable) if edit is None else _edited(variable, edit)
+        """A weight as the model computes with it, after the edits of all models inside of it.
+
+        Args:
+            name: End of the weight's `path`.
+
+        Raises:
+            kedit.errors.OperandError: If there is no such weight, or several, or if
+                layers that share it compute with several versions of it.
+        """
+        return weight_of(self, name)
 
     def bake(self) -> keras.layers.Layer:
-        """Write the edited weights into `base`, which computes the same from then on.
+        """Write the edited weights into the model underneath, and take the edits out of it.
+
+        It computes the same from then on, and all its weights train. Another model
+        that holds it, and was compiled before, should be compiled again.
 
         Returns:
-            `base`.
+            `base`; if that is a `WeightEditing`, what is underneath it.
+
+        Raises:
+            kedit.errors.OperandError: As `weight`.
         """
-        for name in self.edits:
-            find_weight(self.base, name).assign(self.weight(name))
-        return self.base
+        base: Any = self.base
+        while isinstance(base, WeightEditing):
+            base = base.base
+        baked = [(variable, chain_of(self, variable)) for variable in base.variables]
+        for variable, value in [(v, edited(v, chain)) for v, chain in baked if chain]:
+            variable.assign(value)
+        for layer in [base, *addresses(base).values()]:
+            if isinstance(layer, WeightEditing):
+                layer.edits = {}
+        forget_compiled([self, *addresses(self).values()])
+        return base
+
+    def edit_of(self, variable: Any) -> Any:
+        return self._targets().get(id(variable))
 
     def _targets(self) -> dict[int, Any]:
         """The edit of each weight, by identity."""
@@ -169,13 +200,6 @@ class WeightEditing(keras.Model):
         return cls(**{**config, "base": base, "edits": edits})
 
 
-def _edited(variable: Any, edit: Any) -> Tensor:
-    value = ops.convert_to_tensor(variable)
-    for part in edit.edits:
-        value = _lowering.apply(part, value)
-    return value
-
-
 def find_weight(base: keras.layers.Layer, name: str) -> Any:
     """The one weight of a layer or a model whose path ends in `name`."""
     found = [v for v in base.weights if f"/{v.path}".endswith(f"/{name}")]
@@ -187,3 +211,9 @@ def find_weight(base: keras.layers.Layer, name: str) -> Any:
             f"{len(found)} among {paths}. {fix}."
         )
     return found[0]
+
+
+def weight_of(base: keras.layers.Layer, name: str) -> Tensor:
+    """The one weight whose path ends in `name`, as a layer or a model computes with it."""
+    variable = find_weight(base, name)
+    return ops.convert_to_tensor(edited(variable, chain_of(base, variable)))

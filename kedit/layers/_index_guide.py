@@ -104,7 +104,7 @@ class IndexGuide(keras.layers.Layer):
         if not penalty > 0:
             raise OperandError(f"`penalty` should be positive. Received: penalty={penalty!r}.")
         self.reduce = reduce
-        self.initial_penalty = float(penalty)
+        self.initial_penalty = self._first_penalty = float(penalty)
         self.supports_masking = True
 
     def build(self, input_shape: Shape) -> None:
@@ -119,16 +119,17 @@ class IndexGuide(keras.layers.Layer):
 
         # A multiplier of 16 bits would stand still.
         fixed = {"dtype": dtype, "trainable": False, "autocast": False}
-        start = keras.initializers.Constant(self.initial_penalty)
+        start = keras.initializers.Constant(self._first_penalty)
         self.multiplier = self.add_weight(
             name="multiplier", shape=shape, initializer="zeros", **fixed
         )
         self.penalty = self.add_weight(name="penalty", shape=(), initializer=start, **fixed)
         # What was seen since the last ascent. Each replica has its own sum, as metrics have: were
         # they in step, one would wait for the other here, and their losses would be mixed.
+        # By name, not as values: `fit` builds a layer where Keras takes no values for variables.
         apart = {"aggregation": "sum", "synchronization": "on_read", **fixed}
-        self._total = keras.Variable(ops.zeros(shape, dtype), name="total", **apart)
-        self._count = keras.Variable(ops.zeros(shape, dtype), name="count", **apart)
+        self._total = keras.Variable("zeros", shape, name="total", **apart)
+        self._count = keras.Variable("zeros", shape, name="count", **apart)
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape))
 
     def call(self, inputs: Tensor, mask: Any = None, training: Any = False) -> Tensor:
@@ -190,8 +191,19 @@ class IndexGuide(keras.layers.Layer):
 
     def forget(self) -> None:
         """Forget what was seen since the last ascent."""
-        for seen in (self._total, self._count):
+        for seen in (self._total, self._count) if self.built else ():
             seen.assign(ops.zeros(seen.shape, seen.dtype))
+
+    def set_penalty(self, penalty: float) -> None:
+        """Set the weight of the quadratic penalty, also before the layer is built.
+
+        Args:
+            penalty: The weight, positive.
+        """
+        if self.built:
+            self.penalty.assign(penalty)
+        else:  # by the first batch of `fit`, which TensorFlow draws after the first callbacks
+            self._first_penalty = float(penalty)
 
     def compute_output_spec(self, inputs: Any, **kwargs: Any) -> keras.KerasTensor:
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
