@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras import ops
 
 from kedit import _lowering
 from kedit._at import Place
@@ -17,6 +16,7 @@ from kedit._data import Array, freeze, from_json, is_tensor, to_code, to_json
 from kedit._edit import Edit
 from kedit._index import Index
 from kedit._layout import Layout
+from kedit._lowering import _ops as ops
 from kedit._selection import Selection
 from kedit._types import Mode, Shape, Tensor
 from kedit.errors import OperandError, PositionError, ShapeError

@@ -194,4 +194,11 @@ def vjp(
 
 
 def to_numpy(value: Any) -> Any:
-    return np.asarray(ops.convert_to_numpy(value))
+    is_half = not is_array(value) and "bfloat16" in str(getattr(value, "dtype", ""))
+    if is_half and tuple(value.shape) == ():  # of which TensorFlow makes no array
+        return to_numpy(ops.reshape(value, (1,))).reshape(())
+    return np.asarray(value if is_array(value) else ops.convert_to_numpy(value))
+
+
+def is_array(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, np.generic))

@@ -145,7 +145,13 @@ def draw_place(draw, shape, traced, op, modes=MODES):
     coordinates = "sample" if shape and one_in(draw, 3) else "at"
     place = Place(coordinates, shape, (), op, draw(st.sampled_from(modes)))
     batch = shape[0] if coordinates == "sample" else None
-    place = place._replace(items=items_for(draw, place.inner, batch, traced))
+    if place.inner and one_in(draw, 4):  # all, or all of a few rows, of which some occur twice
+        size = place.inner[0]
+        rows = positions(draw, size, (size,), traced == "all")
+        items = draw(st.sampled_from([(Item(...),), (Item(rows, traced == "all", "array"),)]))
+    else:
+        items = items_for(draw, place.inner, batch, traced)
+    place = place._replace(items=items)
     if place.mode == "promise_in_bounds" and any([is_outside(*pair) for pair in with_sizes(place)]):
         return place._replace(mode=None)
     return place
@@ -227,8 +233,9 @@ def mask_beside_arrays(place):
 
     It is "refused" if they do not say how many are True, "undefined" if they say it wrongly.
     """
-    masks = [item.part for item in place.items if item.is_mask and item.traced]
-    rest = [item for item in place.items if not (item.is_mask and item.traced)]
+    unknown = [item for item in place.items if item.is_mask and item.traced and item.part.size]
+    masks = [item.part for item in unknown]
+    rest = [item for item in place.items if all([item is not mask for mask in unknown])]
     others = [item for item in rest if item.is_mask or np.ndim(item.part)]
     can_look = place.op == "get" or place.mode == "raise"
     if can_look or not masks or len([*masks, *others]) == 1:

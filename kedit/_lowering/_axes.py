@@ -15,7 +15,8 @@ import numpy as np
 from kedit._data import SMALL
 from kedit._layout import FEW, Layout, Pick
 from kedit._lowering import _ops as ops
-from kedit._lowering._cast import constant, dtype_of, reads_bytecode
+from kedit._lowering._cast import constant, dtype_of
+from kedit._lowering._compiler import reads_bytecode
 from kedit._types import Tensor
 from kedit.errors import OperandError, ShapeError
 
@@ -316,41 +317,32 @@ def _check_length(pick: Pick, size: Any, given: Any) -> None:
             )
 
 
-def scatter(x: Tensor, places: Any, values: Tensor, how: str | None = None) -> Tensor:
-    """Write values at places of which each occurs once, or add them, where they may repeat.
+def scatter(x: Tensor, places: Any, values: Tensor) -> Tensor:
+    """Write values at places of which each occurs once.
 
     Args:
         x: Tensor.
         places: Places on its first axis, of shape `(n,)`, or on its first axes, one
             column for each.
         values: One for each place, or one for all, and for the axes that follow.
-        how: None to write, "add" to add.
     """
     indices = places if len(places.shape) == 2 else ops.expand_dims(places, 1)
     values = ops.broadcast_to(values, (sizes(places)[0], *sizes(x)[indices.shape[1] :]))
-    if how == "add" and hasattr(x, "index_add"):
-        return _add_reproducibly(x, places, values)
     if not reads_bytecode():
         try:
-            return ops.scatter_update(x, indices, values, how)
+            return ops.scatter_update(x, indices, values)
         except RuntimeError:  # `torch.func.vmap` writes only into what is mapped itself
             pass
     # Free where a compiler joins it. It must not be what one takes away again, as `x - 0`: torch's
     # would write all into one place of a tensor that is broadcast.
     mapped = ops.where(0 * ops.sum(indices) == 0, x, ops.stop_gradient(x))
-    return ops.scatter_update(mapped, indices, values, how)
+    return ops.scatter_update(mapped, indices, values)
 
 
-def _add_reproducibly(x: Tensor, places: Any, values: Tensor) -> Tensor:
-    """As `scatter` with "add", on torch, where threads race for the order of Keras's sums.
-
-    Keras 3.15.1 calls `index_put_(accumulate=True)`. These are functions of torch's tensors that
-    sum in a fixed order: each where its order is fixed, and it is the faster one.
-    """
-    places = ops.convert_to_tensor(places, "int64")
-    if not reads_bytecode():
-        return x.index_add(0, places, values)
-    return x.scatter_add(0, ops.broadcast_to(along(places, 0, len(x.shape)), sizes(values)), values)
+def scatter_add(x: Tensor, places: Any, values: Tensor) -> Tensor:
+    """Add values, as for `scatter`, at places on the first axis, which may occur several times."""
+    values = ops.broadcast_to(values, (sizes(places)[0], *sizes(x)[1:]))
+    return ops.scatter_add(x, places, values)
 
 
 def along(values: Any, axis: int, rank: int) -> Tensor:

@@ -9,21 +9,8 @@ import numpy as np
 from kedit._casting import integer_range, kind, promoted, saturate
 from kedit._data import Array, is_tensor
 from kedit._lowering import _ops as ops
+from kedit._lowering._compiler import reads_bytecode
 from kedit._types import Casting, Tensor
-
-
-@lru_cache(maxsize=1)
-def _mark() -> list[Any]:
-    return []
-
-
-def reads_bytecode() -> bool:
-    """Whether what calls this is not run but read, as `torch.compile` reads Python's bytecode.
-
-    Such a compiler looks through caches. It takes NumPy's arrays for tensors, so
-    that constants have to come as lists, which are slow for everything else.
-    """
-    return _mark() is not _mark()
 
 
 def seen(tensors: list[Any]) -> list[Any] | None:
@@ -74,20 +61,19 @@ def neutral(op: str, dtype: str) -> Tensor:
 def wide_dtype(edit: Any, dtype: str) -> str:
     """The dtype that an edit computes in, for a tensor of dtype `dtype`.
 
-    That of the tensor, unless `casting="unsafe"`: then what NumPy would promote to, as far as
-    the backend has it.
+    That of the tensor, unless `casting="unsafe"`: then what NumPy would promote to, or where the
+    backend has none of 64 bits, float32.
     """
     wide = promoted(edit, dtype)
-    if wide == dtype or reads_bytecode() or _existing(wide) == wide:
+    if wide == dtype or reads_bytecode() or _exists(wide):
         return wide
-    # In place of int64, which holds all that may come of them, floats for what has 16 bits or less.
-    return "float32" if wide == "int64" and integer_range(dtype)[1] < 2**16 else _existing(wide)
+    return "complex64" if kind(wide) == 3 else "float32"
 
 
 @lru_cache(maxsize=64)
-def _existing(dtype: str) -> str:
-    """The dtype that the backend makes of an array of dtype `dtype`: JAX has none of 64 bits."""
-    return dtype_of(ops.convert_to_tensor(np.zeros((), dtype)))
+def _exists(dtype: str) -> bool:
+    """Whether the backend has a dtype: JAX has none of 64 bits, and makes narrower ones."""
+    return dtype_of(ops.convert_to_tensor(np.zeros((), dtype))) == dtype
 
 
 def values(value: Any, dtype: str, casting: Casting) -> Tensor:

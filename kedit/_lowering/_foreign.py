@@ -5,14 +5,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from kedit._lowering import _numpy
+from kedit._lowering import _numpy, _ops
 from kedit._lowering._check import Edit, check_dense
 from kedit.errors import OperandError
 
 
 def has_values(x: Any) -> bool:
     """Whether `x` is an array of another framework, which can make one more of its kind."""
-    if keras.ops.is_tensor(x) or isinstance(x, keras.Variable):
+    if _ops.is_tensor(x) or isinstance(x, keras.Variable):
         return False
     return hasattr(x, "__array_namespace__") or hasattr(x, "new_tensor")
 

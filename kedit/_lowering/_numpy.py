@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import keras
 import numpy as np
 
 from kedit._casting import default_fill, promoted, saturate
 from kedit._data import Array, is_array
 from kedit._expression import Expression
 from kedit._items import Block, Each, Positions
+from kedit._lowering import _ops
 from kedit._lowering._check import (
     ACCUMULATING,
     Edit,
@@ -205,7 +205,7 @@ def _constant(value: Any, dtype: str, casting: str = "same_kind") -> Any:
 
 
 def _array(values: Any) -> Any:
-    return values if is_array(values) else keras.ops.convert_to_numpy(values)
+    return values if is_array(values) else _ops.convert_to_numpy(values)
 
 
 def _accumulate(op: str, target: Any, index: tuple[Any, ...], values: Any, chosen: Any) -> None:
@@ -222,7 +222,7 @@ def _accumulate(op: str, target: Any, index: tuple[Any, ...], values: Any, chose
         target[index] = _constant(wide[index], target.dtype.name, "unsafe")
 
 
-def _places_of(chosen: Any, shape: Shape, index: tuple[Any, ...]) -> tuple[Any, ...]:
+def _places_of(chosen: Any, shape: Any, index: tuple[Any, ...]) -> tuple[Any, ...]:
     """Where in an array the chosen ones of the selected elements lie, along each axis."""
     axes = np.ogrid[tuple([slice(size) for size in shape])]
     return tuple([np.broadcast_to(axis, shape)[index][chosen] for axis in axes])

@@ -1,7 +1,11 @@
-"""The functions that the lowering is written with: `keras.ops`, or what stands in for it.
+"""The ledger of `keras.ops`: each function that kedit may call, and what replaces those that err.
 
-Inside `tf.data` tensors are TensorFlow's under every backend of Keras. There the same lowering runs
-on the functions of `_tf_data`; each call, in its thread, knows only its own.
+No other file of kedit imports `keras.ops`. `tests/test_ops.py` compares every function named here
+with NumPy on every backend. Where Keras differs, the function is written anew below, with the
+reason, the version in which that was seen, and the report; `docs/upstream.md` has them all.
+
+Inside `tf.data` tensors are TensorFlow's under every backend of Keras. There the same code runs on
+the functions of `_tf_data`; each call, in its thread, knows only its own.
 """
 
 from collections.abc import Iterator
@@ -9,20 +13,164 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from keras import ops
+import keras
+from keras import ops as keras_ops
 
-_library: ContextVar[Any] = ContextVar("library", default=ops)
+from kedit._lowering._compiler import reads_bytecode
+
+AS_THEY_ARE = frozenset(
+    [
+        "abs",
+        "any",
+        "arange",
+        "argmax",
+        "argsort",
+        "array",
+        "broadcast_to",
+        "cast",
+        "clip",
+        "concatenate",
+        "convert_to_numpy",
+        "convert_to_tensor",
+        "copy",
+        "cumsum",
+        "divide",
+        "equal",
+        "expand_dims",
+        "flip",
+        "full",
+        "full_like",
+        "greater",
+        "greater_equal",
+        "is_tensor",
+        "isfinite",
+        "isinf",
+        "isnan",
+        "less",
+        "less_equal",
+        "log",
+        "logical_and",
+        "logical_not",
+        "logical_or",
+        "matmul",
+        "max",
+        "maximum",
+        "mean",
+        "minimum",
+        "mod",
+        "multiply",
+        "negative",
+        "not_equal",
+        "ones",
+        "ones_like",
+        "qr",
+        "real",
+        "relu",
+        "reshape",
+        "scatter_update",
+        "searchsorted",
+        "segment_max",
+        "shape",
+        "sigmoid",
+        "sign",
+        "softplus",
+        "sqrt",
+        "squeeze",
+        "stack",
+        "stop_gradient",
+        "subtract",
+        "sum",
+        "take",
+        "transpose",
+        "zeros",
+        "zeros_like",
+    ]
+)
+"""Functions that are called as Keras has them."""
+
+_library: ContextVar[Any] = ContextVar("library", default=keras_ops)
 
 
 def __getattr__(name: str) -> Any:
+    if name not in AS_THEY_ARE:
+        raise AttributeError(f"`keras.ops.{name}` is not in the ledger: test it, and name it here.")
     return getattr(_library.get(), name)
 
 
 @contextmanager
 def using(library: Any) -> Iterator[None]:
-    """Lower to the functions of `library` for a while."""
+    """Compute with the functions of `library` for a while."""
     before = _library.set(library)
     try:
         yield
     finally:
         _library.reset(before)
+
+
+# --- What replaces functions of Keras ----------------------------------------------------------
+
+
+def add(x1: Any, x2: Any) -> Any:
+    """`x1 + x2` of tensors of one dtype; one of them may be a number, an array or a Variable.
+
+    Keras 3.15.1 on TensorFlow computes `bias_add(x1, squeeze(x2))` if `x2` has one axis longer
+    than 1 and that is as long as axis 1 or the last axis of `x1`, whichever axis it is: wrong
+    for a column (keras-team/keras#20386 brought it in). The `+` of a Variable calls the same.
+    """
+    x1, x2 = _as_tensors(x1, x2)
+    return x1 + x2
+
+
+def where(condition: Any, x1: Any, x2: Any) -> Any:
+    """`x1` where the condition holds, else `x2`; a number takes the dtype of the other one.
+
+    Keras 3.15.1 makes a tensor of `floatx()` of a number on PyTorch, so that float64 is rounded,
+    and one of int32 on JAX, which not all numbers of uint32 fit. Not reported.
+    """
+    return _library.get().where(condition, *_as_tensors(x1, x2))
+
+
+def power(x1: Any, x2: Any) -> Any:
+    """`x1` to the power of `x2`, as IEEE 754 defines it.
+
+    The optimizer of TensorFlow's graphs takes the root for an exponent of 0.5 that it knows: NaN of
+    -inf, whose power is inf, and -0.0 of -0.0. So it is not let know: the comparison says nothing
+    new, but is not computed before the tensor is there. In TensorFlow 2.21; not reported.
+    """
+    if "float" in str(x2.dtype):
+        x2 = where(_library.get().equal(x1, x1), x2, x2)
+    return _library.get().power(x1, x2)
+
+
+def scatter_add(x: Any, places: Any, values: Any) -> Any:
+    """Add values at places on the first axis, of shape `(n,)`, in which some may occur twice.
+
+    On PyTorch Keras 3.15.1 adds by `index_put_(accumulate=True)`, in which threads race for the
+    order, so that sums differ from run to run. Not reported. Torch's tensors can do it in a fixed
+    order; each function in its place is the faster one of those that do.
+    """
+    library = _library.get()
+    if not hasattr(x, "index_add"):
+        return library.scatter_update(x, library.expand_dims(places, 1), values, "add")
+    places = library.convert_to_tensor(places, "int64")
+    if not reads_bytecode():
+        return x.index_add(0, places, values)
+    column = library.reshape(places, (-1, *[1] * (len(x.shape) - 1)))
+    return x.scatter_add(0, library.broadcast_to(column, tuple(values.shape)), values)
+
+
+def _as_tensors(*operands: Any) -> list[Any]:
+    """Tensors as they are; numbers, arrays and Variables as tensors of their dtype."""
+    library = _library.get()
+    operands = tuple([_value(x) for x in operands])
+    dtypes = [x.dtype for x in operands if hasattr(x, "dtype")]
+    if not dtypes:
+        return list(operands)
+    dtype = keras.backend.standardize_dtype(dtypes[0])
+    return [
+        x if library.is_tensor(x) else library.convert_to_tensor(x, dtype=dtype) for x in operands
+    ]
+
+
+def _value(x: Any) -> Any:
+    return _library.get().convert_to_tensor(x) if isinstance(x, keras.Variable) else x

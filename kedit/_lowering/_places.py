@@ -23,9 +23,11 @@ from kedit._lowering._axes import (
     number_of,
     pad,
     scatter,
+    scatter_add,
     sizes,
 )
-from kedit._lowering._cast import constant, dtype_of, neutral, reads_bytecode, seen
+from kedit._lowering._cast import constant, dtype_of, neutral, seen
+from kedit._lowering._compiler import reads_bytecode
 from kedit._lowering._duplicates import scan
 from kedit._types import Mode, Tensor
 
@@ -162,13 +164,13 @@ class Places:
         A scatter that adds may be trusted with duplicates, and with its gradient.
         """
         if self.inside is None:
-            return scatter(x, self.flat, values, "add")
+            return scatter_add(x, self.flat, values)
         if self.is_seen:
             kept = np.flatnonzero(self.inside)
             values = values if values.shape[0] == 1 else ops.take(values, kept, axis=0)
-            return scatter(x, self.flat[kept], values, "add")
+            return scatter_add(x, self.flat[kept], values)
         if self.may_be_empty:  # one place more, where they are dropped
-            return scatter(pad(x, 0), self.flat, values, "add")[:-1]
+            return scatter_add(pad(x, 0), self.flat, values)[:-1]
         # What is dropped adds nothing to a place to which something is added anyway. If there is
         # none, the first is put back: even to add -0.0 changes the bits of some numbers.
         first = ops.argmax(ops.cast(self.inside, "int32"))
@@ -176,7 +178,7 @@ class Places:
         spare = ops.where(any_inside, ops.take(self.flat, first, axis=0), 0)
         inside = along(self.inside, 0, len(x.shape))
         values = ops.where(inside, values, neutral("add", dtype_of(x)))
-        added = scatter(x, ops.where(self.inside, self.flat, spare), values, "add")
+        added = scatter_add(x, ops.where(self.inside, self.flat, spare), values)
         spare = ops.reshape(spare, (1,))
         row = ops.where(any_inside, ops.take(added, spare, axis=0), ops.take(x, spare, axis=0))
         return scatter(added, spare, row)
@@ -187,7 +189,7 @@ class Places:
         winner = ops.convert_to_tensor(self._winner())
         if op == "add":
             start = ops.broadcast_to(neutral("add", dtype_of(values)), ops.shape(values))
-            reduced = scatter(start, winner, values, "add")
+            reduced = scatter_add(start, winner, values)
         elif op in ("max", "min") and dtype_of(values) in _OF_32_BITS and not reads_bytecode():
             # Keras has the greatest of segments alone, and on PyTorch computes it in float32.
             numbers = values if kind(dtype_of(values)) > 1 else ops.cast(values, "int32")

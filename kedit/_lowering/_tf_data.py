@@ -25,7 +25,7 @@ def _is_foreign(x: Any) -> bool:
         return on_tensorflow and x.dtype in _NARROWED
     if not type(x).__module__.startswith("tensorflow."):
         return False
-    return not on_tensorflow or (keras.ops.is_tensor(x) and x.dtype.name in _NARROWED)
+    return not on_tensorflow or (_ops.is_tensor(x) and x.dtype.name in _NARROWED)
 
 
 class TensorFlowOps:
@@ -122,12 +122,6 @@ class TensorFlowOps:
 
     def take(self, x: Any, places: Any, axis: int = 0) -> Any:
         return self._tf.gather(x, places, axis=axis)
-
-    def where(self, condition: Any, left: Any, right: Any) -> Any:
-        like = left if self._tf.is_tensor(left) else self._tf.convert_to_tensor(right)
-        return self._tf.where(
-            condition, self._tf.cast(left, like.dtype), self._tf.cast(right, like.dtype)
-        )
 
 
 @lru_cache(maxsize=1)

@@ -4,8 +4,8 @@ import difflib
 from typing import Any
 
 import keras
-from keras import ops
 
+from kedit._lowering import _ops as ops
 from kedit.errors import OperandError
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras import ops
 
+from kedit._lowering import _ops as ops
 from kedit.callbacks._guide_callback import GuideCallback
 from kedit.errors import OperandError, SavingError
 

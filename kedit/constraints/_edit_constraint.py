@@ -3,10 +3,10 @@
 from typing import Any
 
 import keras
-from keras import ops
 
 from kedit import _lowering
 from kedit._edit import Edit, EditSequence, check_is_edit
+from kedit._lowering import _ops as ops
 from kedit._selection import Selection
 from kedit._types import Tensor
 from kedit.errors import CoordinateError, OperandError

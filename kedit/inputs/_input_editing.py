@@ -6,11 +6,11 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from kedit import _lowering
 from kedit._batch import edit_batch
 from kedit._edit import Edit, EditSequence
+from kedit._lowering import _ops as ops
 from kedit._types import Shape
 from kedit.errors import OperandError
 from kedit.inputs._checks import check_edit

@@ -9,8 +9,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
+from kedit._lowering import _ops as ops
 from kedit.errors import OperandError
 from kedit.interventions._hooks import Call, Handler, intercepted, set_aside
 from kedit.interventions._run import Run

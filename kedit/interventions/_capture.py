@@ -5,9 +5,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from kedit._casting import kind
+from kedit._lowering import _ops as ops
 from kedit._types import Tensor
 from kedit.errors import OperandError
 from kedit.interventions._edited_model import EditedModel

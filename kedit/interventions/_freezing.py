@@ -5,9 +5,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from kedit._at import Place, at
+from kedit._lowering import _ops as ops
 from kedit.errors import OperandError
 from kedit.interventions._weight_editing import WeightEditing, weight_of
 

@@ -3,10 +3,10 @@
 from typing import Any
 
 import keras
-from keras import ops
 
 from kedit._data import Placeholder
 from kedit._expression import Operators
+from kedit._lowering import _ops as ops
 from kedit._trainable import Trainable, describe, described
 from kedit._types import Tensor
 from kedit.errors import OperandError

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from kedit._at import sample
+from kedit._lowering import _ops as ops
 from kedit.errors import OperandError
 from kedit.interventions._capture import capture
 from kedit.interventions._edited_model import EditedModel, edit_model
@@ -89,7 +90,7 @@ def measured(metric: Callable[[Any], Any], outputs: Any) -> Any:
     """A metric of each prediction, `(num_points, num_samples)`."""
     first = keras.tree.flatten(outputs)[0]
     flat = keras.tree.map_structure(lambda y: y.reshape(-1, *y.shape[2:]), outputs)
-    values = np.asarray(keras.ops.convert_to_numpy(metric(flat)))
+    values = np.asarray(ops.convert_to_numpy(metric(flat)))
     if values.shape != (first.shape[0] * first.shape[1],):
         raise OperandError(
             "`metric` should give one number for each prediction. Received: shape "

@@ -3,13 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keras import ops
-
 from kedit import _lowering
 from kedit._data import Array
 from kedit._edit import Edit
 from kedit._index import Index
 from kedit._items import Block, Each, Positions, Traced
+from kedit._lowering import _ops as ops
 from kedit._selection import Selection
 from kedit._types import Shape, Tensor
 from kedit.errors import PositionError, ShapeError

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
-from keras import ops
+
+from kedit._lowering import _ops as ops
 
 
 class SafelyRun(keras.Model):

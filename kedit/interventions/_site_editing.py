@@ -6,12 +6,12 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from kedit import _lowering
 from kedit._casting import kind
 from kedit._data import Array, freeze, is_scalar, to_code
 from kedit._edit import Edit, EditSequence
+from kedit._lowering import _ops as ops
 from kedit._selection import Selection
 from kedit._trainable import Trainable
 from kedit._types import Shape, Tensor

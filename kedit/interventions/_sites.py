@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras import ops
 
+from kedit._lowering import _ops as ops
 from kedit.errors import OperandError
 from kedit.interventions._addresses import addresses
 from kedit.interventions._hooks import intercepted

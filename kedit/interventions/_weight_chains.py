@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import keras
-from keras import ops
 
 from kedit import _lowering
 from kedit._edit import Edit, EditSequence
+from kedit._lowering import _ops as ops
 from kedit.errors import OperandError
 from kedit.interventions._addresses import children
 

@@ -4,11 +4,11 @@ import inspect
 from typing import Any
 
 import keras
-from keras import ops
 
 from kedit import _lowering
 from kedit._casting import kind
 from kedit._edit import Edit, EditSequence
+from kedit._lowering import _ops as ops
 from kedit._types import Shape, Tensor
 from kedit.constraints._edit_constraint import check_weight_edit
 from kedit.errors import OperandError

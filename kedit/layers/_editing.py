@@ -5,10 +5,10 @@ import math
 from typing import Any
 
 import keras
-from keras import ops
 
 from kedit import _lowering
 from kedit._edit import Edit, EditSequence, check_is_edit, check_one_of
+from kedit._lowering import _ops as ops
 from kedit._selection import placeholders_in
 from kedit._trainable import Trainable, take_out
 from kedit._types import Shape, Tensor

@@ -4,13 +4,13 @@ from dataclasses import replace
 from typing import Any
 
 import keras
-from keras import ops
 
 from kedit import _lowering
 from kedit._casting import kind
 from kedit._data import Placeholder
 from kedit._edit import Edit
 from kedit._expression import Expression
+from kedit._lowering import _ops as ops
 from kedit._selection import Selection, placeholders_in
 from kedit._trainable import Trainable
 from kedit._types import Shape, Tensor

@@ -3,9 +3,9 @@
 from typing import Any
 
 import keras
-from keras import ops
 
 from kedit._edit import check_one_of
+from kedit._lowering import _ops as ops
 from kedit._target import Target, wide
 from kedit._types import Shape, Tensor
 from kedit.errors import OperandError, PositionError

@@ -3,8 +3,8 @@
 from typing import Any
 
 import keras
-from keras import ops
 
+from kedit._lowering import _ops as ops
 from kedit._target import Chosen, Target, mask_of, wide
 from kedit._types import Tensor
 from kedit.errors import OperandError

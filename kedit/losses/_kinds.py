@@ -3,9 +3,8 @@
 import math
 from typing import Any
 
-from keras import ops
-
 from kedit._edit import check_one_of
+from kedit._lowering import _ops as ops
 from kedit._target import either
 from kedit._types import Tensor
 from kedit.errors import OperandError

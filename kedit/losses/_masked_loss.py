@@ -3,12 +3,12 @@
 from typing import Any
 
 import keras
-from keras import ops
 
 from kedit import _lowering
 from kedit._at import Place
 from kedit._data import Array, freeze, from_json, is_scalar, to_json
 from kedit._edit import Edit, check_one_of
+from kedit._lowering import _ops as ops
 from kedit._selection import Selection
 from kedit._target import (
     in_shape_of,

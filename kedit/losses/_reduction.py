@@ -1,8 +1,8 @@
 """From a value for each element to a value for each row, and from there on as Keras reduces."""
 
 import keras
-from keras import ops
 
+from kedit._lowering import _ops as ops
 from kedit._types import Tensor
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-from keras import ops
 
+from kedit._lowering import _ops as ops
 from kedit._types import Tensor
 from kedit.errors import OperandError
 from kedit.losses._base import added, as_loss, serialized

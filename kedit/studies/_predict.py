@@ -12,6 +12,7 @@ from kedit._at import Place
 from kedit._batch import edit_batch
 from kedit._edit import Edit
 from kedit._expression import Expression
+from kedit._lowering import _ops as ops
 from kedit.errors import OperandError
 
 _MOST_ROWS, _MOST_NUMBERS = 4096, 2**22
@@ -51,7 +52,7 @@ def arrays(x: Any) -> Any:
 
 
 def _array(x: Any) -> Any:
-    return keras.ops.convert_to_numpy(x) if keras.ops.is_tensor(x) else np.asarray(x)
+    return ops.convert_to_numpy(x) if ops.is_tensor(x) else np.asarray(x)
 
 
 def length(x: Any) -> int:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from keras import ops
 
+from kedit._lowering import _ops as ops
 from kedit.errors import OperandError, ShapeError
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+
+from kedit._lowering import _ops as ops
 
 Factory = Callable[..., keras.layers.Layer]
 
