@@ -8,6 +8,7 @@ Inside `tf.data` tensors are TensorFlow's under every backend of Keras. There th
 the functions of `_tf_data`; each call, in its thread, knows only its own.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -88,13 +89,21 @@ AS_THEY_ARE = frozenset(
 )
 """Functions that are called as Keras has them."""
 
+REPLACED = frozenset(["add", "power", "scatter_add", "where"])
+"""Functions that are written anew below; `keras_where` and its like are Keras's."""
+
 _library: ContextVar[Any] = ContextVar("library", default=keras_ops)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in AS_THEY_ARE:
-        raise AttributeError(f"`keras.ops.{name}` is not in the ledger: test it, and name it here.")
-    return getattr(_library.get(), name)
+    _, is_raw, raw = name.rpartition("keras_")
+    if not (raw in REPLACED if is_raw else name in AS_THEY_ARE):
+        raise AttributeError(f"`keras.ops.{raw}` is not in the ledger: test it, and name it here.")
+    return getattr(_library.get(), raw)
+
+
+_ops: Any = sys.modules[__name__]
+"""This module: its own functions call the others by it, as torch's compiler can look up only so."""
 
 
 @contextmanager
@@ -127,7 +136,7 @@ def where(condition: Any, x1: Any, x2: Any) -> Any:
     Keras 3.15.1 makes a tensor of `floatx()` of a number on PyTorch, so that float64 is rounded,
     and one of int32 on JAX, which not all numbers of uint32 fit. Not reported.
     """
-    return _library.get().where(condition, *_as_tensors(x1, x2))
+    return _ops.keras_where(condition, *_as_tensors(x1, x2))
 
 
 def power(x1: Any, x2: Any) -> Any:
@@ -138,8 +147,8 @@ def power(x1: Any, x2: Any) -> Any:
     new, but is not computed before the tensor is there. In TensorFlow 2.21; not reported.
     """
     if "float" in str(x2.dtype):
-        x2 = where(_library.get().equal(x1, x1), x2, x2)
-    return _library.get().power(x1, x2)
+        x2 = _ops.keras_where(_ops.equal(x1, x1), x2, x2)
+    return _ops.keras_power(x1, x2)
 
 
 def scatter_add(x: Any, places: Any, values: Any) -> Any:
@@ -149,28 +158,20 @@ def scatter_add(x: Any, places: Any, values: Any) -> Any:
     order, so that sums differ from run to run. Not reported. Torch's tensors can do it in a fixed
     order; each function in its place is the faster one of those that do.
     """
-    library = _library.get()
     if not hasattr(x, "index_add"):
-        return library.scatter_update(x, library.expand_dims(places, 1), values, "add")
-    places = library.convert_to_tensor(places, "int64")
+        return _ops.scatter_update(x, _ops.expand_dims(places, 1), values, "add")
+    places = _ops.convert_to_tensor(places, "int64")
     if not reads_bytecode():
         return x.index_add(0, places, values)
-    column = library.reshape(places, (-1, *[1] * (len(x.shape) - 1)))
-    return x.scatter_add(0, library.broadcast_to(column, tuple(values.shape)), values)
+    column = _ops.reshape(places, (-1, *[1] * (len(x.shape) - 1)))
+    return x.scatter_add(0, _ops.broadcast_to(column, tuple(values.shape)), values)
 
 
 def _as_tensors(*operands: Any) -> list[Any]:
     """Tensors as they are; numbers, arrays and Variables as tensors of their dtype."""
-    library = _library.get()
-    operands = tuple([_value(x) for x in operands])
-    dtypes = [x.dtype for x in operands if hasattr(x, "dtype")]
+    given = [_ops.convert_to_tensor(x) if isinstance(x, keras.Variable) else x for x in operands]
+    dtypes = [x.dtype for x in given if hasattr(x, "dtype")]
     if not dtypes:
-        return list(operands)
+        return given
     dtype = keras.backend.standardize_dtype(dtypes[0])
-    return [
-        x if library.is_tensor(x) else library.convert_to_tensor(x, dtype=dtype) for x in operands
-    ]
-
-
-def _value(x: Any) -> Any:
-    return _library.get().convert_to_tensor(x) if isinstance(x, keras.Variable) else x
+    return [x if _ops.is_tensor(x) else _ops.convert_to_tensor(x, dtype=dtype) for x in given]
