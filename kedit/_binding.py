@@ -173,9 +173,18 @@ def _one(item: Any, axis: int, shape: Shape, terms: Terms) -> Any:
     return Computed((Part("numbers", (axis,), item),), (), False)
 
 
+_SPARE = 2**16
+"""How many positions of a block may lie outside of its axis: there is room made for each."""
+
+
 def _block(item: Block, axis: int, shape: Shape, terms: Terms) -> Any:
     """The positions of a block: a range, if it is known to lie inside."""
     size = shape[axis]
+    if size is not None and item.size > size + _SPARE:
+        raise PositionError(
+            f"A block should be at most {_SPARE} longer than its axis. Received: a block of "
+            f"{item.size} on axis {axis} of size {size}."
+        )
     if isinstance(item.start, int) and size is not None:
         start = item.start + size if item.start < 0 else item.start
         if terms.mode in ("clip", "promise_in_bounds"):

@@ -14,8 +14,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kedit._decoding import (
+    DTYPES,
+    check_dtype,
+    check_entries,
+    check_fields,
+    check_same,
+    check_shape,
+    check_whole,
+    loading,
+    received,
+    refused,
+)
 from kedit._types import Shape
-from kedit.errors import OperandError, SavingError
+from kedit.errors import OperandError, SavingError, ShapeError
 
 SMALL = 1024
 """Arrays of up to so many entries are kept as numbers, too, which every compiler knows."""
@@ -126,7 +138,11 @@ class Placeholder(Frozen):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Placeholder":
         """The value that `get_config()` described; no code is run."""
-        return cls(**config)
+        what = f"A saved {cls.__name__}"
+        with loading(what, config):
+            made = cls(**config)
+            check_same(what, made.get_config(), config)
+            return made
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Placeholder) and self.key() == other.key()
@@ -179,7 +195,7 @@ def freeze(value: Any) -> Any:
         return value
     if not isinstance(value, (list, tuple)):
         return _freeze_array(value)
-    if _holds_tensor(value):
+    if holds_tensor(value):
         raise OperandError(
             "Values should be a number, an array of numbers or a tensor. Received: "
             f"a {type(value).__name__} that holds tensors. Write `keras.ops.stack([...])`."
@@ -234,9 +250,9 @@ def _freeze_array(value: Any) -> Any:
     return array.item() if isinstance(value, np.generic) else Array.of(array)
 
 
-def _holds_tensor(value: Any) -> bool:
+def holds_tensor(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
-        return any(_holds_tensor(entry) for entry in value)
+        return any(holds_tensor(entry) for entry in value)
     return is_tensor(value)
 
 
@@ -279,19 +295,10 @@ def brief(value: Any) -> str:
 
 def to_json(value: Any) -> Any:
     """Data for JSON, which knows neither arrays nor infinity; `from_json` reads it."""
-    if isinstance(value, Array) and value.numbers is None:
-        array = value.array
-        data = np.packbits(array) if value.dtype == "bool" else array.astype(_little(array.dtype))
-        return {"hex": data.tobytes().hex(), "shape": list(value.shape), "dtype": value.dtype}
     if isinstance(value, Array):
-        entries = [to_json(entry) for entry in value.array.ravel().tolist()]
-        return {"array": entries, "shape": list(value.shape), "dtype": value.dtype}
+        return _array_to_json(value)
     if isinstance(value, Slot):
         return {"slot": value.number}
-    if isinstance(value, slice):
-        return {"slice": [value.start, value.stop, value.step]}
-    if value is ...:
-        return "..."
     if isinstance(value, complex):
         return {"complex": [to_json(value.real), to_json(value.imag)]}
     if isinstance(value, float) and not math.isfinite(value):
@@ -305,32 +312,123 @@ def to_json(value: Any) -> Any:
     )
 
 
+def _array_to_json(value: Array) -> dict[str, Any]:
+    form = {"shape": list(value.shape), "dtype": value.dtype}
+    check_dtype(value.dtype)
+    check_shape("An array", form["shape"])
+    array = value.array
+    if value.numbers is not None:
+        return {"array": [to_json(entry) for entry in array.ravel().tolist()], **form}
+    data = np.packbits(array) if value.dtype == "bool" else array.astype(_little(array.dtype))
+    return {"hex": data.tobytes().hex(), **form}
+
+
 def _little(dtype: Any) -> Any:
     """A dtype in the order of bytes in which arrays are written down."""
     return np.dtype(dtype).newbyteorder("<")
 
 
-_FORMS = {"array", "hex", "complex", "slice", "slot", "float"}
-
-
 def from_json(data: Any) -> Any:
-    if data == "...":
-        return ...
-    if is_scalar(data) or data is None:
+    """The number, array or slot that `to_json` wrote."""
+    if isinstance(data, float) and not math.isfinite(data):
+        raise refused('A number that is not finite should be written as {"float": "inf"}', data)
+    if isinstance(data, int) and abs(data) >= 2**64:
+        raise refused("A number should fit into 64 bits", data)
+    if isinstance(data, (bool, int, float)):
         return data
-    if not isinstance(data, dict) or len(data.keys() & _FORMS) != 1:
-        raise SavingError(f"A saved edit should be what `get_config()` gave. Received: {data!r}.")
+    if not isinstance(data, dict):
+        raise refused("A value should be a number or a dict that says what it is", data)
     if "array" in data:
-        entries = [from_json(entry) for entry in data["array"]]
-        return Array.of(np.array(entries, data["dtype"]).reshape(data["shape"]))
+        return _listed(check_fields("An array", data, {"array": list, **_ARRAY}))
     if "hex" in data:
-        raw, shape, dtype = bytes.fromhex(data["hex"]), data["shape"], data["dtype"]
-        if dtype == "bool":
-            bits = np.unpackbits(np.frombuffer(raw, "uint8"), count=math.prod(shape))
-            return Array.of(bits.astype(bool).reshape(shape))
-        return Array.of(np.frombuffer(raw, _little(dtype)).astype(dtype).reshape(shape))
+        return _unpacked(check_fields("An array", data, {"hex": str, **_ARRAY}))
     if "complex" in data:
-        return complex(*(from_json(part) for part in data["complex"]))
-    if "slice" in data:
-        return slice(*data["slice"])
-    return Slot(data["slot"]) if "slot" in data else float(data["float"])
+        parts = check_fields("A complex number", data, {"complex": list})["complex"]
+        return _number(data, "complex128") if len(parts) == 2 else _no_number(data, "complex128")
+    if "float" in data:
+        return _number(data, "float64")
+    number = check_fields("A value", data, {"slot": int})["slot"]
+    return Slot(check_whole("The number of a slot", number, 0, 2**31 - 1))
+
+
+_ARRAY: dict[str, Any] = {"shape": list, "dtype": str}
+
+
+def _listed(data: dict[str, Any]) -> Array:
+    """An array of which every entry is written down as a number."""
+    dtype, shape = check_dtype(data["dtype"]), check_shape("An array", data["shape"])
+    entries = check_entries("An array", data["array"], shape)
+    if len(entries) > SMALL:
+        raise refused(f"An array of more than {SMALL} entries should be written as `hex`", data)
+    numbers = [_number(entry, dtype) for entry in entries]
+    with np.errstate(over="ignore"):  # such numbers are refused below
+        array = np.array(numbers, dtype).reshape(shape)
+    for entry, exact in zip(entries, array.ravel().tolist(), strict=True):
+        if to_json(exact) != entry:
+            raise refused(f"An entry of an array should be a number of dtype {dtype!r}", entry)
+    return Array.of(array)
+
+
+def _number(entry: Any, dtype: str) -> Any:
+    """An entry of an array of a given dtype."""
+    kind = np.dtype(dtype).kind
+    if kind == "b" and isinstance(entry, bool):
+        return entry
+    if kind in "iu":
+        limits = np.iinfo(dtype)
+        return check_whole(
+            f"An entry of an array of dtype {dtype!r}", entry, int(limits.min), int(limits.max)
+        )
+    if kind == "f":
+        if isinstance(entry, float) and math.isfinite(entry):
+            return entry
+        if isinstance(entry, dict) and list(entry.items())[1:] == [] and "float" in entry:
+            name = entry["float"]
+            if isinstance(name, str) and name in ("nan", "inf", "-inf"):
+                return float(name)
+    if kind == "c" and isinstance(entry, dict) and list(entry) == ["complex"]:
+        parts = entry["complex"]
+        if isinstance(parts, list) and len(parts) == 2:
+            return complex(*[_number(part, "float64") for part in parts])
+    return _no_number(entry, dtype)
+
+
+def _no_number(entry: Any, dtype: str) -> Any:
+    raise refused(f"A number of dtype {dtype!r} should be written as kedit does", entry)
+
+
+def _unpacked(data: dict[str, Any]) -> Array:
+    """An array that is written as the bytes of its entries."""
+    dtype, shape = check_dtype(data["dtype"]), check_shape("An array", data["shape"])
+    count, digits = math.prod(shape), data["hex"]
+    size = -(-count // 8) if dtype == "bool" else count * DTYPES[dtype]
+    # Before anything of the size that the shape says is made.
+    if len(digits) != 2 * size or count <= SMALL:
+        raise refused(
+            f"An array of shape {received(shape)} and dtype {dtype!r} should have "
+            + (f"{2 * size} hexadecimal digits" if count > SMALL else "a list of its entries"),
+            digits,
+        )
+    try:
+        raw = bytes.fromhex(digits)
+    except ValueError as error:
+        raise refused("An array should be written in hexadecimal digits", digits) from error
+    if raw.hex() != digits:
+        raise refused("An array should be written in lower hexadecimal digits, close up", digits)
+    if dtype != "bool":
+        return Array.of(np.frombuffer(raw, _little(dtype)).astype(dtype).reshape(shape))
+    if count % 8 and raw[-1] & (2 ** (8 - count % 8) - 1):
+        raise refused("The bits behind the last entry of an array should be 0", digits[-2:])
+    bits = np.unpackbits(np.frombuffer(raw, "uint8"), count=count)
+    return Array.of(bits.astype(bool).reshape(shape))
+
+
+def as_array(x: Any) -> Any:
+    """An array of what a user gave as a list or an array."""
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ShapeError(
+            "Rows of a list that stands for an array should be of one length. Received: "
+            f"{received(x)}. Pad the rows, or edit each of them by itself."
+        ) from error

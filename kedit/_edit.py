@@ -9,7 +9,16 @@ import keras
 
 from kedit import _lowering
 from kedit._batch import PARTS, Part, edit_batch, is_batch
-from kedit._data import Frozen, from_json, to_code, to_json
+from kedit._data import Array, Frozen, Slot, from_json, is_scalar, to_code, to_json
+from kedit._decoding import (
+    LONGEST,
+    check_fields,
+    check_same,
+    check_whole,
+    loading,
+    received,
+    refused,
+)
 from kedit._expression import Expression
 from kedit._index import Index
 from kedit._selection import (
@@ -230,14 +239,22 @@ class Edit:
             kedit.errors.SavingError: If it holds a tensor, or a function that
                 is not registered with Keras.
         """
+        return self._config(_encode)
+
+    def _config(self, encode: Callable[[Any], Any]) -> dict[str, Any]:
+        for value in (self.operand, self.selection.condition):
+            if isinstance(value, Expression):  # before anything walks it
+                value.check_saveable()
+        if self.size is not None:
+            check_whole("`size` of an edit that is saved", self.size, 0, LONGEST)
         plain, placeholders = take_out(self)
         learned = [describe(placeholder) for placeholder in placeholders]
         return {
             "coordinates": self.selection.coordinates,
             "index": self.selection.index.to_json(),
-            "condition": _encode(plain.selection.condition),
+            "condition": encode(plain.selection.condition),
             "op": self.op,
-            "operand": _encode(plain.operand),
+            "operand": encode(plain.operand),
             "casting": self.casting,
             "path": self.path,
             "part": self.part,
@@ -247,25 +264,67 @@ class Edit:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Edit":
-        """The edit that `get_config()` described; no code is run."""
-        check_one_of("coordinates", config["coordinates"], ("at", "sample"))
-        index = Index.from_json(config["index"])
-        edit = cls(
-            Selection(config["coordinates"], index, _decode(config["condition"])),
-            config["op"],
-            _decode(config["operand"]),
-            config["casting"],
-            config["path"],
-            config["part"],
-            **{
-                name: from_json(config[name]) if name == "fill_value" else config[name]
-                for name in _OPTIONS
-                if name in config
-            },
+        """The edit that `get_config()` described; no code is run.
+
+        Raises:
+            kedit.errors.SavingError: If `get_config()` gives no such config.
+        """
+        with loading("A saved edit", config):
+            edit, learned = cls._decoded(config)
+            slots = _slots(edit)
+            if slots != list(range(len(learned))):
+                raise refused(
+                    f"A saved edit should have a slot for each of its {len(learned)} `trainables`, "
+                    "numbered in order",
+                    slots,
+                )
+            filled: Edit = _lowering.fill(edit, learned) if learned else edit
+            filled._check_same(config)
+            return filled
+
+    @classmethod
+    def open_from_config(cls, config: dict[str, Any]) -> "Edit":
+        """As `from_config`, of an edit whose slots are filled with tensors when it is applied."""
+        with loading("A saved edit", config):
+            edit, learned = cls._decoded(config)
+            slots = _slots(edit)
+            if learned or slots != list(range(len(slots))):
+                raise refused("An edit of a node should have slots numbered in order", slots)
+            edit._check_same(config)
+            return edit
+
+    @classmethod
+    def _decoded(cls, config: Any) -> tuple["Edit", list[Any]]:
+        """The edit, with slots, and what is to fill them."""
+        fields = check_fields("A saved edit", config, _FIELDS, _OPTIONAL)
+        check_one_of("coordinates", fields["coordinates"], ("at", "sample"))
+        check_one_of("op", fields["op"], OPERATIONS)
+        selection = Selection(
+            fields["coordinates"],
+            Index.from_json(fields["index"]),
+            _condition(fields["op"], fields["condition"]),
         )
-        learned = [described(part) for part in config.get("trainables", ())]
-        filled: Edit = _lowering.fill(edit, learned) if learned else edit
-        return filled
+        options = {name: fields[name] for name in _OPTIONS if name in fields}
+        if "fill_value" in options:
+            options["fill_value"] = from_json(options["fill_value"])
+            if not is_scalar(options["fill_value"]):
+                raise refused("`fill_value` should be a number", fields["fill_value"])
+        if "size" in options:
+            check_whole("`size`", options["size"], 0, LONGEST)
+        operand = _operand(fields["op"], fields["operand"])
+        where = (fields["casting"], fields["path"], fields["part"])
+        edit = cls(selection, fields["op"], operand, *where, **options)
+        return edit, [described(part) for part in fields.get("trainables", [])]
+
+    def _check_same(self, config: dict[str, Any]) -> None:
+        """Refuse a config that is another edit than this one, which was made of it."""
+        # A function may have been given under another name, by `custom_objects`.
+        names = {"operand": self.operand, "condition": self.selection.condition}
+        functions = {id(v): config[n] for n, v in names.items() if _is_function(v)}
+        again = self._config(lambda v: functions[id(v)] if _is_function(v) else _encode(v))
+        if self.op == "get" and self.casting != "same_kind":
+            raise refused("`get` should have the casting 'same_kind'", self.casting)
+        check_same("A saved edit", again, config)
 
 
 @keras.saving.register_keras_serializable(package="kedit")
@@ -343,7 +402,9 @@ class EditSequence(Frozen):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "EditSequence":
         """The edits that `get_config()` described; no code is run."""
-        return cls(*(Edit.from_config(edit) for edit in config["edits"]))
+        with loading("A saved sequence of edits", config):
+            edits = check_fields("A saved sequence of edits", config, {"edits": list})["edits"]
+            return cls(*[Edit.from_config(edit) for edit in edits])
 
 
 def check_is_edit(what: str, edit: Any, fix: str) -> None:
@@ -361,10 +422,70 @@ def check_one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
         raise OperandError(f"`{name}` should be one of {allowed}. Received: {name}={value!r}.")
 
 
+def edit_from_json(data: Any) -> Edit | EditSequence:
+    """The edit, or the edits, that `keras.saving.serialize_keras_object` wrote."""
+    with loading("A saved edit", data):
+        fields = check_fields(
+            "What Keras says of a saved edit",
+            data,
+            {
+                "module": (str, type(None)),
+                "class_name": str,
+                "config": dict,
+                "registered_name": (str, type(None)),
+            },
+            {"shared_object_id": int},
+        )
+        made: Any = {"kedit>Edit": Edit, "kedit>EditSequence": EditSequence}.get(
+            fields["registered_name"]
+        )
+        if made is None or made.__name__ != fields["class_name"]:
+            raise refused("A saved edit should be a `kedit.Edit` or a `kedit.EditSequence`", data)
+        edit: Edit | EditSequence = made.from_config(fields["config"])
+        return edit
+
+
+_FIELDS: dict[str, Any] = {
+    "coordinates": str,
+    "index": list,
+    "condition": object,
+    "op": str,
+    "operand": object,
+    "casting": str,
+    "path": (str, type(None)),
+    "part": str,
+}
+_OPTIONAL: dict[str, Any] = {
+    "mode": str,
+    "fill_value": object,
+    "size": int,
+    "unique_indices": bool,
+    "indices_are_sorted": bool,
+    "trainables": list,
+}
+
+
+def _is_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, Expression)
+
+
+def _slots(edit: Edit) -> list[int]:
+    """The numbers of the slots, in the order in which `map` meets them."""
+    found: list[int] = []
+
+    def look(leaf: Any) -> Any:
+        if isinstance(leaf, Slot):
+            found.append(leaf.number)
+        return leaf
+
+    edit.map(look)
+    return found
+
+
 def _encode(value: Any) -> Any:
     if isinstance(value, Expression):
         return value.to_json()
-    if not callable(value):
+    if not _is_function(value):
         return to_json(value)
     name = keras.saving.get_registered_name(value)
     if keras.saving.get_registered_object(name) is not value:
@@ -377,14 +498,46 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(data: Any) -> Any:
+    """An expression, a registered function, a number, an array or a slot."""
     if isinstance(data, dict) and "expression" in data:
         return Expression.from_json(data)
     if not isinstance(data, dict) or "function" not in data:
         return from_json(data)
-    function = keras.saving.get_registered_object(data["function"])
-    if function is None or isclass(function):
+    name = check_fields("A function", data, {"function": str})["function"]
+    function = keras.saving.get_registered_object(name)
+    if not _is_function(function) or isclass(function):
         raise SavingError(
             "A function in a saved edit should be a function, and registered before the edit is "
-            f"loaded. Received: {data['function']!r}. Import the module that registers it."
+            f"loaded. Received: {received(name)}. Import the module that registers it."
         )
     return function
+
+
+def _operand(op: str, data: Any) -> Any:
+    """What the operation is given; of the kind that its method takes."""
+    if op == "get":
+        if data is not None:
+            raise refused("`get` should have no operand", data)
+        return None
+    operand = _decode(data)
+    fits = isinstance(operand, Expression) or _is_function(operand) == (op == "apply")
+    if not fits:
+        takes = "a function or an expression" if op == "apply" else "a number, array or expression"
+        raise refused(f"`{op}` should be given {takes}", data)
+    return operand
+
+
+def _condition(op: str, data: Any) -> Any:
+    """What narrows the selection: what `where` takes."""
+    if data is None:
+        return None
+    condition = _decode(data)
+    if isinstance(condition, Expression):
+        fits = condition.is_condition or condition.name == "X"
+    else:
+        is_mask = isinstance(condition, Array) and condition.dtype == "bool"
+        fits = is_mask or isinstance(condition, Slot) or _is_function(condition)
+    if not fits or op == "get":
+        expected = "A condition should give booleans" if op != "get" else "`get` has no condition"
+        raise refused(expected, data)
+    return condition

@@ -12,6 +12,7 @@ from kedit._casting import check_operation, check_values, dtype_name, integer_ra
 from kedit._data import (
     Frozen,
     Placeholder,
+    Slot,
     freeze,
     from_json,
     is_replaced,
@@ -19,6 +20,7 @@ from kedit._data import (
     to_json,
     to_key,
 )
+from kedit._decoding import NESTING, TERMS, check_fields, refused
 from kedit.errors import DTypeError, OperandError, SavingError
 
 _COMPARISONS = {
@@ -123,9 +125,11 @@ class Expression(Operators, Frozen):
     at.where((abs(X) > 2.0) & ~X.isinf()).set(0.0)
     """
 
-    __slots__ = ("args", "name")
+    __slots__ = ("args", "depth", "name", "terms")
     name: str
     args: tuple[Any, ...]
+    depth: int
+    terms: int
 
     def __init__(self, name: str, *args: Any) -> None:
         if name not in _NAMES:
@@ -135,7 +139,10 @@ class Expression(Operators, Frozen):
         frozen = [a if isinstance(a, (Expression, Placeholder)) else freeze(a) for a in args]
         if len(frozen) != (0 if name == "X" else 2 if name in _INFIX else 1):
             raise SavingError(f"`{name}` was given {len(frozen)} arguments, which are not its own.")
-        self._init(name=name, args=tuple(frozen))
+        inner = [arg for arg in frozen if isinstance(arg, Expression)]
+        depth = 1 + max([arg.depth for arg in inner], default=0)
+        terms = 1 + sum([arg.terms for arg in inner])
+        self._init(name=name, args=tuple(frozen), depth=depth, terms=terms)
 
     def __eq__(self, other: object) -> "Expression":  # type: ignore[override]
         return Expression("equal", self, other)
@@ -204,17 +211,42 @@ class Expression(Operators, Frozen):
         """The same expression with `replace` applied to every tensor and slot."""
         return Expression(self.name, *(_map(arg, replace) for arg in self.args))
 
+    def check_saveable(self) -> None:
+        """Refuse an expression that is nested too deep, or too large, to be saved."""
+        if self.depth > NESTING or self.terms > TERMS:
+            raise SavingError(
+                f"An expression that is saved should be nested at most {NESTING} deep, and have at "
+                f"most {TERMS} parts. Received: one nested {self.depth} deep, of {self.terms} "
+                "parts. Write a function, and register it: "
+                "`@keras.saving.register_keras_serializable()`."
+            )
+
     def to_json(self) -> dict[str, Any]:
+        self.check_saveable()
         args = [a.to_json() if isinstance(a, Expression) else to_json(a) for a in self.args]
         return {"expression": self.name, "args": args}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Expression":
-        args = (
-            cls.from_json(arg) if isinstance(arg, dict) and "expression" in arg else from_json(arg)
-            for arg in data["args"]
-        )
-        return cls(data["expression"], *args)
+    def from_json(cls, data: Any, depth: int = 1) -> "Expression":
+        """The expression that `to_json` wrote.
+
+        Args:
+            data: What it wrote.
+            depth: How many expressions this one is inside of, and itself.
+        """
+        if depth > NESTING:
+            raise refused(f"Expressions should be nested at most {NESTING} deep", data)
+        fields = check_fields("An expression", data, {"expression": str, "args": list})
+        name, args = fields["expression"], []
+        for arg in fields["args"]:
+            nested = isinstance(arg, dict) and "expression" in arg
+            args.append(cls.from_json(arg, depth + 1) if nested else from_json(arg))
+        made = cls(name, *args)
+        # What Python's operators make: a number may stand on the left of arithmetic and logic.
+        over = [isinstance(arg, (Expression, Slot)) for arg in args]
+        if args and not (over[0] or (name in (*_ARITHMETIC, *_LOGIC) and over[1])):
+            raise refused("An expression should have `X` in it, on the left if it compares", data)
+        return made
 
     def evaluate(
         self, x: Any, dtype: str, library: Any, constant: Callable[[Any, str], Any]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kedit._data import Array, Frozen, Slot
+from kedit._decoding import refused
 from kedit._items import (
     Each,
     Item,
@@ -133,8 +134,11 @@ class Index(Frozen):
         return [item_to_json(item) for item in self.items]
 
     @classmethod
-    def from_json(cls, data: list[Any]) -> "Index":
-        return cls(tuple(item_from_json(item) for item in data))
+    def from_json(cls, data: Any) -> "Index":
+        """The index that `to_json` wrote."""
+        if not isinstance(data, list):
+            raise refused("An index should be a list of items", data)
+        return cls(tuple([item_from_json(item) for item in data]))
 
 
 def _code(items: tuple[Item, ...]) -> str:

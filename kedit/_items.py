@@ -21,6 +21,14 @@ from kedit._data import (
     to_json,
     to_key,
 )
+from kedit._decoding import (
+    LONGEST,
+    check_entries,
+    check_fields,
+    check_shape,
+    check_whole,
+    refused,
+)
 from kedit._types import Shape
 from kedit.errors import PositionError, SliceError
 
@@ -147,13 +155,14 @@ def block(start: Any, size: int) -> Block:
     Args:
         start: Integer, or integer tensor of shape `()`. A negative one counts
             from the end.
-        size: Number of positions.
+        size: Number of positions, at most 2 ** 24; on an axis of known size, at most
+            65536 more than that.
 
     Returns:
         An item for `at[...]` and `sample[...]`.
 
     Raises:
-        kedit.errors.PositionError: If start or size is no integer.
+        kedit.errors.PositionError: If start or size is no integer, or the block is too long.
 
     Gradient:
         None flows to the start.
@@ -174,6 +183,11 @@ def block(start: Any, size: int) -> Block:
             "`block` should be given an integer to start from, or a tensor of one, and its size "
             f"as an int. Received: start={item_code(item)}, size={size!r}. For a start in each "
             "sample write `sample[each(start[:, None] + keras.ops.arange(size))]`."
+        )
+    if size > LONGEST:
+        raise PositionError(
+            f"A block should have at most {LONGEST} positions. Received: size={size}. For a block "
+            "whose start is known write a slice, `at(x)[start:stop]`."
         )
     return Block(item, int(size))
 
@@ -344,19 +358,51 @@ def item_code(item: Item) -> str:
 
 def item_to_json(item: Item) -> Any:
     if isinstance(item, Positions):
+        check_shape("Positions", list(item.shape))
         return {"positions": list(item.numbers), "shape": list(item.shape)}
     if isinstance(item, Each):
         return {"each": item_to_json(item.positions)}
     if isinstance(item, Block):
         return {"block": item_to_json(item.start), "size": item.size}
+    if isinstance(item, slice):
+        return {"slice": [item.start, item.stop, item.step]}
+    if item is ...:
+        return "..."
     return to_json(item.tensor if isinstance(item, Traced) else item)
 
 
 def item_from_json(data: Any) -> Item:
-    if isinstance(data, dict) and "positions" in data:
-        return Positions(tuple(data["shape"]), tuple([int(n) for n in data["positions"]]))
-    if isinstance(data, dict) and "each" in data:
-        return each(item_from_json(data["each"]))
-    if isinstance(data, dict) and "block" in data:
-        return block(item_from_json(data["block"]), data["size"])
-    return from_json(data)
+    """The item that `item_to_json` wrote."""
+    if data is None or (isinstance(data, int) and not isinstance(data, bool)):
+        return data
+    if isinstance(data, str) and data == "...":
+        return ...
+    if not isinstance(data, dict):
+        raise refused("An item of an index should be an int, a dict, null or '...'", data)
+    if "slice" in data:
+        parts = check_fields("A slice", data, {"slice": list})["slice"]
+        if len(parts) != 3 or not all([type(part) in (int, type(None)) for part in parts]):
+            raise refused("A slice should have three parts that are ints or null", data)
+        return canonical(slice(*parts))
+    if "each" in data:
+        return each(_part_from_json(check_fields("`each`", data, {"each": dict})["each"]))
+    if "block" in data:
+        fields = check_fields("A block", data, {"block": (int, dict), "size": int})
+        return block(_part_from_json(fields["block"]), fields["size"])
+    item = _part_from_json(data)
+    if isinstance(item, Array) and item.dtype != "bool":
+        raise refused("An array in an index should be boolean, or written as positions", data)
+    return item
+
+
+def _part_from_json(data: Any) -> Item:
+    """What may stand alone in an index, and in `each` and `block`: there is nothing inside it."""
+    if not isinstance(data, dict) or "positions" not in data:
+        return from_json(data)
+    fields = check_fields("Positions", data, {"positions": list, "shape": list})
+    shape = check_shape("Positions", fields["shape"])
+    entries = check_entries("Positions", fields["positions"], shape)
+    numbers = [check_whole("A position", n, -(2**63), 2**64 - 1) for n in entries]
+    if shape == () or (numbers and max(numbers) >= 2**63 and min(numbers) < 0):
+        raise refused("Positions should be an array of one dtype, with an axis", data)
+    return Positions(shape, tuple(numbers))

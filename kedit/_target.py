@@ -12,8 +12,19 @@ import numpy as np
 
 from kedit import _lowering
 from kedit._at import Place
-from kedit._data import Array, freeze, from_json, is_tensor, to_code, to_json
-from kedit._edit import Edit
+from kedit._data import (
+    Array,
+    Slot,
+    as_array,
+    freeze,
+    from_json,
+    holds_tensor,
+    is_tensor,
+    to_code,
+    to_json,
+)
+from kedit._decoding import check_fields, check_same, loading, refused
+from kedit._edit import Edit, check_one_of
 from kedit._index import Index
 from kedit._layout import Layout
 from kedit._lowering import _ops as ops
@@ -101,10 +112,25 @@ class Target:
         return {
             **config,
             "index": selection_from_json(config["index"]),
-            "target": target if target == Y_TRUE else from_json(target),
-            "lower": from_json(config["lower"]),
-            "upper": from_json(config["upper"]),
+            "target": target if target == Y_TRUE else _value(target),
+            "lower": _value(config["lower"]),
+            "upper": _value(config["upper"]),
         }
+
+    @classmethod
+    def load(cls, kind: Callable[..., Any], config: dict[str, Any], *names: str) -> Any:
+        """An object with a target, of its config.
+
+        Args:
+            kind: Its class.
+            config: What its `get_config()` gave.
+            names: Its other arguments that are kedit's own.
+        """
+        with loading(f"A saved {kind.__name__}", config):
+            made = kind(**cls.decoded(config))
+            own = ("index", "target", "lower", "upper", *names)
+            check_same(f"A saved {kind.__name__}", made.get_config(), config, own)
+            return made
 
     def bind(self, shape: Shape, dtype: str) -> Layout:
         """Where the index lands in a batch, or why it or what is wanted there does not fit."""
@@ -127,11 +153,11 @@ class Target:
 
     def choose(self, y_pred: Any, y_true: Any = None, *, dtype: str) -> "Chosen":
         """The chosen elements of a batch, and of `y_true` if that is the target, as `dtype`."""
-        x = ops.convert_to_tensor(y_pred, dtype=dtype)
+        x = as_tensor(y_pred, dtype)
         layout = self.bind(tuple(x.shape), dtype)
         wanted = None
         if self.from_y_true:
-            wanted = self._get(in_shape_of(ops.convert_to_tensor(y_true, dtype=dtype), x))
+            wanted = self._get(in_shape_of(as_tensor(y_true, dtype), x))
         return Chosen(self, x, self._get(x), wanted, _rows(layout))
 
     def _get(self, x: Tensor) -> Tensor:
@@ -274,9 +300,26 @@ def selection_to_json(selection: Selection) -> dict[str, Any]:
     return {"coordinates": selection.coordinates, "items": selection.index.to_json()}
 
 
-def selection_from_json(data: dict[str, Any]) -> Selection:
+def selection_from_json(data: Any) -> Selection:
     """The selection that `selection_to_json` wrote."""
-    return Selection(data["coordinates"], Index.from_json(data["items"]))
+    fields = check_fields("A saved selection", data, {"coordinates": str, "items": list})
+    check_one_of("coordinates", fields["coordinates"], ("at", "sample"))
+    return Selection(fields["coordinates"], Index.from_json(fields["items"]))
+
+
+def _value(data: Any) -> Any:
+    """A number or an array, of a config; None where there is none."""
+    value = None if data is None else from_json(data)
+    if isinstance(value, Slot):
+        raise refused("A target should be a number or an array", data)
+    return value
+
+
+def as_tensor(x: Any, dtype: Any) -> Tensor:
+    """A tensor of what a loss is given, with an error of kedit for a ragged list."""
+    if isinstance(x, (list, tuple)) and not holds_tensor(x):
+        x = as_array(x)
+    return ops.convert_to_tensor(x, dtype=dtype)
 
 
 def wide(dtype: str) -> str:
@@ -303,7 +346,7 @@ def in_shape_of(y_true: Tensor, y_pred: Tensor) -> Tensor:
 
 def spread(weights: Any, x: Tensor) -> Tensor:
     """Weights of samples, timesteps or elements, with as many axes as `x`."""
-    weights = ops.convert_to_tensor(weights, dtype=x.dtype)
+    weights = as_tensor(weights, x.dtype)
     given, rank = tuple(weights.shape), len(x.shape)
     sizes = zip(given, tuple(x.shape), strict=False)
     if len(given) > rank or any([a not in (1, b) and None not in (a, b) for a, b in sizes]):

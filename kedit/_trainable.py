@@ -19,6 +19,15 @@ from kedit._data import (
     to_json,
     to_key,
 )
+from kedit._decoding import (
+    check_dtype,
+    check_fields,
+    check_same,
+    check_shape,
+    loading,
+    received,
+    refused,
+)
 from kedit._expression import Operators
 from kedit._types import Shape
 from kedit.errors import OperandError, SavingError, ShapeError
@@ -159,9 +168,56 @@ class Trainable(Operators, Placeholder):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Trainable":
         """The operand that `get_config()` described; no code is run."""
-        start = config["initializer"]
-        described = isinstance(start, str) or (isinstance(start, dict) and "class_name" in start)
-        return cls(**{**config, "initializer": start if described else from_json(start)})
+        with loading("A saved Trainable", config):
+            fields = check_fields("A saved Trainable", config, _FIELDS)
+            start = fields["initializer"]
+            described = isinstance(start, str) or (
+                isinstance(start, dict) and "class_name" in start
+            )
+            if not described:
+                start = from_json(start)
+            if isinstance(start, Slot):
+                raise refused("A saved Trainable should start from numbers", config)
+            for kind in ("initializer", "constraint", "regularizer"):
+                if kind != "initializer" or described:
+                    _check_description(kind, fields[kind])
+            if fields["shape"] is not None:
+                check_shape("A saved Trainable", fields["shape"])
+            made = cls(**{**fields, "initializer": start})
+            check_same("A saved Trainable", made.get_config(), config)
+            return made
+
+
+_FIELDS: dict[str, Any] = {
+    "initializer": object,
+    "shape": (list, type(None)),
+    "constraint": (str, dict, type(None)),
+    "regularizer": (str, dict, type(None)),
+    "name": (str, type(None)),
+}
+
+
+def _check_description(kind: str, data: Any) -> None:
+    """Refuse data that Keras would make something else of, or much memory."""
+    inside = [data]
+    while inside:
+        part = inside.pop()
+        if isinstance(part, dict):
+            inside += part.values()
+            name, config = part.get("class_name"), part.get("config")
+            if name in ("__numpy__", "__tensor__"):
+                check_dtype(config.get("dtype") if isinstance(config, dict) else config)
+            elif isinstance(name, str) and (name in _CODE or name.startswith("__lambda")):
+                raise refused(f"`{kind}` should hold no code", part)
+        elif isinstance(part, (list, tuple)):
+            inside += part
+    if isinstance(data, dict):
+        made = getattr(keras, f"{kind}s").get(copy.deepcopy(data))
+        if not isinstance(made, getattr(getattr(keras, f"{kind}s"), kind.title())):
+            raise refused(f"`{kind}` should be one of Keras's", data)
+
+
+_CODE = ("function", "Lambda", "__typespec__")
 
 
 def take_out(edit: Any) -> tuple[Any, list[Any]]:
@@ -188,15 +244,16 @@ def describe(placeholder: Placeholder) -> dict[str, Any]:
 
 def described(data: dict[str, Any]) -> Placeholder:
     """The placeholder that `describe` described; no code is run."""
-    if "placeholder" not in data:
+    if not isinstance(data, dict) or "placeholder" not in data:
         return Trainable.from_config(data)
-    kind = keras.saving.get_registered_object(data["placeholder"])
-    if not (isinstance(kind, type) and issubclass(kind, Placeholder)):
+    fields = check_fields("A saved operand", data, {"placeholder": str, "config": dict})
+    kind = keras.saving.get_registered_object(fields["placeholder"])
+    if not (isinstance(kind, type) and issubclass(kind, Placeholder)) or kind is Trainable:
         raise SavingError(
             "A saved edit should hold operands that kedit knows. Received: "
-            f"{data['placeholder']!r}. Import the module that registers it."
+            f"{received(fields['placeholder'])}. Import the module that registers it."
         )
-    made: Placeholder = kind.from_config(data["config"])
+    made: Placeholder = kind.from_config(fields["config"])
     return made
 
 
@@ -219,7 +276,7 @@ def _start(initializer: Any) -> Any:
 
 def _shape(shape: Any) -> tuple[int, ...]:
     sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    if not all(isinstance(size, int) and size > 0 for size in sizes):
+    if not all(type(size) is int and size > 0 for size in sizes):
         raise OperandError(f"`shape` should hold positive ints. Received: shape={shape!r}.")
     return sizes
 

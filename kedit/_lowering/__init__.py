@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kedit._data import is_array
+from kedit._data import as_array, is_array
 from kedit._lowering import _cast, _foreign, _keras, _numpy, _ops, _tf_data
 from kedit._lowering._cast import constant
 from kedit._lowering._check import Edit, check, check_dense
@@ -95,7 +95,7 @@ def _tensor(x: Any) -> Any:
             f"{keras.backend.backend()!r}. Received: {x!r} of type {type(x).__name__}. Convert it "
             "first, as in `at(numpy.asarray(x))[...]`."
         )
-    tensor = _ops.convert_to_tensor(np.asarray(x) if isinstance(x, (list, tuple)) else x)
+    tensor = _ops.convert_to_tensor(as_array(x) if isinstance(x, (list, tuple)) else x)
     if is_array(x) and x.dtype.kind in "iu" and _cast.dtype_of(tensor) != x.dtype.name:
         _check_narrowed(x, _cast.dtype_of(tensor))
     return tensor

@@ -5,10 +5,11 @@ from typing import Any
 import keras
 
 from kedit._data import Slot
+from kedit._decoding import check_fields, loading, refused
 from kedit._lowering import _cast, _keras, _tf_data
 from kedit._lowering._check import Edit, check, check_dense
 from kedit._types import Shape, Tensor
-from kedit.errors import OperandError
+from kedit.errors import OperandError, SavingError
 
 
 @keras.saving.register_keras_serializable(package="kedit")
@@ -39,6 +40,12 @@ class EditOperation(keras.Operation):
         return _keras.apply(fill(edit, tensors), x, known_shape(x, built), again=True)
 
     def compute_output_spec(self, x: Any, *tensors: Any) -> keras.KerasTensor:
+        if _count_slots(self.edit) != len(tensors):
+            raise SavingError(
+                "An edit of a model should be given a tensor for each of its slots, "
+                f"{_count_slots(self.edit)}. Received: {len(tensors)} tensors. Save the model "
+                "again, and leave it as it is."
+            )
         edit: Edit = fill(self.edit, tensors)
         shape = tuple(x.shape)
         bound = check(edit, shape, _cast.dtype_of(x))
@@ -52,8 +59,23 @@ class EditOperation(keras.Operation):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "EditOperation":
-        edit = keras.saving.deserialize_keras_object(config["edit"])
-        return cls(edit, name=config["name"])
+        with loading("A saved edit of a model", config):
+            fields = check_fields("A saved edit of a model", config, _FIELDS)
+            edit = check_fields("A saved edit", fields["edit"], _EDIT, {"shared_object_id": int})
+            # By its name: edits are made on a higher floor. They hold slots here.
+            kind = keras.saving.get_registered_object("kedit>Edit")
+            if (edit["registered_name"], edit["class_name"]) != ("kedit>Edit", "Edit"):
+                raise refused("A saved edit of a model should hold a `kedit.Edit`", edit)
+            return cls(kind.open_from_config(edit["config"]), name=fields["name"])
+
+
+_FIELDS: dict[str, Any] = {"edit": dict, "name": str}
+_EDIT: dict[str, Any] = {
+    "module": (str, type(None)),
+    "class_name": str,
+    "config": dict,
+    "registered_name": str,
+}
 
 
 def call_node(edit: Any, x: Any) -> Any:
@@ -81,6 +103,17 @@ def _check_no_variable(tensor: Any) -> None:
 def fill(edit: Any, tensors: Any) -> Any:
     """The edit with tensors put back where the slots stand."""
     return edit.map(lambda slot: tensors[slot.number] if isinstance(slot, Slot) else slot)
+
+
+def _count_slots(edit: Any) -> int:
+    found: list[Any] = []
+
+    def look(leaf: Any) -> Any:
+        found.append(leaf)
+        return leaf
+
+    edit.map(look)
+    return len(found)
 
 
 def known_shape(x: Tensor, built: Shape) -> Shape:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kedit._casting import default_fill, promoted, saturate
-from kedit._data import Array, is_array
+from kedit._data import Array, as_array, is_array
 from kedit._expression import Expression
 from kedit._items import Block, Each, Positions
 from kedit._lowering import _ops
@@ -57,7 +57,7 @@ _UFUNCS: dict[str, Any] = {
 
 def apply(edit: Edit, x: Any) -> Any:
     """Apply an edit to a NumPy array: a new array of the same shape and dtype."""
-    x = np.asarray(x)
+    x = as_array(x)
     layout = check(edit, x.shape, x.dtype.name, spread_masks=False).layout
     # What NumPy has no index for is selected by flat positions, with one more element for those
     # that do not exist. In sample coordinates the batch axis stands last, where the index does

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from kedit._decoding import loading
 from kedit._lowering import _ops as ops
 from kedit.errors import OperandError
 
@@ -75,7 +76,8 @@ class GuideCallback(keras.callbacks.Callback):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "GuideCallback":
         """The callback that `get_config()` described."""
-        return cls(**config)
+        with loading(f"A saved {cls.__name__}", config):
+            return cls(**config)
 
 
 def _is_guide(thing: Any) -> bool:

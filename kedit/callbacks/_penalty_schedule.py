@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from kedit._decoding import check_fields, loading
 from kedit._lowering import _ops as ops
 from kedit.callbacks._guide_callback import GuideCallback
 from kedit.errors import OperandError, SavingError
@@ -70,5 +71,10 @@ class PenaltySchedule(GuideCallback):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "PenaltySchedule":
-        schedule = keras.saving.deserialize_keras_object(config["schedule"])
-        return cls(config["guide"], schedule)
+        with loading("A saved PenaltySchedule", config):
+            fields = check_fields("A saved PenaltySchedule", config, _FIELDS)
+            schedule = keras.saving.deserialize_keras_object(fields["schedule"])
+            return cls(fields["guide"], schedule)
+
+
+_FIELDS: dict[str, Any] = {"guide": str, "schedule": object}

@@ -5,7 +5,8 @@ from typing import Any
 import keras
 
 from kedit import _lowering
-from kedit._edit import Edit, EditSequence, check_is_edit
+from kedit._decoding import check_fields, loading
+from kedit._edit import Edit, EditSequence, check_is_edit, edit_from_json
 from kedit._lowering import _ops as ops
 from kedit._selection import Selection
 from kedit._types import Tensor
@@ -94,4 +95,6 @@ class EditConstraint(keras.constraints.Constraint):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "EditConstraint":
-        return cls(keras.saving.deserialize_keras_object(config["edit"]))
+        with loading("A saved EditConstraint", config):
+            fields = check_fields("A saved EditConstraint", config, {"edit": dict})
+            return cls(edit_from_json(fields["edit"]))

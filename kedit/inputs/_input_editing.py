@@ -9,7 +9,9 @@ import numpy as np
 
 from kedit import _lowering
 from kedit._batch import edit_batch
-from kedit._edit import Edit, EditSequence
+from kedit._data import as_array
+from kedit._decoding import loading
+from kedit._edit import Edit, EditSequence, edit_from_json
 from kedit._lowering import _ops as ops
 from kedit._types import Shape
 from kedit.errors import OperandError
@@ -118,9 +120,9 @@ class InputEditing(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "InputEditing":
-        edit = keras.saving.deserialize_keras_object(config["edit"])
-        return cls(**{**config, "edit": edit})
+        with loading("A saved InputEditing", config):
+            return cls(**{**config, "edit": edit_from_json(config["edit"])})
 
 
 def _array(x: Any) -> Any:
-    return np.asarray(x) if isinstance(x, (list, tuple)) else x
+    return as_array(x) if isinstance(x, (list, tuple)) else x

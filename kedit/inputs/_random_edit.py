@@ -9,8 +9,9 @@ import numpy as np
 
 from kedit._batch import edit_batch
 from kedit._binding import Terms
-from kedit._data import Array, freeze
-from kedit._edit import Edit
+from kedit._data import Array, as_array, freeze
+from kedit._decoding import check_same, loading
+from kedit._edit import Edit, edit_from_json
 from kedit._expression import Expression
 from kedit._selection import Selection
 from kedit._types import Shape
@@ -106,7 +107,7 @@ class RandomEdit:
 
     def __call__(self, x: Any, index: Any, epoch: int = 0) -> Any:
         def edit_leaf(leaf: Any) -> Any:
-            leaf = np.asarray(leaf) if isinstance(leaf, (list, tuple)) else leaf
+            leaf = as_array(leaf) if isinstance(leaf, (list, tuple)) else leaf
             return self.draw(leaf.shape, index, epoch)(leaf)
 
         return edit_batch(edit_leaf, x, self.edit.path, self.edit.part)
@@ -195,5 +196,12 @@ class RandomEdit:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "RandomEdit":
         """The random edit that `get_config()` described; no code is run."""
-        edit = keras.saving.deserialize_keras_object(config["edit"])
-        return cls(**{**config, "edit": edit})
+        with loading("A saved RandomEdit", config):
+            made = cls(**{**config, "edit": edit_from_json(config["edit"])})
+            check_same(
+                "A saved RandomEdit",
+                made.get_config(),
+                config,
+                ("count", "rate", "block", "axes", "probability", "seed"),
+            )
+            return made

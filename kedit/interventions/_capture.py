@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from kedit._casting import kind
+from kedit._decoding import check_keys, loading
 from kedit._lowering import _ops as ops
 from kedit._types import Tensor
 from kedit.errors import OperandError
@@ -133,8 +134,10 @@ class Capture(SafelyRun):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Capture":
         deserialize = keras.saving.deserialize_keras_object
+        check_keys("A saved Capture", config, {"model": dict, "patterns": list})
         model = deserialize(config["model"], custom_objects=custom_objects)
-        patterns = [Site(**site, is_found=True) for site in config["patterns"]]
+        with loading("A saved Capture", config["patterns"]):
+            patterns = [Site.from_config(site) for site in config["patterns"]]
         return cls(**{**config, "model": model, "patterns": patterns})
 
 

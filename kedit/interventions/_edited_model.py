@@ -6,7 +6,8 @@ from typing import Any
 
 import keras
 
-from kedit._edit import Edit, EditSequence, check_is_edit, check_one_of
+from kedit._decoding import check_fields, check_keys, loading
+from kedit._edit import Edit, EditSequence, check_is_edit, check_one_of, edit_from_json
 from kedit._types import Tensor
 from kedit.errors import OperandError
 from kedit.interventions._applied import Compiled, as_outside, whole_model
@@ -303,12 +304,15 @@ class EditedModel(PartlyTrained):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "EditedModel":
+        check_keys("A saved edited model", config, {"base": dict, "edits": list, "train": str})
+        with loading("A saved edited model", config["edits"]):
+            fields = [
+                check_fields("An edit of a saved model", part, {"site": dict, "edit": dict})
+                for part in config["edits"]
+            ]
+            edits = [(Site.from_config(f["site"]), edit_from_json(f["edit"])) for f in fields]
         deserialize = keras.saving.deserialize_keras_object
         base = deserialize(config["base"], custom_objects=custom_objects)
-        edits = [
-            (Site(**part["site"], is_found=True), deserialize(part["edit"]))
-            for part in config["edits"]
-        ]
         return cls(**{**config, "base": base, "edits": edits})
 
 

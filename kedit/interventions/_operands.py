@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from kedit._data import Placeholder
+from kedit._decoding import check_fields, check_same, loading, refused
 from kedit._expression import Operators
 from kedit._lowering import _ops as ops
 from kedit._trainable import Trainable, describe, described
@@ -164,6 +165,9 @@ class BatchMean(RunOperand):
         return ops.broadcast_to(ops.mean(x, axis=0, keepdims=True), ops.shape(x))
 
 
+_ROTATED: dict[str, Any] = {"source": dict, "rank": int, "basis": dict}
+
+
 @keras.saving.register_keras_serializable(package="kedit")
 class Rotated(RunOperand):
     """The activation, with what it is in a learned subspace taken from a source.
@@ -227,9 +231,16 @@ class Rotated(RunOperand):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Rotated":
-        source: Any = described(config["source"])
-        basis: Any = described(config["basis"])
-        return cls(source, config["rank"], basis.initializer)
+        with loading("A saved Rotated", config):
+            fields = check_fields("A saved Rotated", config, _ROTATED)
+            # Looked at before it is made: a Rotated in a Rotated would have no end.
+            if fields["source"].get("placeholder") == "kedit>Rotated":
+                raise refused("`source` should be `OtherRun()` or `BatchMean()`", fields["source"])
+            source: Any = described(fields["source"])
+            basis: Any = described(fields["basis"])
+            made = cls(source, fields["rank"], basis.initializer)
+            check_same("A saved Rotated", made.get_config(), config)
+            return made
 
     def names(self) -> tuple[list[str], list[str]]:
         return self.source.names()

@@ -1,11 +1,16 @@
 """Edits of a model as a file that others apply to theirs."""
 
 import json
+import os
+import stat
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from kedit._decoding import check_fields, loading, read_json
 from kedit._edit import Edit, EditSequence
-from kedit.errors import EditError, OperandError, SavingError
+from kedit.errors import OperandError, SavingError
 from kedit.interventions._edited_model import EditedModel
 from kedit.interventions._site import Site
 
@@ -42,7 +47,7 @@ def save_edits(model: EditedModel, path: Any) -> None:
         {"site": site.get_config(), "edits": [part.get_config() for part in edit.edits]}
         for site, edit in model.edits
     ]
-    Path(path).write_text(json.dumps({"kedit_edits": edits}, indent=1), encoding="utf-8")
+    _write(Path(path), json.dumps({"kedit_edits": edits}, indent=1, allow_nan=False))
 
 
 def load_edits(path: Any) -> list[tuple[Site, Edit | EditSequence]]:
@@ -58,16 +63,48 @@ def load_edits(path: Any) -> list[tuple[Site, Edit | EditSequence]]:
         kedit.errors.SavingError: If the file holds something else.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))["kedit_edits"]
-        return [(Site(**entry["site"], is_found=True), _joined(entry["edits"])) for entry in data]
-    except EditError:
+        data = read_json(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
         raise
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise SavingError(
-            f"A file should be one that `save_edits` wrote. Received: {path}."
+            "A file should be one that `save_edits` wrote, whole and unchanged. Received: "
+            f"{path}, {type(error).__name__}. Save the edits again."
         ) from error
+    with loading("A file of edits", data):
+        entries = check_fields("A file of edits", data, {"kedit_edits": list})["kedit_edits"]
+        return [_entry(entry) for entry in entries]
 
 
-def _joined(configs: list[dict[str, Any]]) -> Edit | EditSequence:
-    edits = [Edit.from_config(config) for config in configs]
-    return edits[0] if len(edits) == 1 else EditSequence(*edits)
+def _entry(data: Any) -> tuple[Site, Edit | EditSequence]:
+    fields = check_fields("An entry of a file of edits", data, {"site": dict, "edits": list})
+    edits = [Edit.from_config(config) for config in fields["edits"]]
+    site = Site.from_config(fields["site"])
+    return site, edits[0] if len(edits) == 1 else EditSequence(*edits)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all; one that was there stays till then."""
+    path = path.resolve()  # what a link leads to is replaced, not the link
+    number, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(number, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, _mode(path))
+        os.replace(name, path)
+    except BaseException:  # an interrupt, too
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _mode(path: Path) -> int:
+    """Who may read and write the file: as before, or as of any new file."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask

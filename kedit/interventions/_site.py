@@ -8,11 +8,18 @@ from typing import Any
 
 import keras
 
+from kedit._decoding import check_fields, check_same, loading
 from kedit._edit import check_one_of
 from kedit.errors import OperandError, PositionError
 from kedit.interventions._addresses import addresses
 
 _WHERE = ("output", "input")
+_FIELDS: dict[str, Any] = {
+    "pattern": str,
+    "where": str,
+    "leaf": (int, str),
+    "call": (int, type(None)),
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,14 @@ class Site:
             "leaf": self.leaf,
             "call": self.call,
         }
+
+    @classmethod
+    def from_config(cls, config: Any) -> "Site":
+        """The site that `get_config()` described, at an address that was found in a model."""
+        with loading("A saved site", config):
+            made = cls(**check_fields("A saved site", config, _FIELDS), is_found=True)
+            check_same("A saved site", made.get_config(), config)
+            return made
 
     def find(self, model: Any) -> list[tuple["Site", Any]]:
         """The layers of a model that are meant, each with a site of its own address."""

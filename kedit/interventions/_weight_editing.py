@@ -7,7 +7,8 @@ import keras
 
 from kedit import _lowering
 from kedit._casting import kind
-from kedit._edit import Edit, EditSequence
+from kedit._decoding import check_keys
+from kedit._edit import Edit, EditSequence, edit_from_json
 from kedit._lowering import _ops as ops
 from kedit._types import Shape, Tensor
 from kedit.constraints._edit_constraint import check_weight_edit
@@ -194,9 +195,10 @@ class WeightEditing(keras.Model, EditsWeights):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "WeightEditing":
+        check_keys("A saved WeightEditing", config, {"base": dict, "edits": dict})
+        edits = {name: edit_from_json(edit) for name, edit in config["edits"].items()}
         deserialize = keras.saving.deserialize_keras_object
         base = deserialize(config["base"], custom_objects=custom_objects)
-        edits = {name: deserialize(edit) for name, edit in config["edits"].items()}
         return cls(**{**config, "base": base, "edits": edits})
 
 

@@ -6,6 +6,7 @@ import keras
 
 from kedit._at import at
 from kedit._data import Array, freeze, from_json, is_scalar, to_json
+from kedit._decoding import check_fields, check_same, loading
 from kedit._edit import check_one_of
 from kedit._expression import X
 from kedit._trainable import Trainable
@@ -107,13 +108,28 @@ class ConditionalModifier(Editing):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ConditionalModifier":
-        threshold = config["threshold"]
-        pair = isinstance(threshold, list)
-        operands = {
-            "threshold": [*map(_decode, threshold)] if pair else _decode(threshold),
-            "factor": _decode(config["factor"]),
-        }
-        return cls(**{**config, **operands})
+        with loading("A saved ConditionalModifier", config):
+            threshold = config["threshold"]
+            pair = isinstance(threshold, list)
+            operands = {
+                "threshold": [*map(_decode, threshold)] if pair else _decode(threshold),
+                "factor": _decode(config["factor"]),
+            }
+            made = cls(**{**config, **operands})
+            check_same("A saved ConditionalModifier", made.get_config(), config, _OWN)
+            return made
+
+
+_OWN = (
+    "threshold",
+    "factor",
+    "comparison",
+    "operation",
+    "when",
+    "gradient",
+    "temperature",
+    "switch",
+)
 
 
 def _operand(name: str, value: Any) -> Any:
@@ -141,5 +157,6 @@ def _encode(operand: Any) -> Any:
 
 def _decode(data: Any) -> Any:
     if isinstance(data, dict) and "trainable" in data:
-        return Trainable.from_config(data["trainable"])
+        fields = check_fields("A saved operand", data, {"trainable": dict})
+        return Trainable.from_config(fields["trainable"])
     return from_json(data)

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 
 from kedit import _lowering
-from kedit._edit import Edit, EditSequence, check_is_edit, check_one_of
+from kedit._decoding import check_same, loading
+from kedit._edit import Edit, EditSequence, check_is_edit, check_one_of, edit_from_json
 from kedit._lowering import _ops as ops
 from kedit._selection import placeholders_in
 from kedit._trainable import Trainable, take_out
@@ -242,5 +243,12 @@ class Editing(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Editing":
-        edit = keras.saving.deserialize_keras_object(config["edit"])
-        return cls(**{**config, "edit": edit})
+        with loading("A saved Editing", config):
+            made = cls(**{**config, "edit": edit_from_json(config["edit"])})
+            check_same(
+                "A saved Editing",
+                made.get_config(),
+                config,
+                ("when", "gradient", "temperature", "switch"),
+            )
+            return made

@@ -221,4 +221,5 @@ class IndexGuide(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "IndexGuide":
-        return cls(**Target.decoded(config))
+        made: IndexGuide = Target.load(cls, config, "reduce", "penalty")
+        return made

@@ -193,4 +193,7 @@ class IndexPenalty(keras.losses.Loss):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "IndexPenalty":
-        return cls(**Target.decoded(config))
+        made: IndexPenalty = Target.load(
+            cls, config, "kind", "delta", "barrier_t", "weight", "exclude_from_base"
+        )
+        return made

@@ -7,10 +7,12 @@ import keras
 from kedit import _lowering
 from kedit._at import Place
 from kedit._data import Array, freeze, from_json, is_scalar, to_json
+from kedit._decoding import check_keys, check_same, loading
 from kedit._edit import Edit, check_one_of
 from kedit._lowering import _ops as ops
 from kedit._selection import Selection
 from kedit._target import (
+    as_tensor,
     in_shape_of,
     mask_of,
     selection_from_json,
@@ -144,8 +146,7 @@ class MaskedLoss(keras.losses.Loss):
     def _each(self, y_true: Tensor, y_pred: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The value of each entry, 0 where it is ignored; and where it is not."""
         dtype = wide(self.dtype)
-        y_true = ops.convert_to_tensor(y_true, dtype=dtype)
-        y_pred = ops.convert_to_tensor(y_pred, dtype=dtype)
+        y_true, y_pred = as_tensor(y_true, dtype), as_tensor(y_pred, dtype)
         labels = self._takes_labels is not False and _are_labels(y_true, y_pred)
         if self._takes_labels and not labels:
             raise ShapeError(
@@ -182,7 +183,13 @@ class MaskedLoss(keras.losses.Loss):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "MaskedLoss":
-        return cls(**{**config, "ignore": tuple([_from_json(one) for one in config["ignore"]])})
+        with loading("A saved MaskedLoss", config):
+            check_keys("A saved MaskedLoss", config, {"ignore": list})
+            ignore = tuple([_from_json(one) for one in config["ignore"]])
+            made = cls(**{**config, "ignore": ignore})
+            names = ("ignore", "normalizer")
+            check_same("A saved MaskedLoss", made.get_config(), config, names)
+            return made
 
 
 def _ignored(ignore: Any) -> Any:

@@ -119,4 +119,5 @@ class IndexViolation(keras.metrics.Metric):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "IndexViolation":
-        return cls(**Target.decoded(config))
+        made: IndexViolation = Target.load(cls, config, "reduce", "tolerance")
+        return made
