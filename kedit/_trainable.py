@@ -212,11 +212,19 @@ def _check_description(kind: str, data: Any) -> None:
         elif isinstance(part, (list, tuple)):
             inside += part
     if isinstance(data, dict):
+        check_fields(f"`{kind}`", data, {"class_name": str}, _KERAS)
         made = getattr(keras, f"{kind}s").get(copy.deepcopy(data))
         if not isinstance(made, getattr(getattr(keras, f"{kind}s"), kind.title())):
             raise refused(f"`{kind}` should be one of Keras's", data)
 
 
+_KERAS: dict[str, Any] = {
+    "config": dict,
+    "module": (str, type(None)),
+    "registered_name": (str, type(None)),
+    "build_config": dict,
+    "shared_object_id": int,
+}
 _CODE = ("function", "Lambda", "__typespec__")
 
 
@@ -304,5 +312,5 @@ def _key(value: Any) -> Any:
 def _code(module: str, value: Any) -> str:
     if not isinstance(value, dict):
         return to_code(value)
-    options = [f"{k}={v!r}" for k, v in value["config"].items() if v is not None]
+    options = [f"{k}={v!r}" for k, v in (value.get("config") or {}).items() if v is not None]
     return f"keras.{module}.{value['class_name']}({', '.join(options)})"

@@ -138,7 +138,7 @@ class Editing(keras.layers.Layer):
         self.when = when
         self.gradient = gradient
         self.temperature = float(temperature)
-        self.switch = switch
+        self.switch = bool(switch)
         self.supports_masking = True
         self._shape: Shape = ()
         self._plain = tuple([take_out(part) for part in edit.edits])
