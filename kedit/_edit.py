@@ -290,6 +290,9 @@ class Edit:
             slots = _slots(edit)
             if learned or slots != list(range(len(slots))):
                 raise refused("An edit of a node should have slots numbered in order", slots)
+            for value in (edit.operand, edit.selection.condition):
+                if isinstance(value, Expression) and value.compares_slots():
+                    raise refused("A tensor should stand on the right of a comparison", config)
             edit._check_same(config)
             return edit
 

@@ -202,6 +202,13 @@ class Expression(Operators, Frozen):
             for leaf in (arg.constants() if isinstance(arg, Expression) else [arg])
         ]
 
+    def compares_slots(self) -> bool:
+        """Whether a slot stands where `X` should: alone, or on the left of a comparison."""
+        wants_x = self.name in _COMPARISONS or len(self.args) == 1
+        return (wants_x and isinstance(self.args[0], Slot)) or any(
+            [arg.compares_slots() for arg in self.args if isinstance(arg, Expression)]
+        )
+
     def key(self) -> Any:
         """Hashable stand-in, equal for equal expressions (`==` makes a condition)."""
         args = (arg.key() if isinstance(arg, Expression) else to_key(arg) for arg in self.args)

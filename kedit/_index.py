@@ -136,8 +136,8 @@ class Index(Frozen):
     @classmethod
     def from_json(cls, data: Any) -> "Index":
         """The index that `to_json` wrote."""
-        if not isinstance(data, list):
-            raise refused("An index should be a list of items", data)
+        if not isinstance(data, list) or len(data) > 64:  # NumPy has no more axes
+            raise refused("An index should be a list of at most 64 items", data)
         return cls(tuple([item_from_json(item) for item in data]))
 
 

@@ -89,6 +89,7 @@ BAD = {
     "condition of get": of(at[0].get(), condition=GREATER),
     "a path": of(at[0].set(1.0), path=1),
     "index: a dict": of(at[0].set(1.0), index={}),
+    "index: many": of(at[0].set(1.0), index=[None] * 65),
     "index: a str": of(at[0].set(1.0), index="..."),
     "index: two ellipses": index("...", "..."),
     "item: bool": index(True),

@@ -13,7 +13,7 @@ from kedit._lowering import _ops as ops
 from kedit._selection import placeholders_in
 from kedit._trainable import Trainable, take_out
 from kedit._types import Shape, Tensor
-from kedit.errors import OperandError
+from kedit.errors import OperandError, ShapeError
 from kedit.layers import _gradient
 from kedit.layers._words import name_of
 
@@ -172,6 +172,13 @@ class Editing(keras.layers.Layer):
         # On PyTorch Keras would lose one of two weights of the same name.
         numbered = (f"{role}_{number}" if number else role for number in itertools.count())
         name = trainable.name or next(name for name in numbered if name not in named)
+        shape = trainable.shape or ()  # which is looked at before there is memory taken for it
+        sizes = zip(reversed(shape), reversed(selected), strict=False)
+        if len(shape) > len(selected) or any([w is not None and n not in (1, w) for n, w in sizes]):
+            raise ShapeError(
+                "The shape of a Trainable should broadcast to the selection, "
+                f"{tuple(selected)}. Received: `{trainable!r}`. Drop `shape`."
+            )
         if name not in named:
             named[name] = (trainable, trainable.add_to(self, selected, name))
         known, weight = named[name]
