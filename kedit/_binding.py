@@ -451,7 +451,7 @@ def _spread(array: Positions, shape: Shape) -> tuple[int, ...]:
 
 def _check_mask(mask: Any, axis: int, shape: Shape) -> None:
     sizes = shape[axis : axis + len(mask.shape)]
-    if None in sizes and isinstance(mask, Array):
+    if None in sizes and isinstance(mask, Array) and 0 not in mask.shape:
         raise OperandError(
             "A mask should lie on axes of known size. Received: a mask of shape "
             f"{mask.shape} for axes of sizes {sizes}. Give the size in `keras.Input(shape=...)` "

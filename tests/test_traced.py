@@ -351,8 +351,6 @@ def test_index_that_is_no_integer_raises():
     for wrong in (ops.zeros(2), ops.zeros((2,), "complex64")):
         with pytest.raises(PositionError, match="Received"):
             at(ops.zeros(3))[wrong]
-    with pytest.raises(PositionError, match="block"):
-        at(ops.zeros(3))[ops.convert_to_tensor(1) :]
     with pytest.raises(PositionError, match="stack"):
         at(ops.zeros(3))[[ops.convert_to_tensor(1), ops.convert_to_tensor(2)]]
     with pytest.raises(PositionError, match="axes"):

@@ -169,13 +169,15 @@ class Places:
             kept = np.flatnonzero(self.inside)
             values = values if values.shape[0] == 1 else ops.take(values, kept, axis=0)
             return scatter_add(x, self.flat[kept], values)
-        if self.may_be_empty:  # one place more, where they are dropped
+        if not isinstance(self.size, int) or not self.size:  # one place more, to drop them there
             return scatter_add(pad(x, 0), self.flat, values)[:-1]
         # What is dropped adds nothing to a place to which something is added anyway. If there is
         # none, the first is put back: even to add -0.0 changes the bits of some numbers.
-        first = ops.argmax(ops.cast(self.inside, "int32"))
-        any_inside = ops.take(self.inside, first, axis=0)
-        spare = ops.where(any_inside, ops.take(self.flat, first, axis=0), 0)
+        first = ops.argmax(
+            ops.concatenate([ops.cast(self.inside, "int32"), ops.ones((1,), "int32")])
+        )
+        any_inside = first < ops.shape(self.inside)[0]
+        spare = ops.take(pad(self.flat, 0), first, axis=0)
         inside = along(self.inside, 0, len(x.shape))
         values = ops.where(inside, values, neutral("add", dtype_of(x)))
         added = scatter_add(x, ops.where(self.inside, self.flat, spare), values)
