@@ -328,6 +328,7 @@ def scatter(x: Tensor, places: Any, values: Tensor) -> Tensor:
     """
     indices = places if len(places.shape) == 2 else ops.expand_dims(places, 1)
     values = ops.broadcast_to(values, (sizes(places)[0], *sizes(x)[indices.shape[1] :]))
+    indices, values = _in_what_exists(x, indices, values)
     if not reads_bytecode():
         try:
             return ops.scatter_update(x, indices, values)
@@ -342,7 +343,18 @@ def scatter(x: Tensor, places: Any, values: Tensor) -> Tensor:
 def scatter_add(x: Tensor, places: Any, values: Tensor) -> Tensor:
     """Add values, as for `scatter`, at places on the first axis, which may occur several times."""
     values = ops.broadcast_to(values, (sizes(places)[0], *sizes(x)[1:]))
-    return ops.scatter_add(x, places, values)
+    return ops.scatter_add(x, *_in_what_exists(x, places, values))
+
+
+def _in_what_exists(x: Tensor, places: Any, values: Tensor) -> tuple[Any, Tensor]:
+    """Places and values: none where a tensor is empty, as a graph may learn only when it runs.
+
+    TensorFlow refuses places in such a tensor, even if nothing would be written there.
+    """
+    if None not in tuple(x.shape):
+        return places, values
+    exists = reduce(ops.minimum, sizes(x), 1)
+    return tuple([given[: sizes(places)[0] * exists] for given in (places, values)])
 
 
 def along(values: Any, axis: int, rank: int) -> Tensor:

@@ -43,10 +43,8 @@ AS_THEY_ARE = frozenset(
         "full_like",
         "greater",
         "greater_equal",
+        "imag",
         "is_tensor",
-        "isfinite",
-        "isinf",
-        "isnan",
         "less",
         "less_equal",
         "log",
@@ -89,7 +87,7 @@ AS_THEY_ARE = frozenset(
 )
 """Functions that are called as Keras has them."""
 
-REPLACED = frozenset(["add", "power", "scatter_add", "where"])
+REPLACED = frozenset(["add", "isfinite", "isinf", "isnan", "power", "scatter_add", "where"])
 """Functions that are written anew below; `keras_where` and its like are Keras's."""
 
 _library: ContextVar[Any] = ContextVar("library", default=keras_ops)
@@ -137,6 +135,29 @@ def where(condition: Any, x1: Any, x2: Any) -> Any:
     and one of int32 on JAX, which not all numbers of uint32 fit. Not reported.
     """
     return _ops.keras_where(condition, *_as_tensors(x1, x2))
+
+
+def isfinite(x: Any) -> Any:
+    """Whether elements are numbers, which all of integers are, and both parts of complex ones.
+
+    For integers Keras 3.15.1 on TensorFlow makes the answer of `x.shape`, as for `isinf` and
+    `isnan`, and fails in a graph that does not know it; it fails for complex numbers. Not reported.
+    """
+    if "complex" in str(x.dtype):
+        return _ops.logical_and(_ops.isfinite(_ops.real(x)), _ops.isfinite(_ops.imag(x)))
+    return _ops.keras_isfinite(x) if "float" in str(x.dtype) else _ops.equal(x, x)
+
+
+def isinf(x: Any) -> Any:
+    """Whether elements are infinite, as no integers are; see `isfinite`."""
+    if "complex" in str(x.dtype):
+        return _ops.logical_or(_ops.isinf(_ops.real(x)), _ops.isinf(_ops.imag(x)))
+    return _ops.keras_isinf(x) if "float" in str(x.dtype) else _ops.not_equal(x, x)
+
+
+def isnan(x: Any) -> Any:
+    """Whether elements are NaN, which alone does not equal itself; see `isfinite`."""
+    return _ops.not_equal(x, x)
 
 
 def power(x1: Any, x2: Any) -> Any:

@@ -38,7 +38,8 @@ class TensorFlowOps:
         import tensorflow as tf
 
         self._tf = tf
-        self.copy, self.isfinite, self.mod = tf.identity, tf.math.is_finite, tf.math.floormod
+        self.copy, self.mod = tf.identity, tf.math.floormod
+        self.isfinite, self.isinf = tf.math.is_finite, tf.math.is_inf
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tf if hasattr(self._tf, name) else self._tf.math, name)
@@ -83,23 +84,12 @@ class TensorFlowOps:
     def full(self, shape: Any, value: Any, dtype: str) -> Any:
         return self._tf.cast(self._tf.fill(shape, value), dtype)
 
-    def isinf(self, x: Any) -> Any:
-        if x.dtype.is_complex:
-            return self.isinf(self._tf.math.real(x)) | self.isinf(self._tf.math.imag(x))
-        return self._tf.math.is_inf(x) if x.dtype.is_floating else self.isnan(x)
-
-    def isnan(self, x: Any) -> Any:
-        return self._tf.not_equal(x, x)
-
     def power(self, x: Any, exponent: Any) -> Any:
         if not x.dtype.is_unsigned:
             return self._tf.pow(x, exponent)
         return self._tf.cast(
             self._tf.pow(*[self._tf.cast(n, "int64") for n in (x, exponent)]), x.dtype
         )
-
-    def real(self, x: Any) -> Any:
-        return self._tf.math.real(x)
 
     def scatter_update(self, x: Any, places: Any, values: Any, reduction: Any = None) -> Any:
         return getattr(self._tf, f"tensor_scatter_nd_{reduction or 'update'}")(x, places, values)
