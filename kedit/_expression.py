@@ -280,9 +280,10 @@ class Expression(Operators, Frozen):
             else constant(arg, "bool" if self._is_logic else dtype)
             for arg in self.args
         ]
-        if self.name == "abs" and kind(dtype) == 2 and hasattr(library, "stop_gradient"):
-            # The gradient of abs at 0 differs between backends; that of x * sign(x) is 0.
-            return args[0] * library.stop_gradient(library.sign(args[0]))
+        if self.name == "abs" and kind(dtype) == 2:
+            # The gradient of abs at 0 differs between backends; that of a constant is 0.
+            zero = constant(0.0, dtype)
+            return library.where(library.equal(args[0], zero), zero, library.abs(args[0]))
         return getattr(library, self.name)(*args)
 
     @property

@@ -381,9 +381,11 @@ def _spread(values_u: Tensor, pick: Any, size: Any, axis: int) -> Tensor:
     """Move values to their positions on the whole axis; what lies between does not matter."""
     if not pick.is_computed and isinstance(pick.positions, range) and pick.positions.step == 1:
         return pad(values_u, axis, pick.positions.start, pick.size - pick.positions.stop)
-    if pick.count is None:  # there may turn out to be no value at all, and nothing to take from
+    number = _number(pick, size)
+    if pick.count is None:  # there may turn out to be one value for all, or none to take
+        number = number * ops.cast(ops.not_equal(sizes(values_u)[axis], 1), "int32")
         values_u = pad(values_u, axis)
-    return ops.take(values_u, ops.maximum(_number(pick, size), 0), axis=axis)
+    return ops.take(values_u, ops.maximum(number, 0), axis=axis)
 
 
 def _number(pick: Any, size: Any) -> Tensor:

@@ -136,7 +136,7 @@ def _chosen(edit: Edit, layout: Layout, x: Tensor) -> Tensor | None:
     mask = _mask(edit, layout)
     counted = _counted(edit, layout)
     if counted is not None:  # where it is True but there is no value left, nothing is written
-        mask = ops.logical_and(mask, _rank_in(mask) < counted[1])
+        mask = ops.logical_and(mask, _rank_in(mask, counted[1]) < counted[1])
     return _and(chosen, _axes.along(mask, layout.mask_dim, len(layout.result)))
 
 
@@ -169,9 +169,10 @@ def _and(left: Tensor | None, right: Tensor) -> Tensor:
     return right if left is None else ops.logical_and(left, right)
 
 
-def _rank_in(mask: Tensor) -> Tensor:
-    """How many are True before each place of a mask."""
-    return ops.cumsum(ops.cast(mask, "int32"), axis=0) - 1
+def _rank_in(mask: Tensor, count: Any) -> Tensor:
+    """The number of the value for each True of a mask; 0 if the count turns out to be 1."""
+    rank = ops.cumsum(ops.cast(mask, "int32"), axis=0) - 1
+    return rank if isinstance(count, int) else rank * ops.cast(ops.not_equal(count, 1), "int32")
 
 
 def _values(edit: Edit, layout: Layout, x: Tensor, chosen: Tensor | None, wide: str) -> Tensor:
@@ -196,7 +197,7 @@ def _values(edit: Edit, layout: Layout, x: Tensor, chosen: Tensor | None, wide: 
 
 def _counted_off(edit: Edit, layout: Layout, values: Tensor, axis: int, count: Any) -> Tensor:
     """Values for each True of a mask, moved to where it is True."""
-    number = ops.clip(_rank_in(_mask(edit, layout)), 0, count)
+    number = ops.clip(_rank_in(_mask(edit, layout), count), 0, count)
     # One more, for places of which there is no value.
     return ops.take(_axes.pad(values, axis), number, axis=axis)
 

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops as keras_ops
 
 from kedit._lowering._compiler import reads_bytecode
@@ -77,7 +78,6 @@ AS_THEY_ARE = frozenset(
         "squeeze",
         "stack",
         "stop_gradient",
-        "subtract",
         "sum",
         "take",
         "transpose",
@@ -87,7 +87,9 @@ AS_THEY_ARE = frozenset(
 )
 """Functions that are called as Keras has them."""
 
-REPLACED = frozenset(["add", "isfinite", "isinf", "isnan", "power", "scatter_add", "where"])
+REPLACED = frozenset(
+    ["add", "isfinite", "isinf", "isnan", "power", "scatter_add", "subtract", "where"]
+)
 """Functions that are written anew below; `keras_where` and its like are Keras's."""
 
 _library: ContextVar[Any] = ContextVar("library", default=keras_ops)
@@ -186,6 +188,20 @@ def scatter_add(x: Any, places: Any, values: Any) -> Any:
         return x.index_add(0, places, values)
     column = _ops.reshape(places, (-1, *[1] * (len(x.shape) - 1)))
     return x.scatter_add(0, _ops.broadcast_to(column, tuple(values.shape)), values)
+
+
+def subtract(x1: Any, x2: Any) -> Any:
+    """`x1 - x2`, also of unsigned integers.
+
+    Of zeros that it knows, the optimizer of TensorFlow's graphs takes away by a negation, of which
+    there is none for unsigned integers. So -1, as they have it, is multiplied by. In TensorFlow
+    2.21; not reported.
+    """
+    if not any(["uint" in str(getattr(x, "dtype", "")) for x in (x1, x2)]):
+        return _ops.keras_subtract(x1, x2)
+    x1, x2 = _as_tensors(x1, x2)
+    minus_one = np.iinfo(keras.backend.standardize_dtype(x2.dtype)).max
+    return _ops.add(x1, _ops.multiply(*_as_tensors(x2, int(minus_one))))
 
 
 def _as_tensors(*operands: Any) -> list[Any]:
