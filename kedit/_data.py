@@ -189,7 +189,8 @@ def freeze(value: Any) -> Any:
         return _freeze_array(value)
     if isinstance(value, int) and abs(value) >= 2**64:
         raise OperandError(
-            f"A number should fit into 64 bits. Received: one of {value.bit_length()} bits."
+            f"A number should fit into 64 bits. Received: one of {value.bit_length()} bits. Write "
+            "a float, as 1e20."
         )
     if is_scalar(value) or isinstance(value, (Array, Slot)) or is_tensor(value):
         return value
