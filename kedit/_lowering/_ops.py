@@ -74,7 +74,6 @@ AS_THEY_ARE = frozenset(
         "sigmoid",
         "sign",
         "softplus",
-        "sqrt",
         "squeeze",
         "stack",
         "stop_gradient",
