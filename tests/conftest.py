@@ -14,7 +14,8 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def independent():
-    """What one test draws at random or compiles does not count in the next."""
+    """What one test draws at random, names or compiles does not count in the next."""
+    keras.utils.clear_session(free_memory=False)  # collecting garbage takes longer than most tests
     keras.utils.set_random_seed(0)
     yield
     forget_compiled()

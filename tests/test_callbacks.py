@@ -184,6 +184,7 @@ def test_callbacks_are_saved_as_data():
     assert check_roundtrip(PenaltySchedule("guide", registered)).schedule is registered
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "make",
     [

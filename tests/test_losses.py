@@ -416,6 +416,7 @@ def test_base_loss_of_ones_own():
     check_close(loss(WIDE * 0, WIDE), each.mean() + (abs(WIDE) ** 3).mean())
 
 
+@pytest.mark.once
 def test_saving_a_base_loss_that_is_code_raises():
     loss = IndexPenalty(2, 0.5, base_loss=lambda y_true, y_pred: 0 * y_pred[:, 0])
     with pytest.raises(SavingError, match="register_keras_serializable"):
