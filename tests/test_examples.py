@@ -105,6 +105,7 @@ def test_heat_equation(tmp_path):
 # --- Whether they run, and set out in the right direction ----------------------------------------
 
 
+@pytest.mark.brief
 @pytest.mark.usefixtures("two_epochs")
 def test_learned_threshold_briefly(tmp_path):
     picture = tmp_path / "picture.png"
@@ -119,6 +120,7 @@ def test_learned_threshold_briefly(tmp_path):
     assert picture.stat().st_size > 10_000
 
 
+@pytest.mark.brief
 @pytest.mark.usefixtures("two_epochs")
 def test_dead_zone_briefly(tmp_path):
     picture = tmp_path / "picture.png"
@@ -128,6 +130,7 @@ def test_dead_zone_briefly(tmp_path):
     assert picture.stat().st_size > 10_000
 
 
+@pytest.mark.brief
 @pytest.mark.usefixtures("two_epochs")
 def test_pruning_briefly(tmp_path):
     picture = tmp_path / "picture.png"
@@ -139,6 +142,7 @@ def test_pruning_briefly(tmp_path):
     assert picture.stat().st_size > 10_000
 
 
+@pytest.mark.brief
 @pytest.mark.usefixtures("two_epochs")
 def test_output_target_briefly(tmp_path, capsys):
     out = tmp_path / "picture.png"
@@ -154,6 +158,7 @@ def test_output_target_briefly(tmp_path, capsys):
     assert out.stat().st_size > 1000
 
 
+@pytest.mark.brief
 @pytest.mark.usefixtures("two_epochs")
 def test_heat_equation_briefly(tmp_path):
     out = tmp_path / "picture.png"
