@@ -98,7 +98,7 @@ def optimized(fn: Callable[..., Any]) -> Callable[..., Any]:
 def compile_without_building(monkeypatch: Any) -> None:
     """Make Keras compile models on PyTorch as `compiled` does: with the kernels that there are.
 
-    To write kernels and build them takes longer than all the rest; tests of `optimized` do.
+    To write kernels and build them takes a third of the time; tests of `optimized` do.
     """
     if BACKEND == "torch":
         import torch
