@@ -1,6 +1,7 @@
 """The matrix: the same tests on every backend, each in an environment of its own."""
 
 import os
+import secrets
 from pathlib import Path
 
 import nox
@@ -14,57 +15,77 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS = ["--constraint", "constraints.txt"]
 # What a backend needs. TensorFlow without CUDA; Keras's NumPy backend borrows from JAX.
 PACKAGES = {"tensorflow": "tensorflow-cpu", "jax": "jax", "torch": "torch", "numpy": "jax"}
-DIFFERENTIATING = ("tensorflow", "jax", "torch")
+# JAX comes last: NumPy's tests run after it, and load the models that all others have saved.
+DIFFERENTIATING = ("tensorflow", "torch", "jax")
+# Not tests of what a backend has not; and those that are the same on all run on JAX alone.
+SELECTED = {
+    "tensorflow": "not once",
+    "jax": "not brief",
+    "torch": "not once",
+    "numpy": "not once and not gradient and not tensors",
+}
 CARRIERS = ("tensorflow-cpu", "jax", "torch", "grain", "datasets", "captum")
 KERAS_HUB = ("keras-hub", "kagglehub", "kagglesdk", "regex", "tokenizers", "sentencepiece")
 MODELS = Path(".nox", "models").absolute()
+# On JAX every operation is compiled for every shape: what one process compiles others may load.
+JAX_CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": str(Path(".nox", "compiled").absolute()),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
 
 def group(name):
     return nox.project.dependency_groups(PROJECT, name)
 
 
-def run_pytest(session, backend, *arguments, packages=(), **environment):
-    packages = packages or (PACKAGES[backend],)
+def install(session, *packages):
     session.install(*CONSTRAINTS, *packages, *group("tests"), "-e", ".[demo]")
+
+
+def run_pytest(session, backend, *arguments, marked="not carriers", **environment):
     MODELS.mkdir(parents=True, exist_ok=True)
     environment |= {
         "KERAS_BACKEND": backend,
         "KEDIT_MODELS": str(MODELS),  # a model saved on one backend is loaded on the others
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "MPLBACKEND": "Agg",
+        **JAX_CACHE,
     }
-    marks = (
-        []
-        if backend in DIFFERENTIATING
-        else ["-m", "not gradient and not tensors and not carriers"]
-    )
-    session.run("python", "-m", "pytest", "-n", "2", *marks, *arguments, env=environment)
+    marks = ["-m", f"{marked} and {SELECTED[backend]}"]
+    options = ["-n", "2", "--dist", "worksteal", "--durations", "10", *marks]
+    session.run("python", "-m", "pytest", *options, *arguments, env=environment)
 
 
 @nox.session
-@nox.parametrize("backend", list(PACKAGES))
+@nox.parametrize("backend", DIFFERENTIATING)
 def tests(session, backend):
     """Values, gradients, examples: eager and compiled; on NumPy, which has neither, values."""
+    install(session, PACKAGES[backend])
     run_pytest(session, backend, *session.posargs)
+    if PACKAGES["numpy"] == PACKAGES[backend]:
+        run_pytest(session, "numpy", *session.posargs)
 
 
 @nox.session
 def carriers(session):
     """The same edits in everything that carries data, in one environment that holds it all."""
+    # KerasHub would bring TensorFlow with CUDA, for tokenizers that no test has.
+    session.install(*CONSTRAINTS, "--no-deps", *KERAS_HUB)
+    install(session, *CARRIERS)
+    files = ("tests/test_carriers.py", "tests/test_generation.py")
     for backend in DIFFERENTIATING:
-        # KerasHub would bring TensorFlow with CUDA, for tokenizers that no test has.
-        session.install(*CONSTRAINTS, "--no-deps", *KERAS_HUB)
-        files = ("tests/test_carriers.py", "tests/test_generation.py")
-        only = (*files, "-m", "carriers", *session.posargs)
-        run_pytest(session, backend, *only, packages=CARRIERS)
+        run_pytest(session, backend, *files, *session.posargs, marked="carriers")
 
 
 @nox.session
 @nox.parametrize("backend", list(PACKAGES))
 def properties(session, backend):
     """A long search for counterexamples; after `--` the number of examples and KEDIT_SEED."""
-    examples, seed = (*session.posargs, *("100000", "0")[len(session.posargs) :])
+    given = session.posargs
+    examples, seed = (*given, *("100000", str(secrets.randbelow(2**32)))[len(given) :])
+    session.log(f"To search here again: nox -s {session.name!r} -- {examples} {seed}")
+    install(session, PACKAGES[backend])
     run_pytest(
         session, backend, "tests/test_properties.py", KEDIT_EXAMPLES=examples, KEDIT_SEED=seed
     )

@@ -1,6 +1,7 @@
 """The one file of the project that names backends: compiling and differentiating on each."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -18,6 +19,8 @@ if BACKEND in ("tensorflow", "torch"):
     FLOATS.append("float64")
 EXECUTIONS = [1] if BACKEND == "torch" else [1, 2, 4]
 """What `compile(steps_per_execution=...)` may be: Keras refuses more than 1 on torch."""
+EAGER_IS_SLOW = BACKEND == "jax"
+"""Whether a function takes longer as it is: XLA then compiles every operation for itself."""
 
 IGNORED_WARNINGS = ["ignore:.* encountered in:RuntimeWarning"] if BACKEND == "numpy" else []
 """Those of NumPy's numbers: on it, Keras runs a model of symbols on whatever is in memory."""
@@ -68,14 +71,39 @@ def compilers(*, sizes: bool = False) -> dict[str, Callable[[Callable[..., Any]]
     return {"compiled": compiled}
 
 
+def compiled_apart(dtypes: Sequence[str]) -> list[str]:
+    """Those of some dtypes for which a compiler makes code of their own.
+
+    `compiled` on PyTorch runs the kernels that an eager function runs: there only what is traced
+    may differ, and it does so by the kind of a dtype.
+    """
+    if BACKEND != "torch":
+        return list(dtypes)
+    kinds = {
+        dtype.rstrip("0123456789").replace("bfloat", "float"): dtype for dtype in reversed(dtypes)
+    }
+    return [dtype for dtype in dtypes if dtype in kinds.values()]
+
+
 def optimized(fn: Callable[..., Any]) -> Callable[..., Any]:
     """`fn` as the backend's compiler makes it when it is left at its defaults."""
     if BACKEND == "torch":
         import torch
 
         forget_compiled()
-        return torch.compile(fn, fullgraph=True)
+        return torch.compile(fn, backend="inductor", fullgraph=True)
     return compiled(fn)
+
+
+def compile_without_building(monkeypatch: Any) -> None:
+    """Make Keras compile models on PyTorch as `compiled` does: with the kernels that there are.
+
+    To write kernels and build them takes a third of the time; tests of `optimized` do.
+    """
+    if BACKEND == "torch":
+        import torch
+
+        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
 
 
 def forget_compiled() -> None:

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from _backend import EAGER_IS_SLOW
 
 
 class Case(NamedTuple):
@@ -284,10 +285,11 @@ OUT_OF_BOUNDS = [
 ]
 
 
-def eager_and_compiled(cases: Any, compiled: Any) -> Any:
-    """Run a test of `case` and `compile` on cases, and compiled on a few."""
+def eager_and_compiled(cases: Any, few: Any) -> Any:
+    """Run a test of `case` and `compile` on cases the faster way, and the other way on a few."""
+    rows = [(case, EAGER_IS_SLOW) for case in cases] + [(case, not EAGER_IS_SLOW) for case in few]
     return pytest.mark.parametrize(
         ("case", "compile"),
-        [(case, False) for case in cases] + [(case, True) for case in compiled],
+        rows,
         ids=lambda value: repr(value) if isinstance(value, Case) else ["eager", "compiled"][value],
     )

@@ -63,6 +63,7 @@ def test_ascends_by_the_mean_of_the_epoch():
     check_close(history.history["guide_multiplier"], seen.epochs)
 
 
+@pytest.mark.usefixtures("without_building")
 @pytest.mark.gradient
 @every_jit
 @pytest.mark.parametrize("steps_per_execution", EXECUTIONS)
@@ -101,6 +102,7 @@ def test_batches_left_over_count_at_the_end_of_the_epoch():
     check_close(guide.multiplier, miss[:9].mean() + miss[9:].mean())
 
 
+@pytest.mark.usefixtures("without_building")
 @pytest.mark.gradient
 @every_jit
 def test_penalty_schedule(jit_compile):
@@ -184,6 +186,7 @@ def test_callbacks_are_saved_as_data():
     assert check_roundtrip(PenaltySchedule("guide", registered)).schedule is registered
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "make",
     [

@@ -76,6 +76,19 @@ def assign(index, values):
 S = np.s_
 MASK = np.arange(15).reshape(3, 5) % 4 == 0
 F, U = "float32", "uint8"
+# In these, edits meet NumPy's arrays in one process, whatever the backend.
+OF_ARRAYS = (
+    "NumPy",
+    "lists",
+    "pickle",
+    "JSON",
+    "Grain",
+    "DataLoader, 0 workers",
+    "DataLoader, collate",
+    "Hugging Face, map",
+    "Hugging Face, with_transform",
+    "PyDataset, 0 workers",
+)
 # What edits meet there are lists, whose integers know no width at which to saturate or wrap.
 OF_PYTHON_NUMBERS = ("lists", "Hugging Face, with_transform")
 # id, edit, what NumPy makes of a batch of shape (4, 3, 5), dtype
@@ -129,7 +142,10 @@ def check_same(found, expected):
         assert array.dtype == other.dtype
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.once] * (name in OF_ARRAYS)) for name in NAMES],
+)
 def test_edits_are_the_same_everywhere(name):
     """All edits at once, as processes take long to start."""
     assert list(carriers().CARRIERS) == NAMES
@@ -144,6 +160,7 @@ def test_edits_are_the_same_everywhere(name):
         np.testing.assert_array_equal(given, batches(dtype))
 
 
+@pytest.mark.once
 def test_processes_of_grain():
     elements = [(n, x) for n, row in enumerate(EDITS) for x in batches(row[-1])]
     expected = [EDITS[n][2](x) for n, x in elements]
@@ -239,6 +256,7 @@ def test_tensors_of_other_frameworks_that_numpy_cannot_read_raise():
             jax.jit(at[0].set(1.0))(jax.numpy.ones(2))
 
 
+@pytest.mark.once
 def test_fingerprint_is_the_same_in_every_process():
     edit = 'sample[..., [0, 2]].where(X > 1.5).set(np.arange(2.0)).on("x")'
     code = (
@@ -259,6 +277,7 @@ def test_fingerprint_is_the_same_in_every_process():
 ERASE = RandomEdit(sample[...].set(0.0), count=3, seed=5)
 
 
+@pytest.mark.once
 def test_random_edits_in_processes_of_grain_and_pytorch():
     """Two epochs of eight elements: every draw another, and the same as without processes."""
     x = [np.ones((2, 8, 8), "float32")] * 8

@@ -53,6 +53,7 @@ def test_holds_elements_and_is_saved_with_the_layer(name, tmp_path):
         model = saved_and_loaded(model, tmp_path / path)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("edit", "error"),
     [

@@ -85,6 +85,7 @@ EDITS = [
 every_edit = pytest.mark.parametrize("edit", EDITS, ids=repr)
 
 
+@pytest.mark.once
 @every_edit
 def test_repr_is_the_code_that_makes_it(edit):
     names = {"at": at, "sample": sample, "X": X, "np": np, "half": half}
@@ -92,6 +93,7 @@ def test_repr_is_the_code_that_makes_it(edit):
     assert eval(repr(edit), {**names, "EditSequence": EditSequence}) == edit
 
 
+@pytest.mark.once
 @every_edit
 def test_edit_comes_back_from_json_pickle_and_copy(edit):
     ways = [check_roundtrip(edit), pickle.loads(pickle.dumps(edit)), copy.deepcopy(edit)]
@@ -101,6 +103,7 @@ def test_edit_comes_back_from_json_pickle_and_copy(edit):
         assert repr(again) == repr(edit)
 
 
+@pytest.mark.once
 def test_edits_that_differ_in_anything_differ():
     assert len(set(EDITS)) == len(EDITS)
     for number, edit in enumerate(EDITS):
@@ -108,6 +111,7 @@ def test_edits_that_differ_in_anything_differ():
         assert edit != repr(edit)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("left", "right"),
     [
@@ -132,6 +136,7 @@ def test_operands_compare_by_value_and_type(left, right):
         assert hash(make(right)) == hash(make(copy.deepcopy(right)))
 
 
+@pytest.mark.once
 def test_equal_however_it_was_written():
     assert at[[1, 2]].set(1.0) == at[np.array([1, 2], "int8")].set(np.float64(1.0))
     assert at[0:2].set([1.0]) == at[slice(0, 2)].set(np.array([1.0]))
@@ -140,6 +145,7 @@ def test_equal_however_it_was_written():
     assert at[0].set(1.0) != EditSequence(at[0].set(1.0))
 
 
+@pytest.mark.once
 def test_edits_are_immutable():
     edit, both = at[0].where(X > 0).set(X + 1), at[0].set(1.0) | at[1].set(2.0)
     things = [edit, edit.selection, edit.selection.index, edit.operand, both]
@@ -154,6 +160,7 @@ def test_edits_are_immutable():
     assert not changed
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("size", [3, 5000])
 def test_arrays_of_an_edit_cannot_be_written(size):
     edit = at[0].set(np.zeros(size))
@@ -162,6 +169,7 @@ def test_arrays_of_an_edit_cannot_be_written(size):
     assert edit == at[0].set(np.zeros(size))
 
 
+@pytest.mark.once
 def test_edit_keeps_what_it_was_made_of():
     values, mask, rows, limits = np.zeros(2), np.array([True, True]), [0, 1], np.zeros(2)
     edits = [at[mask].set(values), at[rows].add(values), at.where(limits < X).set(limits + X)]
@@ -184,6 +192,7 @@ def test_what_an_edit_gives_is_the_callers_own(size):
             assert not to_numpy(x).any()
 
 
+@pytest.mark.once
 def test_sequences_are_flat_and_run_from_left_to_right():
     a, b, c = at[0].set(1.0), at[:].multiply(3.0), at[0].add(1.0)
     assert (a | b) | c == a | (b | c) == EditSequence(a, b, c) == EditSequence(a | b, c)
@@ -226,6 +235,7 @@ def _config(edit, **changes):
     return {**edit.get_config(), **changes}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "config",
     [
@@ -254,6 +264,7 @@ def test_a_config_that_names_what_is_unknown_raises(config):
         EditSequence.from_config({"edits": [config]})
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "changes",
     [
@@ -271,6 +282,7 @@ def test_a_config_that_makes_no_sense_raises(changes):
         Edit.from_config(_config(at[0].set(1.0), **changes))
 
 
+@pytest.mark.once
 def test_a_registered_function_saves_by_its_name():
     config = at[0].apply(half).get_config()
     assert config["operand"] == {"function": "tests>half"}

@@ -347,6 +347,7 @@ def test_loading_runs_no_code(tmp_path, evil):
         load_edits(tmp_path / "edits.json")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "text",
     [
@@ -421,6 +422,7 @@ def test_what_a_model_alone_has_is_refused_elsewhere():
         edit_model(sequential(), {"dense": sample[0].set(0.0)}, train="some")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("arguments", [("inputs",), ("a b",), (3,), ("",)], ids=repr)
 def test_bad_names(arguments):
     for made in (Fed, OtherRun):
@@ -428,6 +430,7 @@ def test_bad_names(arguments):
             made(*arguments)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "arguments", [(Fed("v"),), (Rotated(),), (3,), (None, 0), (None, 1.0), (None, True)], ids=repr
 )

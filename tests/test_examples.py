@@ -1,8 +1,9 @@
-"""The scripts in `examples`, on a small scale: they run, draw, and find what they claim."""
+"""The scripts in `examples`: they run on every backend, and find what they claim on one."""
 
 import importlib.util
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 
@@ -17,6 +18,21 @@ def load(name):
     return module
 
 
+@pytest.fixture
+def two_epochs(monkeypatch):
+    """Whatever is trained is trained for two epochs at most."""
+    fit = keras.Model.fit
+
+    def fit_briefly(model, x, y, batch_size=None, epochs=1, **options):
+        return fit(model, x, y, batch_size, min(epochs, 2), **options)
+
+    monkeypatch.setattr(keras.Model, "fit", fit_briefly)
+
+
+# --- Whether they find what they claim -----------------------------------------------------------
+
+
+@pytest.mark.once
 def test_learned_threshold(tmp_path):
     picture = tmp_path / "picture.png"
     example = load("learned_threshold")
@@ -31,6 +47,7 @@ def test_learned_threshold(tmp_path):
     assert picture.stat().st_size > 10_000
 
 
+@pytest.mark.once
 def test_dead_zone(tmp_path):
     picture = tmp_path / "picture.png"
     learned, errors = load("dead_zone").main(picture, epochs=8, count=512)
@@ -39,6 +56,7 @@ def test_dead_zone(tmp_path):
     assert picture.stat().st_size > 10_000
 
 
+@pytest.mark.once
 def test_pruning(tmp_path):
     picture = tmp_path / "picture.png"
     rows = load("pruning").main(picture, epochs=4, sparsities=(0.9,))
@@ -49,6 +67,7 @@ def test_pruning(tmp_path):
     assert picture.stat().st_size > 10_000
 
 
+@pytest.mark.once
 def test_output_target(tmp_path, capsys):
     """Three recipes never reach the target; three do, within so many steps."""
     out = tmp_path / "picture.png"
@@ -67,6 +86,7 @@ def test_output_target(tmp_path, capsys):
     assert out.stat().st_size > 1000
 
 
+@pytest.mark.once
 def test_heat_equation(tmp_path):
     """At equal steps the guide errs at the edge by a tenth of the penalty at most; edits do not."""
     out = tmp_path / "picture.png"
@@ -79,4 +99,75 @@ def test_heat_equation(tmp_path):
     inside = {name: example.errors(u)[2] for name, u in found.items()}
     np.testing.assert_allclose(inside["guide, pinned"], inside["guide"])
     assert inside["guide"] < inside["penalty, weight 1"] / 10
+    assert out.stat().st_size > 1000
+
+
+# --- Whether they run, and set out in the right direction ----------------------------------------
+
+
+@pytest.mark.brief
+@pytest.mark.usefixtures("two_epochs")
+def test_learned_threshold_briefly(tmp_path):
+    picture = tmp_path / "picture.png"
+    example = load("learned_threshold")
+    found = example.main(picture, count=1024)
+    threshold, factor, steering = found["kedit"]
+    assert threshold != pytest.approx(example.START, abs=0.01)  # a gradient came
+    assert 1 < factor < 1.1 * example.FACTOR
+    assert (np.sign(steering) == np.sign(example.STEERING)).all()
+    threshold, _, _ = found["naive"]
+    assert threshold == pytest.approx(example.START)
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.brief
+@pytest.mark.usefixtures("two_epochs")
+def test_dead_zone_briefly(tmp_path):
+    picture = tmp_path / "picture.png"
+    learned, errors = load("dead_zone").main(picture, count=512)
+    assert 0.1 < learned < 1.8
+    assert errors["theory"] < errors["learned"] < errors["noisy"]
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.brief
+@pytest.mark.usefixtures("two_epochs")
+def test_pruning_briefly(tmp_path):
+    picture = tmp_path / "picture.png"
+    rows = load("pruning").main(picture, sparsities=(0.9,))
+    (_, whole, _, _), (_, pruned, tuned, came_back) = rows
+    assert pruned < tuned
+    assert pruned < whole
+    assert came_back == 0
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.brief
+@pytest.mark.usefixtures("two_epochs")
+def test_output_target_briefly(tmp_path, capsys):
+    out = tmp_path / "picture.png"
+    outcomes, cannot = load("output_target").main(["--out", str(out)])
+    assert [one.steps for one in outcomes] == [None] * 7
+    for one in outcomes:
+        assert len(one.misses) == 2
+    _, weak, strong, excluded, ascended, *_ = [one.misses[-1] for one in outcomes]
+    assert max(strong, excluded, ascended) < weak
+    assert cannot["index_satisfied"] == 0
+    assert cannot["epochs"] == 2
+    assert "IndexGuide with DualAscent" in capsys.readouterr().out
+    assert out.stat().st_size > 1000
+
+
+@pytest.mark.brief
+@pytest.mark.usefixtures("two_epochs")
+def test_heat_equation_briefly(tmp_path):
+    out = tmp_path / "picture.png"
+    example = load("heat_equation")
+    example.PER_EPOCH = 10
+    found = example.main(["--out", str(out)])
+    edge = {name: example.errors(u)[0] for name, u in found.items()}
+    assert edge["hard"] == edge["guide, pinned"] == 0
+    assert 0 < edge["guide"] < 0.5
+    inside = {name: example.errors(u)[2] for name, u in found.items()}
+    np.testing.assert_allclose(inside["guide, pinned"], inside["guide"])
     assert out.stat().st_size > 1000

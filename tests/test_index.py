@@ -13,6 +13,8 @@ from kedit._binding import bind
 from kedit._index import Index
 from kedit.errors import PositionError, ShapeError
 
+pytestmark = pytest.mark.once
+
 
 def positions_by_layout(index, shape):
     """What `index` selects from an array of flat positions, along the layout's own path."""

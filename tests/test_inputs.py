@@ -65,6 +65,7 @@ BATCHES = [
 ]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("edit", "batch", "where"), BATCHES, ids=lambda v: repr(v)[:40])
 def test_one_array_of_a_batch_is_edited_and_nothing_else(edit, batch, where):
     structure = pickle.dumps(batch)
@@ -84,6 +85,7 @@ def test_one_array_of_a_batch_is_edited_and_nothing_else(edit, batch, where):
     assert all(a is b for a, b in zip(others, kept, strict=True))
 
 
+@pytest.mark.once
 def test_batch_may_come_as_separate_arguments():
     x, y, weight = ones(), ones(2, 1), ones(2)
     check_same(EDIT(x, y), (edited(x), y))
@@ -95,6 +97,7 @@ def test_batch_may_come_as_separate_arguments():
     check_same(both((x, y, None)), (edited(x), y + 1, None))
 
 
+@pytest.mark.once
 def test_sequence_edits_several_arrays():
     batch = {"a": ones(), "b": [ones(), ones()]}
     both = EDIT.on("a") | EDIT.on("b/1") | sample[1].add(1.0).on("a")
@@ -115,6 +118,7 @@ def test_tensors_and_symbols_in_a_batch():
     assert EDIT.on("a")(inputs)["b"] is inputs["b"]
 
 
+@pytest.mark.once
 def test_lists_of_numbers_are_arrays():
     np.testing.assert_array_equal(EDIT([[1.0, 2.0], [3.0, 4.0]]), [[9, 2], [9, 4]])
     np.testing.assert_array_equal(at[0].set(9)((1, 2)), [9, 2])
@@ -123,6 +127,7 @@ def test_lists_of_numbers_are_arrays():
 NESTED = {"a": {"b": ones(), "c": ones()}, "d": ones()}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("edit", "batch", "shown"),
     [
@@ -184,6 +189,7 @@ def pair(x):
     return x, x[:, 0]
 
 
+@pytest.mark.once
 def test_dataset_gives_edited_batches_and_keeps_its_own():
     numbers = Numbers(pair, workers=2, max_queue_size=3)
     dataset = EditedDataset(numbers, EDIT | sample.where(X > 10.0).multiply(-1.0))
@@ -201,6 +207,7 @@ def test_dataset_gives_edited_batches_and_keeps_its_own():
     check_same(again[1], dataset[1])
 
 
+@pytest.mark.once
 def test_dataset_of_nested_parts():
     numbers = Numbers(lambda x: ({"a": x, "b": x}, x[:, :1], x[:, 0]))
     edit = (
@@ -234,6 +241,7 @@ def test_dataset_in_fit():
     assert min(numbers.begun, numbers.ended) >= 2  # more where Keras looks ahead
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("edit", "error"),
     [
@@ -250,6 +258,7 @@ def test_dataset_refuses(edit, error):
         EditedDataset(Numbers(pair), edit)
 
 
+@pytest.mark.once
 def test_dataset_refuses_what_shows_when_a_batch_comes():
     with pytest.raises(PositionError, match="out of bounds"):
         EditedDataset(Numbers(pair), sample[3].set(1.0))[0]
@@ -258,6 +267,7 @@ def test_dataset_refuses_what_shows_when_a_batch_comes():
             EditedDataset(Numbers(pair), edit)[0]
 
 
+@pytest.mark.once
 def test_dataset_of_what_is_no_dataset_raises():
     for wrong in (np.ones((2, 3)), None, [ones()]):
         with pytest.raises(EditError, match="Received"):
@@ -275,6 +285,7 @@ def test_dataset_refuses_tensors():
         EditedDataset(Tensors(None), EDIT)[0]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "edit", [sample[0].apply(ops.abs), sample[...].where(lambda x: x > 1).set(0.0)]
 )
@@ -325,6 +336,7 @@ def erased(edit, shape, index, epoch=0):
     return edit(ones(*shape), index, epoch) == 0
 
 
+@pytest.mark.once
 def test_random_edit_depends_on_its_key_alone():
     edit = RandomEdit(sample[...].set(0.0), rate=0.5, seed=1)
     together = erased(edit, (4, 5, 6), [7, 8, 9, 7])
@@ -343,6 +355,7 @@ def test_random_edit_depends_on_its_key_alone():
     np.testing.assert_array_equal(erased(edit, (5, 6), 3, 2), numbers < 0.5)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("options", "shape", "whole"),
     [
@@ -364,6 +377,7 @@ def test_random_edit_of_a_number_of_places(options, shape, whole):
         assert np.any(found, axis=0).all()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("block", "axes", "shape"),
     [
@@ -390,6 +404,7 @@ def test_random_edit_of_a_block(block, axes, shape):
     assert np.any([erased(edit, shape, n) for n in range(100)], axis=0).all()
 
 
+@pytest.mark.once
 def test_random_edit_chooses_among_what_is_selected():
     x = np.arange(24, dtype="float32").reshape(2, 3, 4)
     for n in range(20):

@@ -297,6 +297,7 @@ def test_batches_and_axes_of_any_size_after_the_first_call():
     assert model.predict(np.zeros((4, 3, 4)), batch_size=3, verbose=0).shape == (4, 3, 4)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("edit", "shown"),
     [
@@ -333,6 +334,7 @@ def test_rows_behind_an_ellipsis_are_refused_when_built(edit):
     assert wider.shape == (2, 3, 4)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "edit",
     [

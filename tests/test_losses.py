@@ -153,15 +153,21 @@ def test_bounds(lower, upper, kind):
 
 
 @pytest.mark.gradient
-@every_bound
 @every_kind
-def test_gradient_of_bounds(lower, upper, kind):
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+def test_gradient_of_bounds(kind, compile):
     """None inside, nor on a bound; infinity and NaN are no bound."""
-    loss, y_pred, (_, expected) = bounded(lower, upper, kind)
-    for compile in (False, True):
-        _, (found,) = vjp(lambda y: loss(y, y), [y_pred], np.float32(6), compile=compile)
-        check_close(found, expected)
-        assert not found[expected == 0].any()
+    losses, y_preds, expected = zip(
+        *[bounded(*both, kind) for both in BOUNDS.values()], strict=True
+    )
+
+    def of_all(*y_preds):
+        return ops.stack([loss(y, y) for loss, y in zip(losses, y_preds, strict=True)])
+
+    _, found = vjp(of_all, y_preds, np.full(len(losses), 6, "float32"), compile=compile)
+    for name, gradient, (_, wanted) in zip(BOUNDS, found, expected, strict=True):
+        check_close(gradient, wanted)
+        assert not gradient[wanted == 0].any(), name
 
 
 def barrier(z, t):
@@ -416,6 +422,7 @@ def test_base_loss_of_ones_own():
     check_close(loss(WIDE * 0, WIDE), each.mean() + (abs(WIDE) ** 3).mean())
 
 
+@pytest.mark.once
 def test_saving_a_base_loss_that_is_code_raises():
     loss = IndexPenalty(2, 0.5, base_loss=lambda y_true, y_pred: 0 * y_pred[:, 0])
     with pytest.raises(SavingError, match="register_keras_serializable"):

@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 
+import keras
 import pytest
 
 import kedit
@@ -71,6 +72,7 @@ def test_draws_a_picture(shown):
     assert picture.stat().st_size > 10_000
 
 
+@pytest.mark.once
 @pytest.mark.gradient
 @pytest.mark.usefixtures("reader")
 def test_one_strategy_quietly(tmp_path, capsys):
@@ -89,6 +91,7 @@ def double_all(threshold, factor):
     return kedit.layers.Editing(kedit.at[...].multiply(factor))
 
 
+@pytest.mark.once
 @pytest.mark.gradient
 @pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize(
@@ -112,6 +115,7 @@ def test_says_what_a_strategy_did_not_do(
     assert message in errors
 
 
+@pytest.mark.once
 @pytest.mark.gradient
 def test_says_that_a_weak_penalty_misses(monkeypatch, tmp_path, capsys):
     weak = functools.partial(weaken, kedit.losses.IndexPenalty)
@@ -125,6 +129,7 @@ def weaken(penalty, *arguments, weight, **options):
     return penalty(*arguments, weight=0.1, **options)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -150,6 +155,7 @@ def test_says_that_a_backend_cannot_train(monkeypatch, capsys):
     assert "Set KERAS_BACKEND to another" in capsys.readouterr().err
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("package", ["matplotlib.figure", "sklearn.datasets"])
 def test_says_which_extra_is_missing(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)  # as if it was not installed
@@ -165,6 +171,7 @@ def choice(monkeypatch, tmp_path):
     return importlib.import_module("kedit._backend_choice")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_chooses_the_backend_that_is_installed(choice, place, monkeypatch):
     installed = choice.BACKENDS[place]
@@ -173,6 +180,7 @@ def test_chooses_the_backend_that_is_installed(choice, place, monkeypatch):
     assert os.environ["KERAS_BACKEND"] == installed
 
 
+@pytest.mark.once
 def test_chooses_the_backend_that_keras_is_configured_for(choice, monkeypatch, tmp_path):
     monkeypatch.setattr(choice, "is_installed", lambda backend: True)
     *_, last = choice.BACKENDS
@@ -181,6 +189,7 @@ def test_chooses_the_backend_that_keras_is_configured_for(choice, monkeypatch, t
     assert os.environ["KERAS_BACKEND"] == last
 
 
+@pytest.mark.once
 def test_leaves_the_backend_that_was_said(choice, monkeypatch):
     monkeypatch.setattr(choice, "is_installed", lambda backend: True)
     monkeypatch.setenv("KERAS_BACKEND", "said")
@@ -188,6 +197,7 @@ def test_leaves_the_backend_that_was_said(choice, monkeypatch):
     assert os.environ["KERAS_BACKEND"] == "said"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("said", ["", "said"])
 def test_says_which_backend_to_install(choice, said, monkeypatch):
     monkeypatch.setattr(choice, "is_installed", lambda backend: False)
@@ -196,6 +206,7 @@ def test_says_which_backend_to_install(choice, said, monkeypatch):
         choice.choose()
 
 
+@pytest.mark.once
 def test_a_mere_folder_is_no_backend(choice, monkeypatch, tmp_path):
     (tmp_path / "mere_folder").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
@@ -203,6 +214,7 @@ def test_a_mere_folder_is_no_backend(choice, monkeypatch, tmp_path):
     assert not choice.is_installed("mere_folder")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("given", "now", "starting"),
     [
@@ -219,6 +231,11 @@ def test_only_the_program_chooses(choice, given, now, starting, monkeypatch):
     assert choice.is_starting() == starting
 
 
+def test_the_running_backend_is_installed(choice):
+    assert choice.is_installed(keras.backend.backend())
+
+
+@pytest.mark.once
 @pytest.mark.gradient
 def test_runs_where_no_backend_is_said(choice, tmp_path):
     process = start("--strategy", "outputs", "--quiet", folder=tmp_path, KERAS_BACKEND="")
@@ -228,6 +245,7 @@ def test_runs_where_no_backend_is_said(choice, tmp_path):
     assert (tmp_path / "kedit-demo.png").exists()
 
 
+@pytest.mark.once
 def test_names_the_backend_that_is_not_installed(choice, tmp_path):
     process = start(folder=tmp_path, KERAS_BACKEND="said")
     assert process.returncode == 1

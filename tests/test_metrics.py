@@ -120,6 +120,7 @@ def test_errors(make, error):
         make()
 
 
+@pytest.mark.usefixtures("without_building")
 @pytest.mark.gradient
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_logs_in_fit_and_ends_a_run_that_cannot_reach_its_target(jit_compile, tmp_path):

@@ -7,6 +7,8 @@ import pytest
 
 import kedit
 
+pytestmark = pytest.mark.once
+
 PACKAGES = {
     kedit: [
         "at",

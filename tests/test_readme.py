@@ -104,6 +104,7 @@ def table():
     return {row[0]: dict(zip(MODES, row[1:], strict=True)) for row in rows[2:]}
 
 
+@pytest.mark.once
 def test_every_row_has_examples():
     assert list(table()) == list(EXAMPLES)
 

@@ -33,6 +33,7 @@ def refuses(load):
     assert len(str(caught.value)) < 1500
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("config", BAD.values(), ids=BAD)
 def test_a_config_that_kedit_does_not_write(config):
     refuses(lambda: Edit.from_config(copy_of(config)))
@@ -72,6 +73,7 @@ def mutated(rng, data):
     return data
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("edit", GOOD, ids=lambda edit: repr(edit)[:60])
 def test_a_mutated_config_raises_or_is_what_it_says(edit):
     config = json.loads(json.dumps(edit.get_config(), allow_nan=False))
@@ -231,6 +233,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch, step, erro
     assert load_edits(path) == edited(sample[1].set(2.0)).edits
 
 
+@pytest.mark.once
 def test_what_is_too_large_to_be_saved():
     deep = wide = X
     for _ in range(5000):

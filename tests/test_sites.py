@@ -204,6 +204,7 @@ def test_nothing_matches(pattern, close):
         capture(subclassed(), [pattern])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -222,6 +223,7 @@ def test_bad_sites(arguments):
         site(*arguments)
 
 
+@pytest.mark.once
 def test_a_site_is_a_value():
     one = site("dense", "input", "mask", 2)
     assert one == site("dense", "input", "mask", 2)
@@ -232,6 +234,7 @@ def test_a_site_is_a_value():
     assert len({one, site("dense", "input", "mask", 2)}) == 1
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("given", [None, "model", lambda x: x, np.ones(3)])
 def test_what_is_no_model(given):
     for make in (sites, lambda model: edit_model(model, {}), lambda model: capture(model, "*")):

@@ -308,6 +308,7 @@ def test_trained_models_with_index_inputs_predict_equally_on_every_backend(tmp_p
     check_models_with_index_inputs(model_files("indexed", tmp_path))
 
 
+@pytest.mark.usefixtures("without_building")
 @pytest.mark.gradient
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_model_with_index_inputs_trains(jit_compile, tmp_path):

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import oracle
 import pytest
-from _backend import FLOATS, INTEGERS, compiled, optimized, tensors, to_numpy, vjp
+from _backend import FLOATS, INTEGERS, compiled, compiled_apart, optimized, tensors, to_numpy, vjp
 from cases import CASES, Case, eager_and_compiled
 from keras import ops
-from kit import check_array, check_updates, let_some_tie, updated
+from kit import check_array, check_updates, dtype_of, let_some_tie, updated
 from oracle import cube
 
 from kedit import X, at, block, each, sample
@@ -62,6 +62,7 @@ def is_possible(case):
 TRACED = [case for case in CASES if is_possible(case)]
 
 
+@pytest.mark.once
 def test_table_has_enough_cases():
     assert len(TRACED) > 120
 
@@ -229,29 +230,46 @@ def test_a_value_that_loses_sends_no_nan():
     assert dv[0] == 0
 
 
-@pytest.mark.parametrize("op", ["min", "max"])
-@pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS[:7], "bool"])
-def test_extremes_of_the_ends_of_a_dtype(run, dtype, op):
+def extremes_of(dtype):
+    """The ends of a dtype as `x` and values, as arrays of a dtype that NumPy has."""
+    if dtype in FLOATS:
+        inf, nan = np.inf, np.nan
+        values = [-inf, -inf, inf, inf, nan, 1, -inf, 2, 2, 3, nan, nan]
+        return np.array([-inf, inf, 1, nan, 2, 3], "float32"), np.array(values, "float32")
+    # Not all backends have all of them.
+    wide = keras.backend.standardize_dtype(ops.convert_to_tensor(np.zeros(1, dtype)).dtype)
+    low, high = (0, 1) if dtype == "bool" else (np.iinfo(wide).min, np.iinfo(wide).max)
+    values = [low, low, high, high, low, high, high, low, low, high, low, low]
+    return np.array([low, high, low, high, high, low], wide), np.array(values, wide)
+
+
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+def test_extremes_of_the_ends_of_a_dtype(compile):
     """Of these alone, and beside others. NaN wins."""
     i = np.array([0, 0, 1, 1, 2, 2, 3, 4, 4, 5, 9, 5], "int32")
-    if dtype in FLOATS:
-        inf, nan, wide = np.inf, np.nan, "float32"
-        values = np.array([-inf, -inf, inf, inf, nan, 1, -inf, 2, 2, 3, nan, nan], wide)
-        expected = np.array([-inf, inf, 1, nan, 2, 3], wide)
-        x, given = [ops.cast(array, dtype) for array in tensors([expected, values])]
-    else:
-        # Not all backends have all of them.
-        wide = keras.backend.standardize_dtype(ops.convert_to_tensor(np.zeros(1, dtype)).dtype)
-        low, high = (0, 1) if dtype == "bool" else (np.iinfo(wide).min, np.iinfo(wide).max)
-        values = np.array([low, low, high, high, low, high, high, low, low, high, low, low], wide)
-        expected = np.array([low, high, low, high, high, low], wide)
-        x, given = tensors([expected, values])
-    for place, value in zip(i, values, strict=True):
-        if place < 6:
-            expected[place] = (np.minimum if op == "min" else np.maximum)(expected[place], value)
-    found = run(lambda x, i, v: getattr(at(x)[i], op)(v))(x, ops.array(i), given)
-    assert found.dtype == x.dtype
-    np.testing.assert_array_equal(to_numpy(ops.cast(found, wide)), expected)
+    dtypes = [*FLOATS, *INTEGERS[:7], "bool"]
+    dtypes = compiled_apart(dtypes) if compile else dtypes
+    pairs = [extremes_of(dtype) for dtype in dtypes]
+    given = [
+        ops.cast(tensor, dtype) if dtype in FLOATS else tensor
+        for dtype, pair in zip(dtypes, pairs, strict=True)
+        for tensor in tensors(pair)
+    ]
+
+    def edits(i, *given):
+        both = zip(given[::2], given[1::2], strict=True)
+        return [(at(x)[i].min(v), at(x)[i].max(v)) for x, v in both]
+
+    found = (compiled(edits) if compile else edits)(ops.array(i), *given)
+    for dtype, x, pair, results in zip(dtypes, given[::2], pairs, found, strict=True):
+        for result, extreme in zip(results, (np.minimum, np.maximum), strict=True):
+            expected, values = pair[0].copy(), pair[1]
+            for place, value in zip(i, values, strict=True):
+                if place < 6:
+                    expected[place] = extreme(expected[place], value)
+            assert result.dtype == x.dtype
+            result = to_numpy(ops.cast(result, dtype_of(expected)))
+            np.testing.assert_array_equal(result, expected, err_msg=f"{dtype}, {extreme}")
 
 
 @pytest.mark.gradient

@@ -48,6 +48,7 @@ def test_is_a_value(thing):
         thing.shape = ()
 
 
+@pytest.mark.once
 def test_differs_by_every_argument_and_from_other_values():
     one = Trainable("ones", (2,), "non_neg", "l2", "n")
     for other in (
@@ -65,6 +66,7 @@ def test_differs_by_every_argument_and_from_other_values():
     assert at[0].set(Trainable(1.0)) != at[0].set(1.0)
 
 
+@pytest.mark.once
 def test_later_changes_of_what_was_given_do_not_reach_it():
     array, config = np.zeros(2), keras.initializers.serialize(keras.initializers.Constant(1.0))
     by_array, by_config = Trainable(array), Trainable(config)
@@ -74,6 +76,7 @@ def test_later_changes_of_what_was_given_do_not_reach_it():
     assert (by_array.key(), by_config.key()) == key
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -199,6 +202,7 @@ def test_a_learned_edit_is_saved_with_its_weights(tmp_path):
     assert loaded.layers[-1].edit == layer.edit
 
 
+@pytest.mark.once
 def test_loading_refuses_what_no_edit_wrote():
     config = EDITS[0].get_config()
     text = json.dumps(config)
@@ -226,5 +230,6 @@ def test_factor_and_steering_vector_are_found_again():
     np.testing.assert_allclose(found, steering, rtol=0.01)
 
 
+@pytest.mark.once
 def test_is_public():
     assert kedit.Trainable is Trainable
