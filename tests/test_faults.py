@@ -38,7 +38,7 @@ def check(run, x, pairs):
 
 
 def affordable(run, rank):
-    """How edits are run together; eagerly where torch's compiler would take minutes to read them."""
+    """How edits are run together: eagerly, where torch would take minutes to compile them."""
     return (lambda function: function) if BACKEND == "torch" and rank > 2 else run
 
 
