@@ -162,13 +162,22 @@ def _promoted_by(operand: Any, dtype: str) -> str:
     return _result_type(dtype, {2: "float64", 3: "complex64"}[rank])
 
 
+_DTYPES = [
+    "bool",
+    *[f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)],
+    *["float16", "float32", "float64", "complex64", "complex128"],
+]
+# As a table, because torch's compiler cannot follow NumPy's function.
+_PROMOTED = {(a, b): np.result_type(a, b).name for a in _DTYPES for b in _DTYPES}
+
+
 def _result_type(left: str, right: str) -> str:
     """NumPy's, and with bfloat16, which it does not know, that of a float of 16 bits."""
     is_half = "bfloat16" in (left, right)
     if is_half and "float16" in (left, right):
         return "float32"
-    names = ["float16" if name == "bfloat16" else name for name in (left, right)]
-    wide = np.result_type(*names).name
+    left, right = ["float16" if name == "bfloat16" else name for name in (left, right)]
+    wide = _PROMOTED[left, right]
     return "bfloat16" if is_half and wide == "float16" else wide
 
 

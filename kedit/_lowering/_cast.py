@@ -81,6 +81,8 @@ def values(value: Any, dtype: str, casting: Casting) -> Tensor:
     if casting == "unsafe":
         if is_tensor(value):
             return saturated(value, dtype)
+        if reads_bytecode() and kind(dtype) > 1 and isinstance(value, (bool, int, float)):
+            return constant(value, dtype)  # all of which floats hold, and NumPy cannot be read
         value = Array.of(saturate(value, dtype))
     return constant(value, dtype)
 
