@@ -195,9 +195,10 @@ class Place:
                 order; surplus ones are ignored.
             casting: Values take the dtype of the tensor. "same_kind" refuses a
                 float for integers, a complex number for floats, and a number out
-                of range; "unsafe" saturates: fractions are cut off towards zero,
-                integers stop at the ends of their range, NaN becomes 0. Defaults
-                to "same_kind".
+                of range; "unsafe" computes in the dtype that NumPy promotes to
+                (on JAX of at most 32 bits) and saturates: fractions are cut off
+                towards zero, integers stop at the ends of their range, NaN
+                becomes 0. Defaults to "same_kind".
             mode: What happens to positions out of bounds. "drop" (or "fill") writes
                 nothing there, and no gradient comes back. "clip" moves them to the
                 nearest position, after negative ones have been counted from the
