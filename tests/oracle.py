@@ -24,6 +24,8 @@ def positions_in_bounds(shape, index, mode="drop", *, per_sample=False):
     items = list(index) if isinstance(index, tuple) else [index]
     rank, inner = len(shape) - per_sample, shape[per_sample:]
     used = sum(_axes(item) for item in items)
+    if used > rank:
+        raise IndexError("too many indices")
     if not any(item is ... for item in items):
         items.append(...)
     moved, axis = [], 0
