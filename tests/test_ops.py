@@ -702,7 +702,6 @@ ANY_ZERO = (
 )
 """Functions of which the sign of a zero is not defined; kedit does not ask for it."""
 
-NARROW = "computed in 32 bits, as `keras.backend.result_type` says"
 ARRAY = "refused: torch's compiler takes arrays for tensors; kedit gives it lists"
 FAST = "inf for NaN: the XLA of TensorFlow takes the fast way; kedit compares and chooses"
 DIFFERENT = {
@@ -715,12 +714,6 @@ DIFFERENT = {
     ("torch", "power", "complex64 special", ""): "0.0 for -0.0: computed by logarithms",
     ("jax", "power", "complex64 special", ""): "0.0 for -0.0: computed by logarithms",
     ("torch", "max", "", "compiled"): "refused: Keras asks for `.values`, which torch cannot trace",
-    ("torch", "maximum", "int64 special", ""): NARROW,
-    ("torch", "maximum", "float64", ""): NARROW,
-    ("torch", "minimum", "int64 special", ""): NARROW,
-    ("torch", "minimum", "float64", ""): NARROW,
-    ("torch", "matmul", "float64", ""): NARROW,
-    ("torch", "mean", "float64", ""): NARROW,
     ("torch", "add", "array", "compiled"): ARRAY,
     ("torch", "subtract", "array", "compiled"): ARRAY,
     ("torch", "where", "array", "compiled"): ARRAY,
@@ -732,8 +725,6 @@ DIFFERENT = {
     ("torch", "clip", "int16 ()", ""): "int32: Keras makes a tensor of each bound",
     ("torch", "sign", "special", ""): "0 for NaN",
     ("tensorflow", "max", "special", "xla"): FAST,
-    ("tensorflow", "maximum", "special", "xla"): FAST,
-    ("tensorflow", "minimum", "special", "xla"): FAST,
     ("tensorflow", "convert_to_numpy", "bfloat16 ()", "eager"): "fails: kedit casts it first",
     ("tensorflow", "negative", "uint", ""): "refused: kedit subtracts from 0",
     ("tensorflow", "squeeze", "", "unknown sizes"): "refused: kedit knows the axis",
@@ -972,7 +963,7 @@ def flushing(dtype, way):
 def test_subnormal_numbers(way):
     flushed = FLUSHED if BACKEND in FLUSHING else set()
     for dtype in FLOATS:
-        narrowed = {"cumsum", "maximum"} if BACKEND == "torch" else flushed - {"cast"}
+        narrowed = {"cumsum"} if BACKEND == "torch" else flushed - {"cast"}
         expected = {"float16": set(), "float64": narrowed}.get(dtype, flushed)
         assert set(flushing(dtype, way)) == expected, dtype
 
@@ -1153,16 +1144,16 @@ TIES = {
     "abs": lambda ops, x: ops.abs(x),
     "clip": lambda ops, x: ops.clip(x, 0, 9),
     "max": lambda ops, x: ops.max(x),
+    "relu": lambda ops, x: ops.relu(x),
     "maximum": lambda ops, x: ops.maximum(x, ops.stop_gradient(x)),
     "maximum, second": lambda ops, x: ops.maximum(ops.stop_gradient(x), x),
     "minimum": lambda ops, x: ops.minimum(x, ops.stop_gradient(x)),
     "minimum, second": lambda ops, x: ops.minimum(ops.stop_gradient(x), x),
-    "relu": lambda ops, x: ops.relu(x),
 }
 SHARES = {
-    "jax": [1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0],
-    "tensorflow": [0, 1, 0.5, 1, 0, 1, 0, 0],
-    "torch": [0, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0],
+    "jax": [1, 0.5, 0.5, 0, 0, 1, 0, 1],
+    "tensorflow": [0, 1, 0.5, 0, 0, 1, 0, 1],
+    "torch": [0, 1, 0.5, 0, 0, 1, 0, 1],
 }
 """The gradient at ties, and at 0, on which backends do not agree, so that kedit states its own."""
 
@@ -1188,6 +1179,13 @@ def raw(name, *arrays, way="eager"):
 def column():
     x, y = np.zeros((3, 3), F), np.array([[1.0], [2.0], [3.0]], F)
     return not np.array_equal(to_numpy(raw("add", x, y)), x + y)
+
+
+def narrowed(name, *others):
+    """Whether float64 is computed in fewer bits, where the backend has it."""
+    x = np.full((2, 2), 0.1)
+    found = to_numpy(raw(name, x, *others))
+    return is_kept("float64") and not np.allclose(found, 0.1 * (found != 0), rtol=1e-12, atol=0)
 
 
 def numbers():
@@ -1241,6 +1239,10 @@ def from_zero():
 
 ERRS = {
     "add": (column, ["tensorflow"]),
+    "matmul": (lambda: narrowed("matmul", np.eye(2)), ["torch"]),
+    "maximum": (lambda: narrowed("maximum", np.zeros((2, 2))), ["torch"]),
+    "mean": (lambda: narrowed("mean"), ["torch"]),
+    "minimum": (lambda: narrowed("minimum", np.ones((2, 2))), ["torch"]),
     "isfinite": (lambda: unknown("isfinite"), ["tensorflow"]),
     "isinf": (lambda: unknown("isinf"), ["tensorflow"]),
     "isnan": (lambda: unknown("isnan"), ["tensorflow"]),
@@ -1259,8 +1261,10 @@ def test_keras_still_errs(name):
 
 
 def test_every_replacement_is_justified():
-    # Sums by several threads differ from run to run, but not in every run: see the next test.
-    assert _ops.REPLACED <= {*ERRS, "scatter_add"}
+    # Sums by several threads differ from run to run, but not in every run: see the next test. And
+    # these are right in the Keras that is pinned, not in what comes after it.
+    coming = {"divide", "mod", "multiply"}
+    assert _ops.REPLACED <= {*ERRS, *coming, "scatter_add"}
 
 
 def test_scatter_add_is_reproducible():

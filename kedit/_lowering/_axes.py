@@ -353,7 +353,7 @@ def _in_what_exists(x: Tensor, places: Any, values: Tensor) -> tuple[Any, Tensor
     """
     if None not in tuple(x.shape):
         return places, values
-    exists = reduce(ops.minimum, sizes(x), 1)
+    exists = reduce(ops.minimum, sizes(x), constant(1, "int32"))
     return tuple([given[: sizes(places)[0] * exists] for given in (places, values)])
 
 

@@ -36,7 +36,6 @@ AS_THEY_ARE = frozenset(
         "convert_to_tensor",
         "copy",
         "cumsum",
-        "divide",
         "equal",
         "expand_dims",
         "flip",
@@ -52,13 +51,7 @@ AS_THEY_ARE = frozenset(
         "logical_and",
         "logical_not",
         "logical_or",
-        "matmul",
         "max",
-        "maximum",
-        "mean",
-        "minimum",
-        "mod",
-        "multiply",
         "negative",
         "not_equal",
         "ones",
@@ -87,7 +80,23 @@ AS_THEY_ARE = frozenset(
 """Functions that are called as Keras has them."""
 
 REPLACED = frozenset(
-    ["add", "isfinite", "isinf", "isnan", "power", "scatter_add", "subtract", "where"]
+    [
+        "add",
+        "divide",
+        "isfinite",
+        "isinf",
+        "isnan",
+        "matmul",
+        "maximum",
+        "mean",
+        "minimum",
+        "mod",
+        "multiply",
+        "power",
+        "scatter_add",
+        "subtract",
+        "where",
+    ]
 )
 """Functions that are written anew below; `keras_where` and its like are Keras's."""
 
@@ -127,6 +136,60 @@ def add(x1: Any, x2: Any) -> Any:
     """
     x1, x2 = _as_tensors(x1, x2)
     return x1 + x2
+
+
+def multiply(x1: Any, x2: Any) -> Any:
+    """`x1 * x2`, as for `add`.
+
+    Keras 3.15.1 is right. Its nightly version 3.16.0.dev2026102704 computes numbers of 64 bits in
+    32 on PyTorch, also for `divide`, `subtract` and `power`, and fails for `mod`
+    (keras-team/keras#23225).
+    """
+    x1, x2 = _as_tensors(x1, x2)
+    return x1 * x2
+
+
+def divide(x1: Any, x2: Any) -> Any:
+    """`x1 / x2` of floats; see `multiply`."""
+    x1, x2 = _as_tensors(x1, x2)
+    return x1 / x2
+
+
+def mod(x1: Any, x2: Any) -> Any:
+    """`x1 % x2` of integers, of the sign of `x2`; see `multiply`."""
+    x1, x2 = _as_tensors(x1, x2)
+    return x1 % x2
+
+
+def matmul(x1: Any, x2: Any) -> Any:
+    """`x1 @ x2` of tensors of one dtype.
+
+    Keras 3.15.1 on PyTorch computes float64 in float32, here and for `mean`. Not reported.
+    """
+    return x1 @ x2
+
+
+def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """The mean of floats; see `matmul`. Numbers of 16 bits Keras adds up in 32."""
+    if "float64" not in str(x.dtype):
+        return _ops.keras_mean(x, axis=axis, keepdims=keepdims)
+    total = _ops.sum(x, axis=axis, keepdims=keepdims)
+    count = _ops.sum(_ops.ones_like(x), axis=axis, keepdims=keepdims)
+    return _ops.divide(total, count)
+
+
+def maximum(x1: Any, x2: Any) -> Any:
+    """The greater of two, or NaN from either; where floats tie, all the gradient is the second's.
+
+    Keras 3.15.1 on PyTorch computes numbers of 64 bits in 32, and on TensorFlow XLA gives infinity
+    for NaN. Not reported.
+    """
+    return _better("greater", "maximum", *_as_tensors(x1, x2))
+
+
+def minimum(x1: Any, x2: Any) -> Any:
+    """The less of two, or NaN from either; see `maximum`."""
+    return _better("less", "minimum", *_as_tensors(x1, x2))
 
 
 def where(condition: Any, x1: Any, x2: Any) -> Any:
@@ -170,6 +233,8 @@ def power(x1: Any, x2: Any) -> Any:
     """
     if "float" in str(x2.dtype):
         x2 = _ops.keras_where(_ops.equal(x1, x1), x2, x2)
+    if str(x1.dtype).rpartition(".")[2] in ("int64", "float64"):  # see `multiply`
+        return x1**x2
     return _ops.keras_power(x1, x2)
 
 
@@ -190,24 +255,36 @@ def scatter_add(x: Any, places: Any, values: Any) -> Any:
 
 
 def subtract(x1: Any, x2: Any) -> Any:
-    """`x1 - x2`, also of unsigned integers.
+    """`x1 - x2`, also of unsigned integers; see `multiply`.
 
     Of zeros that it knows, the optimizer of TensorFlow's graphs takes away by a negation, of which
     there is none for unsigned integers. So -1, as they have it, is multiplied by. In TensorFlow
     2.21; not reported.
     """
-    if not any(["uint" in str(getattr(x, "dtype", "")) for x in (x1, x2)]):
-        return _ops.keras_subtract(x1, x2)
     x1, x2 = _as_tensors(x1, x2)
+    if "uint" not in str(x2.dtype):
+        return x1 - x2
     minus_one = np.iinfo(keras.backend.standardize_dtype(x2.dtype)).max
-    return _ops.add(x1, _ops.multiply(*_as_tensors(x2, int(minus_one))))
+    return x1 + _ops.multiply(x2, int(minus_one))
+
+
+def _better(beats: str, name: str, x1: Any, x2: Any) -> Any:
+    """The one of two that beats the other; as Keras finds it where that is right."""
+    dtype = str(x1.dtype)
+    if "float" not in dtype and "64" not in dtype:
+        return getattr(_ops, f"keras_{name}")(x1, x2)
+    first = getattr(_ops, beats)(x1, x2)
+    if "float" in dtype:
+        first = _ops.logical_or(first, _ops.isnan(x1))
+    return _ops.keras_where(first, x1, x2)
 
 
 def _as_tensors(*operands: Any) -> list[Any]:
-    """Tensors as they are; numbers, arrays and Variables as tensors of their dtype."""
+    """Tensors as they are; arrays, Variables and numbers as tensors of their dtype.
+
+    Without a dtype beside them numbers are of int32, in which kedit counts.
+    """
     given = [_ops.convert_to_tensor(x) if isinstance(x, keras.Variable) else x for x in operands]
     dtypes = [x.dtype for x in given if hasattr(x, "dtype")]
-    if not dtypes:
-        return given
-    dtype = keras.backend.standardize_dtype(dtypes[0])
+    dtype = keras.backend.standardize_dtype(dtypes[0]) if dtypes else "int32"
     return [x if _ops.is_tensor(x) else _ops.convert_to_tensor(x, dtype=dtype) for x in given]

@@ -38,7 +38,7 @@ class TensorFlowOps:
         import tensorflow as tf
 
         self._tf = tf
-        self.copy, self.mod = tf.identity, tf.math.floormod
+        self.copy = tf.identity
         self.isfinite, self.isinf = tf.math.is_finite, tf.math.is_inf
 
     def __getattr__(self, name: str) -> Any:
