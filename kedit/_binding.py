@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+from kedit._compiler import called_when_traced, reads_bytecode
 from kedit._data import SMALL, Array
 from kedit._index import Index
 from kedit._items import Block, Each, Open, Positions, axes_of, is_mask, item_code
@@ -56,6 +57,11 @@ def bind(
     key = (_hashable(items), tuple(shape), per_sample, terms)
     # Plans of long index arrays are large, and seldom met twice.
     long = any([isinstance(i, Positions) and len(i.numbers) > SMALL for i in items])
+    if reads_bytecode():
+        if any([isinstance(item, Array) for item in items]):  # which has no plain form
+            return _plan(*key)
+        plain = tuple([_plain(item) for item in items])
+        return _plan_when_traced(plain, tuple(shape), per_sample, tuple(terms))
     return _plan(*key) if long else _cached(*key)
 
 
@@ -67,6 +73,39 @@ def _hashable(items: tuple[Any, ...]) -> tuple[Any, ...]:
 @lru_cache(maxsize=1024)
 def _cached(items: tuple[Any, ...], shape: Shape, per_sample: bool, terms: Terms) -> Layout:
     return _plan(items, shape, per_sample, terms)
+
+
+def _plain(item: Any) -> Any:
+    """An item as a tuple that says of which kind it is."""
+    if isinstance(item, slice):
+        return ("slice", item.start, item.stop, item.step)
+    if isinstance(item, Positions):
+        return ("Positions", item.shape, item.numbers)
+    if isinstance(item, Open):
+        return ("Open", item.number, item.shape, item.is_mask)
+    if isinstance(item, Each):
+        return ("Each", _plain(item.positions))
+    return ("Block", _plain(item.start), item.size) if isinstance(item, Block) else item
+
+
+_KINDS: dict[str, Any] = {
+    "slice": slice,
+    "Positions": Positions,
+    "Open": Open,
+    "Each": lambda positions: Each(_from_plain(positions)),
+    "Block": lambda start, size: Block(_from_plain(start), size),
+}
+
+
+def _from_plain(item: Any) -> Any:
+    return _KINDS[item[0]](*item[1:]) if isinstance(item, tuple) else item
+
+
+@called_when_traced
+def _plan_when_traced(
+    items: tuple[Any, ...], shape: Shape, per_sample: bool, terms: tuple[Any, ...]
+) -> Layout:
+    return _plan(tuple([_from_plain(item) for item in items]), shape, per_sample, Terms(*terms))
 
 
 def _plan(items: tuple[Any, ...], shape: Shape, per_sample: bool, terms: Terms) -> Layout:

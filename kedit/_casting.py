@@ -1,7 +1,6 @@
 """The dtype rule: a tensor keeps its dtype, and values that would lose something are refused."""
 
 import math
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,23 +19,34 @@ _KINDS = ("bool", "int", "float", "complex")
 _BOOL_OPS = frozenset({"get", "set", "apply", "min", "max"})
 
 
-@lru_cache(maxsize=64)
+_RANKS = {
+    "bool": 0,
+    **{f"{name}{bits}": 1 for name in ("int", "uint") for bits in ("", 8, 16, 32, 64)},
+    **dict.fromkeys(["float", "float16", "bfloat16", "float32", "float64"], 2),
+    **dict.fromkeys(["complex", "complex64", "complex128"], 3),
+}
+
+
 def kind(dtype: str) -> int:
     """Rank of a dtype's kind: 0 bool, 1 integer, 2 float, 3 complex."""
-    for rank, prefixes in enumerate(
-        (("bool",), ("int", "uint"), ("float", "bfloat"), ("complex",))
-    ):
-        if dtype.startswith(prefixes):
-            return rank
+    rank = _RANKS.get(dtype)
+    if rank is not None:
+        return rank
     raise DTypeError(
         "An edit should be given a tensor of booleans, integers, floats or complex numbers. "
         f"Received: dtype {dtype!r}."
     )
 
 
+_INTEGER_RANGES = {
+    f"{name}{bits}": (int(np.iinfo(f"{name}{bits}").min), int(np.iinfo(f"{name}{bits}").max))
+    for name in ("int", "uint")
+    for bits in (8, 16, 32, 64)
+}
+
+
 def integer_range(dtype: str) -> tuple[int, int]:
-    info = np.iinfo(dtype)
-    return int(info.min), int(info.max)
+    return _INTEGER_RANGES[dtype]
 
 
 def check_operation(op: str, operand: Any, dtype: str) -> None:

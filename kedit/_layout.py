@@ -10,15 +10,19 @@ import itertools
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from kedit._compiler import called_when_traced
 from kedit._data import SMALL
 from kedit._types import Shape
 
 FEW = 2**16
 """A plan that is kept does not keep more places than so many."""
+
+
+Sequenced: TypeAlias = Literal["positions", "unique", "inverse", "last"]
 
 
 class Part(NamedTuple):
@@ -103,25 +107,76 @@ class Pick:
         self.is_ordered = not self.is_array or self.unique == positions
         self.has_duplicates = self.is_array and len(self.unique) < len(positions)
 
-    def array(self, what: Literal["positions", "unique", "inverse", "last"]) -> Any:
+    def array(self, what: Sequenced) -> Any:
         """One of the sequences of a tuple's positions as a NumPy array, kept with the plan."""
         if what not in self._arrays:
-            numbers = getattr(self, what)
+            numbers = sequence(what, self.positions)
             dtype = "int32" if max(numbers, default=0) < 2**31 else "int64"
             self._arrays[what] = np.array(numbers, dtype)
         return self._arrays[what]
 
-    @property
-    def inverse(self) -> list[int]:
-        """For each pick of a tuple the number of its position in `unique`."""
-        numbers = {position: number for number, position in enumerate(self.unique)}
-        return [numbers[position] for position in self.positions]
 
-    @property
-    def last(self) -> list[int]:
-        """For each of `unique` its last pick, which wins a `set`."""
-        last = {position: pick for pick, position in enumerate(self.positions)}
-        return [last[position] for position in self.unique]
+@called_when_traced
+def sequence(what: Sequenced, positions: tuple[int, ...]) -> tuple[int, ...]:
+    """A sequence that follows from positions.
+
+    Args:
+        what: "positions" themselves; "unique", the different ones, ascending; "inverse", for each
+            position its number among these; "last", for each of these the last pick that names
+            it, which wins a `set`.
+        positions: The positions.
+    """
+    if what == "positions":
+        return positions
+    unique = sorted(set(positions))
+    if what == "unique":
+        return tuple(unique)
+    if what == "last":
+        last = {position: pick for pick, position in enumerate(positions)}
+        return tuple([last[position] for position in unique])
+    numbers = {position: number for number, position in enumerate(unique)}
+    return tuple([numbers[position] for position in positions])
+
+
+class Level(NamedTuple):
+    """One step of combining the values of each position with their neighbours.
+
+    Attributes:
+        left: Where the left value of each pair is.
+        right: Where the right one is; where there is none, the left one again.
+        paired: Whether there is a right one.
+    """
+
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+    paired: tuple[bool, ...]
+
+
+@called_when_traced
+def merging(positions: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[Level, ...]]:
+    """How the values of equal positions become one each.
+
+    Returns:
+        The picks in order of their positions, and the steps that follow, on what the last one left.
+    """
+    inverse = sequence("inverse", positions)
+    counts = [0] * (1 + max(inverse))
+    for number in inverse:
+        counts[number] += 1
+    levels: list[Level] = []
+    while max(counts) > 1:
+        left: list[int] = []
+        paired: list[bool] = []
+        start = 0
+        for count in counts:
+            left.extend(range(start, start + count, 2))
+            paired.extend([place + 1 < count for place in range(0, count, 2)])
+            start += count
+        right = [place + pair for place, pair in zip(left, paired, strict=True)]
+        levels.append(Level(tuple(left), tuple(right), tuple(paired)))
+        counts = [(count + 1) // 2 for count in counts]
+    runs = sorted(range(len(inverse)), key=lambda pick: inverse[pick])
+    return tuple(runs), tuple(levels)
 
 
 @dataclass(eq=False)

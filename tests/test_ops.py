@@ -146,6 +146,8 @@ def least(dtype):
 
 
 REFERENCE = NumPy()
+LEDGERED = _ops.AS_THEY_ARE | _ops.BY_OPERATORS | _ops.REPLACED
+"""Every function that kedit may call."""
 
 
 def epsilon(dtype):
@@ -814,12 +816,12 @@ def used_names():
 
 
 def test_every_function_is_tested():
-    assert set(CASES) == _ops.AS_THEY_ARE | _ops.REPLACED
-    assert not _ops.AS_THEY_ARE & _ops.REPLACED
+    assert set(CASES) == LEDGERED
+    assert len(LEDGERED) == len(_ops.AS_THEY_ARE) + len(_ops.BY_OPERATORS) + len(_ops.REPLACED)
 
 
 def test_every_function_that_is_called_is_in_the_ledger_and_none_besides():
-    assert used_names() == _ops.AS_THEY_ARE | _ops.REPLACED
+    assert used_names() == LEDGERED
 
 
 def test_what_is_not_in_the_ledger_cannot_be_called():
@@ -1261,10 +1263,9 @@ def test_keras_still_errs(name):
 
 
 def test_every_replacement_is_justified():
-    # Sums by several threads differ from run to run, but not in every run: see the next test. And
-    # these are right in the Keras that is pinned, not in what comes after it.
-    coming = {"divide", "mod", "multiply"}
-    assert _ops.REPLACED <= {*ERRS, *coming, "scatter_add"}
+    # Sums by several threads differ from run to run, but not in every run: see the next test. A
+    # reshape is right, but its checks are long.
+    assert _ops.REPLACED <= {*ERRS, "reshape", "scatter_add"}
 
 
 def test_scatter_add_is_reproducible():

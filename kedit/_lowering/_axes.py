@@ -7,16 +7,15 @@ size that shows when the tensor is there.
 import math
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
 
-from kedit._data import SMALL
-from kedit._layout import FEW, Layout, Pick
+from kedit._compiler import reads_bytecode
+from kedit._layout import FEW, Layout, Pick, Sequenced, sequence
 from kedit._lowering import _ops as ops
-from kedit._lowering._cast import constant, dtype_of
-from kedit._lowering._compiler import reads_bytecode
+from kedit._lowering._cast import constant, dtype_of, listed
 from kedit._types import Tensor
 from kedit.errors import OperandError, ShapeError
 
@@ -41,10 +40,9 @@ def sizes(x: Tensor) -> tuple[Any, ...]:
 def known(numbers: Sequence[int]) -> Tensor:
     """Integers that are known beforehand as a tensor."""
     dtype = "int32" if max(numbers, default=0) < 2**31 else "int64"
-    as_list = len(numbers) <= SMALL and reads_bytecode()
-    if as_list:
-        return ops.convert_to_tensor(list(numbers), dtype)
-    return known_array(np.array(numbers, dtype))
+    return (
+        listed(list(numbers), dtype) if reads_bytecode() else known_array(np.array(numbers, dtype))
+    )
 
 
 def known_array(numbers: Any) -> Tensor:
@@ -58,10 +56,10 @@ def known_array(numbers: Any) -> Tensor:
     return tensor
 
 
-def known_of(pick: Pick, what: Literal["positions", "unique", "inverse", "last"]) -> Tensor:
+def known_of(pick: Pick, what: Sequenced) -> Tensor:
     """One of the sequences of a tuple's positions as a tensor."""
     if reads_bytecode():
-        return known(getattr(pick, what))
+        return known(sequence(what, pick.positions))
     return known_array(pick.array(what))
 
 

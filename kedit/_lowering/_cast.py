@@ -7,9 +7,9 @@ import keras
 import numpy as np
 
 from kedit._casting import integer_range, kind, promoted, saturate
+from kedit._compiler import called_when_traced, reads_bytecode
 from kedit._data import Array, is_tensor
 from kedit._lowering import _ops as ops
-from kedit._lowering._compiler import reads_bytecode
 from kedit._types import Casting, Tensor
 
 
@@ -24,7 +24,7 @@ def seen(tensors: list[Any]) -> list[Any] | None:
 
 
 def dtype_of(x: Tensor) -> str:
-    return _name_of(x.dtype)
+    return _name_when_traced(x.dtype) if reads_bytecode() else _name_of(x.dtype)
 
 
 @lru_cache(maxsize=64)
@@ -32,23 +32,32 @@ def _name_of(dtype: Any) -> str:
     return str(keras.backend.standardize_dtype(dtype))
 
 
+@called_when_traced
+def _name_when_traced(dtype: Any) -> str:
+    return _name_of(dtype)
+
+
 def constant(value: Any, dtype: str) -> Tensor:
     """A number or array as a tensor of dtype `dtype`; a tensor is cast."""
     if is_tensor(value):
         return ops.cast(value, dtype)
     if isinstance(value, Array):
-        if not value.numbers or not reads_bytecode():
+        if value.numbers is None or not reads_bytecode():
             return ops.convert_to_tensor(value.array, dtype=dtype)
         as_dtype = {0: int, 1: int, 2: float, 3: complex}[max(kind(value.dtype), kind(dtype))]
         numbers = [as_dtype(number) for number in value.numbers]
-        flat = ops.convert_to_tensor(numbers, dtype=dtype)
-        return ops.reshape(flat, value.shape)
+        return ops.reshape(listed(numbers, dtype), value.shape)
     if type(value) is int and kind(dtype) > 1:
         value = float(value)  # frameworks refuse integers of more than 63 bits
     if isinstance(value, float) and str(value) == "-0.0":
         # Frameworks may keep constants by value, where -0.0 equals 0.0 and would pass for it.
         return ops.negative(ops.zeros((), dtype=dtype))
     return ops.convert_to_tensor(int(value) if isinstance(value, bool) else value, dtype=dtype)
+
+
+def listed(numbers: list[Any], dtype: str) -> Tensor:
+    """A list of numbers as a tensor, where a compiler reads bytecode: that of Keras is long."""
+    return ops.zeros((), dtype=dtype).new_tensor(numbers)
 
 
 def neutral(op: str, dtype: str) -> Tensor:

@@ -8,7 +8,7 @@ are computed, each pick is given what comes of all for its position.
 
 from typing import Any
 
-from kedit._layout import Layout, Pick
+from kedit._layout import Layout, Pick, merging
 from kedit._lowering import _ops as ops
 from kedit._lowering._axes import along, known, known_of, pad, sizes
 from kedit._lowering._cast import dtype_of, neutral
@@ -123,35 +123,17 @@ def _alone(op: str, values: Tensor) -> Tensor | None:
 
 def _reduce_axis(pick: Pick, values: Tensor, axis: int, op: str) -> Tensor:
     """Combine neighbours within each position's run of values until one is left."""
-    inverse = pick.inverse
-    counts = [0] * len(pick.unique)
-    for number in inverse:
-        counts[number] += 1
-    runs = sorted(range(len(inverse)), key=lambda place: inverse[place])
+    runs, levels = merging(pick.positions)
     values = ops.take(values, known(runs), axis=axis)
     alone = _alone(op, values)
-    while max(counts) > 1:
-        left, paired = _pairs(counts)
-        right = [place + pair for place, pair in zip(left, paired, strict=True)]
+    for left, right, paired in levels:
         left_values = ops.take(values, known(left), axis=axis)
         right_values = ops.take(values, known(right), axis=axis)
-        paired_here = along(ops.convert_to_tensor(paired, dtype="bool"), axis, len(values.shape))
-        right_values = ops.where(paired_here, right_values, left_values if alone is None else alone)
+        if not all(paired):
+            here = along(ops.cast(known(paired), "bool"), axis, len(values.shape))
+            right_values = ops.where(here, right_values, left_values if alone is None else alone)
         values = _pair(op, left_values, right_values)
-        counts = [(count + 1) // 2 for count in counts]
     return values
-
-
-def _pairs(counts: list[int]) -> tuple[list[int], list[bool]]:
-    """Where the left value of each pair is, and whether it has a neighbour on its right."""
-    left: list[int] = []
-    paired: list[bool] = []
-    start = 0
-    for count in counts:
-        left.extend(range(start, start + count, 2))
-        paired.extend([place + 1 < count for place in range(0, count, 2)])
-        start += count
-    return left, paired
 
 
 def scan(values: Tensor, follows: Tensor, op: str, depth: int) -> Tensor:

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops as keras_ops
 
-from kedit._lowering._compiler import reads_bytecode
+from kedit._compiler import reads_bytecode
 
 AS_THEY_ARE = frozenset(
     [
@@ -36,30 +36,19 @@ AS_THEY_ARE = frozenset(
         "convert_to_tensor",
         "copy",
         "cumsum",
-        "equal",
         "expand_dims",
         "flip",
         "full",
         "full_like",
-        "greater",
-        "greater_equal",
         "imag",
         "is_tensor",
-        "less",
-        "less_equal",
         "log",
-        "logical_and",
-        "logical_not",
-        "logical_or",
         "max",
-        "negative",
-        "not_equal",
         "ones",
         "ones_like",
         "qr",
         "real",
         "relu",
-        "reshape",
         "scatter_update",
         "searchsorted",
         "segment_max",
@@ -79,26 +68,43 @@ AS_THEY_ARE = frozenset(
 )
 """Functions that are called as Keras has them."""
 
-REPLACED = frozenset(
+BY_OPERATORS = frozenset(
     [
         "add",
         "divide",
+        "equal",
+        "greater",
+        "greater_equal",
+        "less",
+        "less_equal",
+        "logical_and",
+        "logical_not",
+        "logical_or",
+        "matmul",
+        "mod",
+        "multiply",
+        "negative",
+        "not_equal",
+    ]
+)
+"""Functions that are operators of tensors, without what Keras does around them."""
+
+REPLACED = frozenset(
+    [
         "isfinite",
         "isinf",
         "isnan",
-        "matmul",
         "maximum",
         "mean",
         "minimum",
-        "mod",
-        "multiply",
         "power",
+        "reshape",
         "scatter_add",
         "subtract",
         "where",
     ]
 )
-"""Functions that are written anew below; `keras_where` and its like are Keras's."""
+"""Functions that are written anew below; `keras_where` and its like are Keras's own."""
 
 _library: ContextVar[Any] = ContextVar("library", default=keras_ops)
 
@@ -127,50 +133,96 @@ def using(library: Any) -> Iterator[None]:
 # --- What replaces functions of Keras ----------------------------------------------------------
 
 
-def add(x1: Any, x2: Any) -> Any:
-    """`x1 + x2` of tensors of one dtype; one of them may be a number, an array or a Variable.
+# On TensorFlow Keras 3.15.1 adds by `bias_add(x1, squeeze(x2))` if `x2` has one axis longer than 1
+# and that is as long as axis 1 or the last axis of `x1`, whichever axis it is: wrong for a column
+# (keras-team/keras#20386 brought it in). The `+` of a Variable calls the same. On PyTorch it
+# computes `matmul` of float64 in float32, and the nightly version 3.16.0.dev2026102704 all
+# arithmetic of 64 bits in 32, while `mod` fails (keras-team/keras#23225). Everywhere it flattens
+# and checks its arguments, in dozens of calls that torch's compiler has to read. An operator of
+# tensors of one dtype does none of this; one of the two may be a number, an array or a Variable.
 
-    Keras 3.15.1 on TensorFlow computes `bias_add(x1, squeeze(x2))` if `x2` has one axis longer
-    than 1 and that is as long as axis 1 or the last axis of `x1`, whichever axis it is: wrong
-    for a column (keras-team/keras#20386 brought it in). The `+` of a Variable calls the same.
-    """
+
+def add(x1: Any, x2: Any) -> Any:
     x1, x2 = _as_tensors(x1, x2)
     return x1 + x2
 
 
 def multiply(x1: Any, x2: Any) -> Any:
-    """`x1 * x2`, as for `add`.
-
-    Keras 3.15.1 is right. Its nightly version 3.16.0.dev2026102704 computes numbers of 64 bits in
-    32 on PyTorch, also for `divide`, `subtract` and `power`, and fails for `mod`
-    (keras-team/keras#23225).
-    """
     x1, x2 = _as_tensors(x1, x2)
     return x1 * x2
 
 
 def divide(x1: Any, x2: Any) -> Any:
-    """`x1 / x2` of floats; see `multiply`."""
+    """`x1 / x2` of floats."""
     x1, x2 = _as_tensors(x1, x2)
     return x1 / x2
 
 
 def mod(x1: Any, x2: Any) -> Any:
-    """`x1 % x2` of integers, of the sign of `x2`; see `multiply`."""
+    """`x1 % x2` of integers, of the sign of `x2`."""
     x1, x2 = _as_tensors(x1, x2)
     return x1 % x2
 
 
 def matmul(x1: Any, x2: Any) -> Any:
-    """`x1 @ x2` of tensors of one dtype.
-
-    Keras 3.15.1 on PyTorch computes float64 in float32, here and for `mean`. Not reported.
-    """
     return x1 @ x2
 
 
+def negative(x: Any) -> Any:
+    return -x
+
+
+def equal(x1: Any, x2: Any) -> Any:
+    x1, x2 = _as_tensors(x1, x2)
+    return x1 == x2
+
+
+def not_equal(x1: Any, x2: Any) -> Any:
+    x1, x2 = _as_tensors(x1, x2)
+    return x1 != x2
+
+
+def greater(x1: Any, x2: Any) -> Any:
+    x1, x2 = _as_tensors(x1, x2)
+    return x1 > x2
+
+
+def greater_equal(x1: Any, x2: Any) -> Any:
+    x1, x2 = _as_tensors(x1, x2)
+    return x1 >= x2
+
+
+def less(x1: Any, x2: Any) -> Any:
+    x1, x2 = _as_tensors(x1, x2)
+    return x1 < x2
+
+
+def less_equal(x1: Any, x2: Any) -> Any:
+    x1, x2 = _as_tensors(x1, x2)
+    return x1 <= x2
+
+
+def logical_and(x1: Any, x2: Any) -> Any:
+    """Of booleans, as `logical_or` and `logical_not`."""
+    x1, x2 = _as_tensors(x1, x2)
+    return x1 & x2
+
+
+def logical_or(x1: Any, x2: Any) -> Any:
+    x1, x2 = _as_tensors(x1, x2)
+    return x1 | x2
+
+
+def logical_not(x: Any) -> Any:
+    return ~x
+
+
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """The mean of floats; see `matmul`. Numbers of 16 bits Keras adds up in 32."""
+    """The mean of floats.
+
+    Keras 3.15.1 on PyTorch computes that of float64 in float32 (keras-team/keras#23704). Numbers of
+    16 bits it adds up in 32 everywhere, as they should be.
+    """
     if "float64" not in str(x.dtype):
         return _ops.keras_mean(x, axis=axis, keepdims=keepdims)
     total = _ops.sum(x, axis=axis, keepdims=keepdims)
@@ -196,9 +248,15 @@ def where(condition: Any, x1: Any, x2: Any) -> Any:
     """`x1` where the condition holds, else `x2`; a number takes the dtype of the other one.
 
     Keras 3.15.1 makes a tensor of `floatx()` of a number on PyTorch, so that float64 is rounded,
-    and one of int32 on JAX, which not all numbers of uint32 fit. Not reported.
+    and one of int32 on JAX, which not all numbers of uint32 fit. Not reported. Tensors that can
+    choose themselves, do, as it is called more often than any other.
     """
-    return _ops.keras_where(condition, *_as_tensors(x1, x2))
+    x1, x2 = _as_tensors(x1, x2)
+    if not _is_torch(x1):
+        return _ops.keras_where(condition, x1, x2)
+    if not _is_torch(condition):
+        condition = _ops.convert_to_tensor(condition, dtype="bool")
+    return x1.where(condition, x2)
 
 
 def isfinite(x: Any) -> Any:
@@ -232,10 +290,19 @@ def power(x1: Any, x2: Any) -> Any:
     new, but is not computed before the tensor is there. In TensorFlow 2.21; not reported.
     """
     if "float" in str(x2.dtype):
-        x2 = _ops.keras_where(_ops.equal(x1, x1), x2, x2)
-    if str(x1.dtype).rpartition(".")[2] in ("int64", "float64"):  # see `multiply`
+        x2 = _ops.where(_ops.equal(x1, x1), x2, x2)
+    if str(x1.dtype).rpartition(".")[2] in ("int64", "float64"):  # see above
         return x1**x2
     return _ops.keras_power(x1, x2)
+
+
+def reshape(x: Any, shape: Any) -> Any:
+    """`x` in another shape, with at most one size of -1.
+
+    Keras checks the shape in seventy calls, each of which torch's compiler traces. So tensors that
+    can do it themselves, do. Not reported.
+    """
+    return x.reshape(tuple(shape)) if hasattr(x, "reshape") else _ops.keras_reshape(x, shape)
 
 
 def scatter_add(x: Any, places: Any, values: Any) -> Any:
@@ -245,7 +312,7 @@ def scatter_add(x: Any, places: Any, values: Any) -> Any:
     order, so that sums differ from run to run. Not reported. Torch's tensors can do it in a fixed
     order; each function in its place is the faster one of those that do.
     """
-    if not hasattr(x, "index_add"):
+    if not _is_torch(x):
         return _ops.scatter_update(x, _ops.expand_dims(places, 1), values, "add")
     places = _ops.convert_to_tensor(places, "int64")
     if not reads_bytecode():
@@ -255,7 +322,7 @@ def scatter_add(x: Any, places: Any, values: Any) -> Any:
 
 
 def subtract(x1: Any, x2: Any) -> Any:
-    """`x1 - x2`, also of unsigned integers; see `multiply`.
+    """`x1 - x2`, also of unsigned integers, by operators as above.
 
     Of zeros that it knows, the optimizer of TensorFlow's graphs takes away by a negation, of which
     there is none for unsigned integers. So -1, as they have it, is multiplied by. In TensorFlow
@@ -268,6 +335,11 @@ def subtract(x1: Any, x2: Any) -> Any:
     return x1 + _ops.multiply(x2, int(minus_one))
 
 
+def _is_torch(x: Any) -> bool:
+    """Whether it is a tensor of PyTorch, with the methods that only those have."""
+    return hasattr(x, "index_add")
+
+
 def _better(beats: str, name: str, x1: Any, x2: Any) -> Any:
     """The one of two that beats the other; as Keras finds it where that is right."""
     dtype = str(x1.dtype)
@@ -276,15 +348,18 @@ def _better(beats: str, name: str, x1: Any, x2: Any) -> Any:
     first = getattr(_ops, beats)(x1, x2)
     if "float" in dtype:
         first = _ops.logical_or(first, _ops.isnan(x1))
-    return _ops.keras_where(first, x1, x2)
+    return _ops.where(first, x1, x2)
 
 
-def _as_tensors(*operands: Any) -> list[Any]:
+def _as_tensors(x1: Any, x2: Any) -> tuple[Any, Any]:
     """Tensors as they are; arrays, Variables and numbers as tensors of their dtype.
 
     Without a dtype beside them numbers are of int32, in which kedit counts.
     """
-    given = [_ops.convert_to_tensor(x) if isinstance(x, keras.Variable) else x for x in operands]
+    if type(x1) is type(x2) and hasattr(x1, "dtype") and not isinstance(x1, keras.Variable):
+        return x1, x2
+    given = [_ops.convert_to_tensor(x) if isinstance(x, keras.Variable) else x for x in (x1, x2)]
     dtypes = [x.dtype for x in given if hasattr(x, "dtype")]
     dtype = keras.backend.standardize_dtype(dtypes[0]) if dtypes else "int32"
-    return [x if _ops.is_tensor(x) else _ops.convert_to_tensor(x, dtype=dtype) for x in given]
+    x1, x2 = [x if _ops.is_tensor(x) else _ops.convert_to_tensor(x, dtype=dtype) for x in given]
+    return x1, x2

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from kedit._casting import integer_range, kind
-from kedit._data import SMALL
+from kedit._compiler import reads_bytecode
 from kedit._items import Open, Positions
 from kedit._layout import Layout, Part, Pick, size_of
 from kedit._lowering import _ops as ops
@@ -20,6 +20,7 @@ from kedit._lowering._axes import (
     LARGEST,
     along,
     check_countable,
+    known,
     number_of,
     pad,
     scatter,
@@ -27,7 +28,6 @@ from kedit._lowering._axes import (
     sizes,
 )
 from kedit._lowering._cast import constant, dtype_of, neutral, seen
-from kedit._lowering._compiler import reads_bytecode
 from kedit._lowering._duplicates import scan
 from kedit._types import Mode, Tensor
 
@@ -330,11 +330,11 @@ def source_of(source: Any, tensors: Any, library: Any) -> Tensor:
     if isinstance(source, Open):
         return tensors[source.number]
     if isinstance(source, int):
-        return library.array(source, dtype="int32")
+        return library.array(int(source), dtype="int32")
     if isinstance(source, Positions):
-        many = len(source.numbers) > SMALL
-        numbers = np.array(source.numbers, "int32") if many else list(source.numbers)
-        return library.reshape(library.array(numbers, dtype="int32"), source.shape)
+        numbers: Any = source.numbers
+        numbers = np.array(numbers, "int32") if library is np else known(numbers)
+        return library.reshape(numbers, source.shape)
     return source.array if library is np else constant(source, "bool")
 
 
@@ -364,7 +364,7 @@ def _compute(
         return places, places < library.shape(counted)[0]
     numbers = _of_32_bits(source, size, mode, library)
     if part.kind == "block":
-        return _block(numbers, part.size, size, mode, library)
+        return _block(numbers, int(part.size), size, mode, library)
     if part.each and len(numbers.shape) < rank:
         given = tuple(library.shape(numbers))
         numbers = library.reshape(numbers, (given[0], *[1] * (rank - len(given)), *given[1:]))
