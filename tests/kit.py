@@ -9,6 +9,7 @@ import pathlib
 import keras
 import numpy as np
 import oracle
+import pytest
 from _backend import FLOATS, TRAINING, to_numpy
 from keras import ops
 
@@ -31,6 +32,13 @@ def check_array(found, expected):
     """Compare numbers, up to rounding, and the dtype."""
     np.testing.assert_allclose(to_numpy(found), expected, rtol=2e-5, atol=2e-6)
     assert to_numpy(found).dtype == expected.dtype
+
+
+def in_full_once(cases, everywhere):
+    """Parameters of a long test: those of `everywhere` on every backend, the others on one."""
+    return [
+        case if case in everywhere else pytest.param(case, marks=pytest.mark.once) for case in cases
+    ]
 
 
 # --- All operations, as the oracle has them ----------------------------------------------------

@@ -7,7 +7,7 @@ import numpy as np
 import oracle
 import pytest
 from _backend import INTEGERS, compiled, tensors, to_numpy, vjp
-from cases import CASES, FEW, FEWER, OUT_OF_BOUNDS, Case, eager_and_compiled
+from cases import CASES, FEW, FEWER, OUT_OF_BOUNDS, Case, eager_and_compiled, eagerly
 from keras import ops
 from kit import check_array, check_updates, let_some_tie, updated
 from oracle import cube
@@ -41,7 +41,7 @@ def edited(op, x, index, values):
     return place.apply(cube) if op == "apply" else getattr(place, op)(values)
 
 
-@pytest.mark.parametrize("case", CASES, ids=repr)
+@pytest.mark.parametrize("case", eagerly(CASES), ids=repr)
 def test_every_operation_gives_what_numpy_gives(case):
     x, values, places = data(case)
     tensor = ops.convert_to_tensor(x)
@@ -816,7 +816,7 @@ def every_tensor_is_long(monkeypatch):
 
 
 @pytest.mark.usefixtures("every_tensor_is_long")
-@pytest.mark.parametrize("case", CASES, ids=repr)
+@pytest.mark.parametrize("case", eagerly(CASES), ids=repr)
 def test_operations_on_long_tensors(case):
     x, values, places = data(case)
     tensor = ops.convert_to_tensor(x)

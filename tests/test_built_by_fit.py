@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from _backend import to_numpy
 from keras import ops
-from kit import check_close, saved_and_loaded
+from kit import check_close, in_full_once, saved_and_loaded
 
 import kedit
 from kedit import Trainable, X, at, sample
@@ -40,6 +40,12 @@ LAYERS = {
         WeightEditing(keras.layers.Dense(4), {"kernel": at[0].set(0.0)}), {"kernel": at[1].set(1.0)}
     ),
 }
+some_layers = pytest.mark.parametrize(
+    "name",
+    in_full_once(
+        LAYERS, ("Editing with a Trainable", "ConditionalModifier", "IndexGuide", "WeightEditing")
+    ),
+)
 LOSSES = {
     "IndexPenalty": lambda: kedit.losses.IndexPenalty(2, 0.5),
     "MaskedLoss": lambda: kedit.losses.MaskedLoss("mse", ignore=0.0),
@@ -68,7 +74,7 @@ def check_survives_saving(model, path):
 
 
 @pytest.mark.gradient
-@pytest.mark.parametrize("name", LAYERS)
+@some_layers
 def test_a_layer_is_built_by_fit(name, tmp_path):
     model = model_of(LAYERS[name]())
     (loss,) = model.fit(INPUT, TARGET, 4, shuffle=False, verbose=0).history["loss"]
@@ -87,7 +93,7 @@ def test_a_layer_is_built_by_predict(name, tmp_path):
 
 
 @pytest.mark.tensors  # on NumPy, Keras cannot add the losses of layers to that of the model
-@pytest.mark.parametrize("name", LAYERS)
+@some_layers
 def test_a_layer_is_built_by_evaluate(name, tmp_path):
     model = model_of(LAYERS[name]())
     assert np.isfinite(model.evaluate(INPUT, TARGET, verbose=0))

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from _backend import EXECUTIONS, to_numpy
-from kit import check_close, check_roundtrip, saved_and_loaded
+from kit import check_close, check_roundtrip, in_full_once, saved_and_loaded
 
 from kedit.callbacks import DualAscent, PenaltySchedule
 from kedit.errors import OperandError, SavingError
@@ -104,7 +104,7 @@ def test_batches_left_over_count_at_the_end_of_the_epoch():
 
 @pytest.mark.usefixtures("without_building")
 @pytest.mark.gradient
-@every_jit
+@pytest.mark.parametrize("jit_compile", in_full_once([False, True], [False]))
 def test_penalty_schedule(jit_compile):
     """The step that is compiled sees every penalty: 1, 10, 100."""
     model, guide, miss = guided(jit_compile=jit_compile)

@@ -76,7 +76,7 @@ def expected_losses(steps, flat):
     ("structure", "policy", "jit_compile"),
     [
         ("list", "float32", False),
-        ("dict", "mixed_float16", True),
+        pytest.param("dict", "mixed_float16", True, marks=pytest.mark.once),
         ("dict", "mixed_bfloat16", False),
     ],
 )

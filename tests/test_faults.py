@@ -309,7 +309,9 @@ def test_unsafe_casting_computes_first(run, dtype):
 def test_empty_axes(compiler, shape):
     """Values and gradients, in a graph that may not know that there is nothing."""
     wrap = affordable(compilers()[compiler], shape != (0, 3)) if compiler else lambda fn: fn
-    rest = () if compiler and BACKEND == "torch" else ("subtract", "multiply", "divide", "min")
+    # Of sizes that are not known, products at duplicates are a graph of many levels.
+    few = compiler and (BACKEND == "torch" or (compiler == "unknown sizes" and shape != (0, 3)))
+    rest = () if few else ("subtract", "multiply", "divide", "min")
     before = (slice(None),) * shape.index(0)
     behind = (slice(None),) * (len(shape) - 1)
     index = np.array([0, 1, 1], "int32")

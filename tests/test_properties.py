@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import oracle
 import pytest
-from _backend import BACKEND, FLOATS, INTEGERS, compilers, to_numpy, vjp
+from _backend import BACKEND, EAGER_IS_SLOW, FLOATS, INTEGERS, compilers, to_numpy, vjp
 from drawing import (
     MODES,
     Place,
@@ -68,6 +68,7 @@ def search(examples, share=1.0):
     """So many examples, or this share of KEDIT_EXAMPLES."""
     unhurried = {"deadline": None, "suppress_health_check": list(HealthCheck)}
     if "KEDIT_EXAMPLES" not in os.environ:
+        examples = math.ceil(examples / (3 if EAGER_IS_SLOW else 1))
         return settings(max_examples=examples, derandomize=True, **unhurried)
     examples = math.ceil(int(os.environ["KEDIT_EXAMPLES"]) * share)
     reproducible = seed(int(os.environ.get("KEDIT_SEED", "0")))

@@ -14,6 +14,7 @@ from kit import (
     check_close,
     check_holds_no_code,
     dtype_of,
+    in_full_once,
     indexed_model,
     indexed_prediction,
     model_files,
@@ -310,7 +311,7 @@ def test_trained_models_with_index_inputs_predict_equally_on_every_backend(tmp_p
 
 @pytest.mark.usefixtures("without_building")
 @pytest.mark.gradient
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", in_full_once([False, True], [False]))
 def test_a_model_with_index_inputs_trains(jit_compile, tmp_path):
     keras.utils.set_random_seed(0)
     model = indexed_model()

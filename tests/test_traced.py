@@ -5,7 +5,7 @@ import numpy as np
 import oracle
 import pytest
 from _backend import FLOATS, INTEGERS, compiled, compiled_apart, optimized, tensors, to_numpy, vjp
-from cases import CASES, Case, eager_and_compiled
+from cases import CASES, Case, eager_and_compiled, eagerly
 from keras import ops
 from kit import check_array, check_updates, dtype_of, let_some_tie, updated
 from oracle import cube
@@ -67,7 +67,7 @@ def test_table_has_enough_cases():
     assert len(TRACED) > 120
 
 
-@pytest.mark.parametrize("case", TRACED, ids=repr)
+@pytest.mark.parametrize("case", eagerly(TRACED), ids=repr)
 def test_a_tensor_means_what_the_array_does(case):
     places = oracle.positions(case.shape, case.index)
     x, values = data(case.shape, places)
@@ -588,7 +588,7 @@ def each_places(shape, index, array, mode=None):
 
 
 @pytest.mark.parametrize("mode", [None, "clip", "wrap"])
-@pytest.mark.parametrize("case", EACH, ids=str)
+@pytest.mark.parametrize("case", eagerly(EACH), ids=str)
 def test_each(case, mode):
     shape, inner, index = case
     array = np.random.default_rng(0).integers(-6, 6, (shape[0], *inner))

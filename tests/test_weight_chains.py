@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from _backend import to_numpy
-from kit import check_close, saved_and_loaded
+from kit import check_close, in_full_once, saved_and_loaded
 
 from kedit import Trainable, X, at, sample
 from kedit.constraints import EditConstraint
@@ -201,7 +201,12 @@ CHAINS = {
 }
 LEAVE_SOME_FREE = ("set, then added to", "added to, then set by a condition", "in models in models")
 """Those of which the edits change elements that they do not hold."""
-every_chain = pytest.mark.parametrize("name", CHAINS)
+every_chain = pytest.mark.parametrize(
+    "name",
+    in_full_once(
+        CHAINS, ("pruned further", "frozen, then pruned", "in models in models", *LEAVE_SOME_FREE)
+    ),
+)
 
 
 def reported(model):

@@ -165,7 +165,9 @@ def mod(x1: Any, x2: Any) -> Any:
 
 
 def matmul(x1: Any, x2: Any) -> Any:
-    return x1 @ x2
+    """Of two tensors; NumPy makes float32 of bfloat16."""
+    product = x1 @ x2
+    return product if product.dtype == x1.dtype else _ops.cast(product, x1.dtype)
 
 
 def negative(x: Any) -> Any:
