@@ -12,12 +12,15 @@ def _mark() -> list[Any]:
     return []
 
 
+_MARK = _mark()
+
+
 def reads_bytecode() -> bool:
     """Whether what calls this is not run but read, as `torch.compile` reads Python's bytecode.
 
     Such a compiler looks through caches, and takes NumPy's arrays for tensors.
     """
-    return _mark() is not _mark()
+    return _mark() is not _MARK
 
 
 def called_when_traced(function: _F) -> _F:

@@ -14,7 +14,6 @@ from kedit.losses import IndexPenalty
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 3)).astype("float32")
 Y = RNG.normal(size=(12, 2)).astype("float32")
-every_jit = pytest.mark.parametrize("jit_compile", [False, True])
 
 
 class Seen(keras.callbacks.Callback):
@@ -65,7 +64,7 @@ def test_ascends_by_the_mean_of_the_epoch():
 
 @pytest.mark.usefixtures("without_building")
 @pytest.mark.gradient
-@every_jit
+@pytest.mark.parametrize("jit_compile", in_full_once([False, True], [False]))
 @pytest.mark.parametrize("steps_per_execution", EXECUTIONS)
 def test_ascends_by_the_mean_of_so_many_batches(jit_compile, steps_per_execution):
     """With more steps in one execution later, by the mean of all of them; not by validation."""

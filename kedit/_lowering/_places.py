@@ -63,7 +63,7 @@ class Places:
         positions = pick.positions
         self.library = library
         self.dims = pick.dims
-        self.count = pick.count
+        self.count = None if pick.count is None else int(pick.count)
         self.has_duplicates = pick.has_duplicates
         self.is_sorted = edit.indices_are_sorted
         flat: Any = None
@@ -192,7 +192,7 @@ class Places:
         if op == "add":
             start = ops.broadcast_to(neutral("add", dtype_of(values)), ops.shape(values))
             reduced = scatter_add(start, winner, values)
-        elif op in ("max", "min") and dtype_of(values) in _OF_32_BITS and not reads_bytecode():
+        elif op in ("max", "min") and dtype_of(values) in _OF_32_BITS:
             # Keras has the greatest of segments alone, and on PyTorch computes it in float32.
             numbers = values if kind(dtype_of(values)) > 1 else ops.cast(values, "int32")
             numbers = ops.negative(numbers) if op == "min" else numbers
@@ -239,7 +239,7 @@ class Places:
         size = self.size + 1
         if self.is_seen or not self.has_duplicates:  # NumPy's last one wins
             return number_of(self.flat, size)
-        if self.count is not None and self.count <= 2**24 and not reads_bytecode():
+        if self.count is not None and self.count <= 2**24:
             # In floats, which hold these numbers, as that is what PyTorch computes with.
             last = ops.segment_max(ops.arange(self.count, dtype="float32"), self.flat, size)
             return ops.cast(ops.maximum(last, -1.0), "int32")
