@@ -36,9 +36,9 @@ def check_array(found, expected):
 
 def in_full_once(cases, everywhere):
     """Parameters of a long test: those of `everywhere` on every backend, the others on one."""
-    return [
-        case if case in everywhere else pytest.param(case, marks=pytest.mark.once) for case in cases
-    ]
+    once = pytest.mark.once
+    rows = [(case, case if isinstance(case, tuple) else (case,)) for case in cases]
+    return [pytest.param(*row, marks=() if case in everywhere else once) for case, row in rows]
 
 
 # --- All operations, as the oracle has them ----------------------------------------------------

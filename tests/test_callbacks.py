@@ -147,6 +147,7 @@ def test_a_multiplier_does_not_wind_up_while_steps_are_skipped():
     assert np.abs(to_numpy(dense.kernel) - before).max() > 0
 
 
+@pytest.mark.once
 @pytest.mark.gradient
 def test_a_hidden_activation_is_guided():
     """Another loss wants it elsewhere; two guides, of a target and of a bound, in one model."""

@@ -88,6 +88,7 @@ def test_a_steering_vector_learns_what_was_planted():
     assert edited.evaluate(x, x + shift, verbose=0) < 1e-8
 
 
+@pytest.mark.once
 @pytest.mark.gradient
 def test_a_rotation_of_rank_2_finds_what_was_planted():
     """Outputs 0 and 1 are to come from the other run: in what the hidden units hold, a plane."""
@@ -155,6 +156,7 @@ def test_edits_that_have_nothing_to_train():
         edited.fit(IMAGES, np.ones((6, 3)), verbose=0)
 
 
+@pytest.mark.once
 @pytest.mark.gradient
 def test_dropout_is_off_unless_all_is_trained():
     """Also in a model whose `call` takes no `training`."""

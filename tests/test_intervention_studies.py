@@ -167,6 +167,7 @@ def test_plots(model):
     np.testing.assert_array_equal(ax.images[0].get_array(), found.by_group([0, 1, 1]))
 
 
+@pytest.mark.once
 @pytest.mark.gradient
 def test_example_draws_its_pictures(tmp_path, capsys):
     path = Path(__file__).parent.parent / "examples" / "inside_a_model.py"

@@ -357,6 +357,7 @@ def test_plot_without_matplotlib_says_how_to_install_it(monkeypatch):
 # --- The example -------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 @pytest.mark.gradient
 def test_example_draws_its_pictures(tmp_path, capsys):
     path = Path(__file__).parent.parent / "examples" / "what_if.py"
