@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from kedit._compiler import called_when_traced, reads_bytecode
+from kedit._compiler import as_numbers, called_when_traced, reads_bytecode
 from kedit._data import SMALL, Array
 from kedit._index import Index
 from kedit._items import Block, Each, Open, Positions, axes_of, is_mask, item_code
@@ -61,7 +61,7 @@ def bind(
         if any([isinstance(item, Array) for item in items]):  # which has no plain form
             return _plan(*key)
         plain = tuple([_plain(item) for item in items])
-        return _plan_when_traced(plain, tuple(shape), per_sample, tuple(terms))
+        return _plan_when_traced(plain, as_numbers(shape), per_sample, tuple(terms))
     return _plan(*key) if long else _cached(*key)
 
 
@@ -82,7 +82,7 @@ def _plain(item: Any) -> Any:
     if isinstance(item, Positions):
         return ("Positions", item.shape, item.numbers)
     if isinstance(item, Open):
-        return ("Open", item.number, item.shape, item.is_mask)
+        return ("Open", item.number, as_numbers(item.shape), item.is_mask)
     if isinstance(item, Each):
         return ("Each", _plain(item.positions))
     return ("Block", _plain(item.start), item.size) if isinstance(item, Block) else item

@@ -1,6 +1,6 @@
 """What is known of the compiler that traces a function, if any does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -21,6 +21,14 @@ def reads_bytecode() -> bool:
     Such a compiler looks through caches, and takes NumPy's arrays for tensors.
     """
     return _mark() is not _MARK
+
+
+def as_numbers(sizes: Iterable[int | None]) -> tuple[int | None, ...]:
+    """Sizes as numbers, where `torch.compile` may stand a symbol for those that changed.
+
+    Plans are made of numbers, so that it compiles a function again for other sizes.
+    """
+    return tuple([None if size is None else len(range(size)) for size in sizes])
 
 
 def called_when_traced(function: _F) -> _F:

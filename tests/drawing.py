@@ -186,6 +186,7 @@ def block_positions(start, count, size, mode):
     start += size * (start < 0)
     if mode == "clip":
         start = max(0, min(start, size - count))
+    start = start % size if size and mode == "wrap" else min(start, size)  # int64 must not overflow
     found = start + np.arange(count)
     if size and mode in ("clip", "wrap"):
         found = np.clip(found, 0, size - 1) if mode == "clip" else found % size

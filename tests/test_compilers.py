@@ -111,6 +111,37 @@ def test_optimized_is_numpy():
     np.testing.assert_array_equal(to_numpy(added), expected)
 
 
+@pytest.mark.parametrize("compiler", compilers())
+def test_a_compiled_function_takes_tensors_of_other_sizes(compiler):
+    """Which a compiler may then take for unknown, those of an index, of a mask and of values, too."""
+
+    def edits(x, rows, values):
+        return [
+            at(x)[0, 2].set(1.0),
+            at(x)[1:, ::2].multiply(2.0),
+            at(x)[[0, 1, 1]].add(0.5),
+            at(x)[rows].max(values),
+            at(x)[x > 1].set(0.0),
+            sample(x)[block(rows[0], 2)].add(1.0),
+        ]
+
+    function = compilers()[compiler](edits)
+    for size in (3, 4, 5, 3):
+        x = np.arange(size * (size + 1.0)).reshape(size, size + 1)
+        rows, values = np.array([1, -1, *range(size - 3)], "int32"), np.full((size - 1, 1), 4.0)
+        found = function(*tensors(floats([x, rows, values])))
+        expected = [
+            by_numpy("set", x, S[0, 2], 1.0),
+            by_numpy("multiply", x, S[1:, ::2], 2.0),
+            by_numpy("add", x, S[[0, 1, 1]], 0.5),
+            by_numpy("max", x, S[rows], values),
+            np.where(x > 1, 0.0, x),
+            by_numpy("add", x, S[:, 1:3], 1.0),
+        ]
+        for result, wanted in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(to_numpy(result), wanted)
+
+
 # --- Errors ------------------------------------------------------------------------------------
 
 

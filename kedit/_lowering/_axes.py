@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kedit._compiler import reads_bytecode
+from kedit._compiler import as_numbers, reads_bytecode
 from kedit._layout import FEW, Layout, Pick, Sequenced, sequence
 from kedit._lowering import _ops as ops
 from kedit._lowering._cast import constant, dtype_of, listed
@@ -33,7 +33,9 @@ def check_countable(size: Any) -> None:
 
 def sizes(x: Tensor) -> tuple[Any, ...]:
     """Sizes of the axes: ints, or scalar tensors where a graph does not know them."""
-    known = tuple(x.shape)  # TensorFlow's and Keras's own functions take longer than an edit
+    known: Any = tuple(x.shape)  # TensorFlow's and Keras's own functions take longer than an edit
+    if reads_bytecode():
+        return as_numbers(known)
     return tuple(ops.shape(x)) if any([size is None for size in known]) else known
 
 
