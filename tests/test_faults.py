@@ -118,6 +118,52 @@ def test_one_long_axis_in_layers():
     same(zeroed, np.where(x + column > 5, 0, x).astype("float32"))
 
 
+COLUMNS = np.array([2, 0, 1])
+REPEATED = np.array([1, 2, 0, 1, 2])[:, None] * 3 + COLUMNS
+"""Where `block(1, 5)` wraps to on the first axis of a square of 3 by 3, beside these columns."""
+
+
+def test_an_array_in_no_order_beside_a_block_that_repeats(run):
+    x = np.array([[0.0, 1, 2], [-3, 4, -5], [6, -7, 8]], "float32")
+    v = np.arange(1.0, 16.0, dtype="float32").reshape(5, 3)
+    place, wrap = at[block(1, 5), COLUMNS], {"mode": "wrap"}
+    chosen = np.where(x.ravel()[REPEATED] > 0, REPEATED, -1)
+    pairs = [
+        (getattr(place, op)(v, **wrap), lambda x, op=op: oracle.update(op, x, REPEATED, v))
+        for op in ("set", "add", "subtract", "multiply", "min", "max", "power")
+    ]
+    pairs += [
+        (
+            getattr(place.where(X > 0), op)(v, **wrap),
+            lambda x, op=op: oracle.update(op, x, chosen, v),
+        )
+        for op in ("set", "add", "max")
+    ]
+    check(run, x / 8, [(edit, lambda x, f=f: f(x)) for edit, f in pairs[:-3]])
+    check(run, x, pairs[-3:])
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("compile", [False, True])
+def test_gradients_of_an_array_in_no_order_beside_a_block_that_repeats(compile):
+    x = np.array([[0.0, 1, 2], [-3, 4, -5], [6, -7, 8]], "float32")
+    v = np.arange(1.0, 16.0, dtype="float32").reshape(5, 3)
+    v[3, 1] = v[0, 1]  # a tie
+    upstream = np.arange(1.0, 10.0, dtype="float32").reshape(3, 3)
+    names = ("set", "add", "multiply", "max")
+
+    def edits(*given):
+        place = at[block(1, 5), [2, 0, 1]]
+        both = zip(names, given[:4], given[4:], strict=True)
+        return ops.stack([getattr(place, op)(v, mode="wrap")(x) for op, x, v in both])
+
+    _, found = vjp(edits, [x] * 4 + [v] * 4, np.stack([upstream] * 4), compile=compile)
+    for n, op in enumerate(names):
+        wanted = oracle.update_vjp(op, x, REPEATED, v, upstream)
+        for gradient, expected in zip((found[n], found[4 + n]), wanted, strict=True):
+            np.testing.assert_allclose(gradient, expected, rtol=1e-4, err_msg=op)
+
+
 # --- Numbers that a default dtype does not hold ------------------------------------------------
 
 

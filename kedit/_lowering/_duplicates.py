@@ -58,7 +58,7 @@ def _one_each(pick: Any, values: Tensor, axis: int) -> Tensor:
 def to_all(layout: Layout, values_u: Tensor) -> Tensor:
     """Values along the unique positions, repeated for every pick."""
     for axis, pick in enumerate(layout.picks):
-        if pick.has_duplicates and not pick.is_computed and values_u.shape[axis] != 1:
+        if not (pick.is_ordered or pick.is_computed) and values_u.shape[axis] != 1:
             values_u = ops.take(values_u, known_of(pick, "inverse"), axis=axis)
     return values_u
 
@@ -87,6 +87,8 @@ def reduced(layout: Layout, values: Tensor, op: str) -> Tensor:
             values = pick.reduce(values, axis, op)
         elif pick.has_duplicates:
             values = _reduce_axis(pick, values, axis, op)
+        elif values.shape[axis] != 1:  # an index array beside a block that repeats
+            values = _last_of(pick, values, axis)
     return values
 
 
