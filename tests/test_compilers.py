@@ -113,7 +113,7 @@ def test_optimized_is_numpy():
 
 @pytest.mark.parametrize("compiler", compilers())
 def test_a_compiled_function_takes_tensors_of_other_sizes(compiler):
-    """Which a compiler may then take for unknown, those of an index, of a mask and of values, too."""
+    """Also of an index, a mask and values: a compiler may then take the sizes for unknown."""
 
     def edits(x, rows, values):
         return [
