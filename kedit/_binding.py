@@ -21,11 +21,11 @@ class BindOptions(NamedTuple):
     """How an index is bound to a shape.
 
     Attributes:
-        mode: What happens to positions out of bounds. None raises for those that
-            are known beforehand, and drops the others.
+        mode: What happens to positions out of bounds. None raises for constants
+            and drops positions in a tensor.
         unique: Whether the user promises that no position occurs twice.
-        masks: What becomes of a mask: the "positions" where it is True; all of
-            its "places"; or the positions of so many True, be there more or less.
+        masks: What a mask selects: the "positions" where it is True; all of its
+            "places"; or, given a number, the positions of that many Trues.
     """
 
     mode: Mode | None = None

@@ -151,7 +151,7 @@ class ComputedPositions:
         return scatter(x, places, values)
 
     def kept(self, values: Tensor) -> tuple[Any, Tensor]:
-        """Of places that are seen, first on the axis, each once, and the value that it is given."""
+        """The positions that are in bounds, each once, and the value that each is given."""
         number = self.number() if self.has_duplicates or self.inside is not None else self.flat
         kept = number[number >= 0]
         if len(kept) == len(self.flat):
