@@ -140,10 +140,10 @@ class Place:
             fill_value: Number that is read where there is no element. Defaults
                 to NaN for floats and complex numbers, the least of signed and the
                 greatest of unsigned integers, and True for booleans.
-            size: Of a mask, how many elements to get: if fewer are True the rest
-                is filled, if more the rest is left out. A mask that is a tensor
-                needs it under a compiler and in a model, where the shape has to
-                be known beforehand. Defaults to None: as many as are True.
+            size: Number of elements to return for a mask. Missing ones are
+                filled, surplus ones left out. Required for a mask that is a
+                tensor under a compiler and in a model, where the shape must be
+                known. Defaults to None: as many as are True.
             unique_indices: As for `set`.
             indices_are_sorted: As for `set`.
 

@@ -11,21 +11,21 @@ from typing import Any, Literal, NamedTuple
 from kedit._compiler import as_numbers, called_when_traced, reads_bytecode
 from kedit._data import SMALL, Array
 from kedit._index import Index
-from kedit._items import Block, Each, Open, Positions, axes_of, is_mask, item_code
-from kedit._layout import Computed, Layout, Part, Pick, size_of
+from kedit._items import Block, Each, Positions, TracedSlot, axes_of, is_mask, item_code
+from kedit._layout import Layout, Part, Pick, TracedPositions, size_of
 from kedit._types import Mode, Shape
 from kedit.errors import BroadcastError, CoordinateError, OperandError, PositionError, ShapeError
 
 
-class Terms(NamedTuple):
-    """On what terms an index is bound.
+class BindOptions(NamedTuple):
+    """How an index is bound to a shape.
 
     Attributes:
-        mode: What happens to positions out of bounds. None raises for those that
-            are known beforehand, and drops the others.
+        mode: What happens to positions out of bounds. None raises for constants
+            and drops positions in a tensor.
         unique: Whether the user promises that no position occurs twice.
-        masks: What becomes of a mask: the "positions" where it is True; all of
-            its "places"; or the positions of so many True, be there more or less.
+        masks: What a mask selects: the "positions" where it is True; all of its
+            "places"; or, given a number, the positions of that many Trues.
     """
 
     mode: Mode | None = None
@@ -38,7 +38,7 @@ def bind(
     shape: Shape,
     *,
     per_sample: bool = False,
-    terms: Terms = Terms(),  # noqa: B008
+    options: BindOptions = BindOptions(),  # noqa: B008
 ) -> Layout:
     """Bind an index to a shape.
 
@@ -47,21 +47,21 @@ def bind(
         shape: Shape of the tensor; None for a size that is not known.
         per_sample: Whether the index counts inside one sample, that is from
             axis 1 on. The result then starts with the batch axis.
-        terms: What happens to positions out of bounds, and to masks.
+        options: What happens to positions out of bounds, and to masks.
 
     Raises:
         kedit.errors.PositionError: If the index does not fit the shape.
         kedit.errors.ShapeError: If index arrays do not broadcast together.
     """
     items = index.outline()
-    key = (_hashable(items), tuple(shape), per_sample, terms)
+    key = (_hashable(items), tuple(shape), per_sample, options)
     # Plans of long index arrays are large, and seldom met twice.
     long = any([isinstance(i, Positions) and len(i.numbers) > SMALL for i in items])
     if reads_bytecode():
         if any([isinstance(item, Array) for item in items]):  # which has no plain form
             return _plan(*key)
         plain = tuple([_plain(item) for item in items])
-        return _plan_when_traced(plain, as_numbers(shape), per_sample, tuple(terms))
+        return _plan_when_traced(plain, as_numbers(shape), per_sample, tuple(options))
     return _plan(*key) if long else _cached(*key)
 
 
@@ -71,8 +71,8 @@ def _hashable(items: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _cached(items: tuple[Any, ...], shape: Shape, per_sample: bool, terms: Terms) -> Layout:
-    return _plan(items, shape, per_sample, terms)
+def _cached(items: tuple[Any, ...], shape: Shape, per_sample: bool, options: BindOptions) -> Layout:
+    return _plan(items, shape, per_sample, options)
 
 
 def _plain(item: Any) -> Any:
@@ -81,8 +81,8 @@ def _plain(item: Any) -> Any:
         return ("slice", item.start, item.stop, item.step)
     if isinstance(item, Positions):
         return ("Positions", item.shape, item.numbers)
-    if isinstance(item, Open):
-        return ("Open", item.number, as_numbers(item.shape), item.is_mask)
+    if isinstance(item, TracedSlot):
+        return ("TracedSlot", item.number, as_numbers(item.shape), item.is_mask)
     if isinstance(item, Each):
         return ("Each", _plain(item.positions))
     return ("Block", _plain(item.start), item.size) if isinstance(item, Block) else item
@@ -91,7 +91,7 @@ def _plain(item: Any) -> Any:
 _KINDS: dict[str, Any] = {
     "slice": slice,
     "Positions": Positions,
-    "Open": Open,
+    "TracedSlot": TracedSlot,
     "Each": lambda positions: Each(_from_plain(positions)),
     "Block": lambda start, size: Block(_from_plain(start), size),
 }
@@ -103,12 +103,14 @@ def _from_plain(item: Any) -> Any:
 
 @called_when_traced
 def _plan_when_traced(
-    items: tuple[Any, ...], shape: Shape, per_sample: bool, terms: tuple[Any, ...]
+    items: tuple[Any, ...], shape: Shape, per_sample: bool, options: tuple[Any, ...]
 ) -> Layout:
-    return _plan(tuple([_from_plain(item) for item in items]), shape, per_sample, Terms(*terms))
+    return _plan(
+        tuple([_from_plain(item) for item in items]), shape, per_sample, BindOptions(*options)
+    )
 
 
-def _plan(items: tuple[Any, ...], shape: Shape, per_sample: bool, terms: Terms) -> Layout:
+def _plan(items: tuple[Any, ...], shape: Shape, per_sample: bool, options: BindOptions) -> Layout:
     index = Index(tuple([slice(*item) if type(item) is tuple else item for item in items]))
     if per_sample and not shape:
         raise PositionError(
@@ -121,8 +123,8 @@ def _plan(items: tuple[Any, ...], shape: Shape, per_sample: bool, terms: Terms) 
             f"`at{index}`. Write `sample{index}`, where axes are counted after the batch axis."
         )
     if not per_sample:
-        return _bind(index, shape, terms, 1)
-    return _with_batch_axis(_bind(index, shape[1:], terms, shape[0]), shape[0])
+        return _bind(index, shape, options, 1)
+    return _with_batch_axis(_bind(index, shape[1:], options, shape[0]), shape[0])
 
 
 def _with_batch_axis(layout: Layout, batch: int | None) -> Layout:
@@ -165,12 +167,12 @@ def _behind_batch_axis(pick: Pick) -> Pick:
     return Pick(pick.size, positions, tuple([dim + 1 for dim in pick.dims]))
 
 
-def _bind(index: Index, shape: Shape, terms: Terms, batch: int | None) -> Layout:
+def _bind(index: Index, shape: Shape, options: BindOptions, batch: int | None) -> Layout:
     items = _expand(index, shape)
-    joint = _joint(index, items, shape, terms, batch)
+    joint = _joint(index, items, shape, options, batch)
     # NumPy puts the dimensions of index arrays where the arrays stand, or first where a slice,
     # None or `...` stands between them. An int beside arrays counts as one of them.
-    kinds = (int, Positions, Array, Open, Each)
+    kinds = (int, Positions, Array, TracedSlot, Each)
     advanced = [n for n, (item, _) in enumerate(items) if isinstance(item, kinds)]
     together = advanced == list(range(advanced[0], advanced[-1] + 1)) if advanced else True
     joint_at = advanced[0] if together and advanced else 0
@@ -184,13 +186,13 @@ def _bind(index: Index, shape: Shape, terms: Terms, batch: int | None) -> Layout
         if item is None:
             result.append(1)
         elif isinstance(item, (slice, Block)):
-            positions = _block(item, axis, shape, terms) if isinstance(item, Block) else item
+            positions = _block(item, axis, shape, options) if isinstance(item, Block) else item
             if isinstance(positions, slice) and shape[axis] is not None:
                 positions = range(*positions.indices(shape[axis] or 0))
             singles[axis] = Pick(shape[axis], positions, (len(result),))
             result.append(singles[axis].count)
         elif isinstance(item, int) or _is_number(item):
-            singles[axis] = Pick(shape[axis], _one(item, axis, shape, terms), ())
+            singles[axis] = Pick(shape[axis], _one(item, axis, shape, options), ())
     if joint is None:
         order = tuple(range(len(shape)))
         return Layout(shape, tuple(result), order, 0, 0, tuple([singles[a] for a in order]))
@@ -199,24 +201,24 @@ def _bind(index: Index, shape: Shape, terms: Terms, batch: int | None) -> Layout
 
 def _is_number(item: Any) -> bool:
     """Whether an item is a tensor that holds a single position."""
-    return isinstance(item, Open) and not item.is_mask and item.shape == ()
+    return isinstance(item, TracedSlot) and not item.is_mask and item.shape == ()
 
 
-def _one(item: Any, axis: int, shape: Shape, terms: Terms) -> Any:
+def _one(item: Any, axis: int, shape: Shape, options: BindOptions) -> Any:
     """The positions of an item that picks one, and takes its axis away."""
     if isinstance(item, int):
-        position = _settled(item, axis, shape, terms.mode)
+        position = _normalized(item, axis, shape, options.mode)
         if position is not None:
             return range(position, position + 1)
-        item = Positions((), (_of_32_bits(item, shape[axis], terms.mode),))
-    return Computed((Part("numbers", (axis,), item),), (), False)
+        item = Positions((), (_of_32_bits(item, shape[axis], options.mode),))
+    return TracedPositions((Part("numbers", (axis,), item),), (), False)
 
 
 _SPARE = 2**16
 """How many positions of a block may lie outside of its axis: there is room made for each."""
 
 
-def _block(item: Block, axis: int, shape: Shape, terms: Terms) -> Any:
+def _block(item: Block, axis: int, shape: Shape, options: BindOptions) -> Any:
     """The positions of a block: a range, if it is known to lie inside."""
     size = shape[axis]
     if size is not None and item.size > size + _SPARE:
@@ -226,11 +228,11 @@ def _block(item: Block, axis: int, shape: Shape, terms: Terms) -> Any:
         )
     if isinstance(item.start, int) and size is not None:
         start = item.start + size if item.start < 0 else item.start
-        if terms.mode in ("clip", "promise_in_bounds"):
+        if options.mode in ("clip", "promise_in_bounds"):
             start = max(0, min(start, size - item.size))
         if 0 <= start and start + item.size <= size:
             return range(start, start + item.size)
-        if terms.mode == "raise":
+        if options.mode == "raise":
             raise PositionError(
                 f"A block of {item.size} should lie on axis {axis} of size {size}. Received: start "
                 f"{item.start} for a tensor of shape {shape}. To drop what lies outside, leave "
@@ -238,11 +240,11 @@ def _block(item: Block, axis: int, shape: Shape, terms: Terms) -> Any:
             )
     start = item.start
     if isinstance(start, int):
-        start = _of_32_bits(start, size, terms.mode)
+        start = _of_32_bits(start, size, options.mode)
     part = Part("block", (axis,), start, size=item.size)
-    repeats = terms.mode in ("clip", "promise_in_bounds", "wrap")
+    repeats = options.mode in ("clip", "promise_in_bounds", "wrap")
     fits = size is not None and item.size <= size
-    return Computed((part,), (item.size,), repeats and not fits and not terms.unique)
+    return TracedPositions((part,), (item.size,), repeats and not fits and not options.unique)
 
 
 def _expand(index: Index, shape: Shape) -> list[tuple[Any, int]]:
@@ -288,11 +290,15 @@ class _Joint:
     mask: Any = None
 
 
-_ARRAYS = (Positions, Array, Open, Each)
+_ARRAYS = (Positions, Array, TracedSlot, Each)
 
 
 def _joint(
-    index: Index, items: list[tuple[Any, int]], shape: Shape, terms: Terms, batch: int | None
+    index: Index,
+    items: list[tuple[Any, int]],
+    shape: Shape,
+    options: BindOptions,
+    batch: int | None,
 ) -> _Joint | None:
     arrays = [
         (item, axis) for item, axis in items if isinstance(item, _ARRAYS) and not _is_number(item)
@@ -300,27 +306,27 @@ def _joint(
     for item, axis in arrays:
         if is_mask(item):
             _check_mask(item, axis, shape)
-        elif terms.mode in (None, "raise"):
+        elif options.mode in (None, "raise"):
             _check_bounds(item.positions if isinstance(item, Each) else item, axis, shape)
     if not arrays:
         return None
-    if isinstance(terms.masks, str):
+    if isinstance(options.masks, str):
         arrays = [entry for item, axis in arrays for entry in _without_empty_mask(item, axis)]
-    if terms.masks == "places" and is_mask(arrays[0][0]):
+    if options.masks == "places" and is_mask(arrays[0][0]):
         mask: Any
         ((mask, axis),) = arrays
         axes = list(range(axis, axis + len(mask.shape)))
         size = size_of(tuple([shape[a] for a in axes])) if axes else 1
         return _Joint(axes, (size,), mask=mask)
-    if isinstance(terms.masks, str):
-        known = _known_joint(index, arrays, shape, terms)
+    if isinstance(options.masks, str):
+        known = _known_joint(index, arrays, shape, options)
         if known is not None:
             return known
-    return _computed_joint(index, arrays, shape, terms, batch)
+    return _computed_joint(index, arrays, shape, options, batch)
 
 
 def _known_joint(
-    index: Index, arrays: list[tuple[Any, int]], shape: Shape, terms: Terms
+    index: Index, arrays: list[tuple[Any, int]], shape: Shape, options: BindOptions
 ) -> _Joint | None:
     """Index arrays that are known beforehand, short, and in bounds of known axes; else None."""
     axes: list[int | None] = []  # None for a mask without axes, which only adds a dimension
@@ -333,11 +339,11 @@ def _known_joint(
             continue
         if not isinstance(item, Positions) or len(item.numbers) > SMALL:
             return None
-        numbers = [_settled(number, axis, shape, terms.mode) for number in item.numbers]
-        settled = tuple([number for number in numbers if number is not None])
-        if shape[axis] is None or len(settled) < len(numbers):
+        numbers = [_normalized(number, axis, shape, options.mode) for number in item.numbers]
+        normalized = tuple([number for number in numbers if number is not None])
+        if shape[axis] is None or len(normalized) < len(numbers):
             return None
-        known.append(Positions(item.shape, settled))
+        known.append(Positions(item.shape, normalized))
         axes.append(axis)
     joint = _broadcast(index, [array.shape for array in known])
     spread = [_spread(array, joint) for array in known]
@@ -351,11 +357,11 @@ def _computed_joint(
     index: Index,
     arrays: list[tuple[Any, int]],
     shape: Shape,
-    terms: Terms,
+    options: BindOptions,
     batch: int | None,
 ) -> _Joint:
     """Index arrays of which some are tensors, or lie on axes of unknown size."""
-    if isinstance(terms.masks, str):
+    if isinstance(options.masks, str):
         arrays = [entry for item, axis in arrays for entry in _without_known_mask(item, axis)]
     masks = [item for item, _ in arrays if is_mask(item)]
     shapes = [
@@ -364,7 +370,7 @@ def _computed_joint(
         if not is_mask(item)
     ]
     others = _broadcast(index, shapes)
-    count = terms.masks if isinstance(terms.masks, int) else others[-1] if others else None
+    count = options.masks if isinstance(options.masks, int) else others[-1] if others else None
     if len(masks) > 1 or (masks and (count is None or (others and count == 1))):
         raise OperandError(
             "A mask beside index arrays should be the only one, and they should hold a position "
@@ -382,16 +388,16 @@ def _computed_joint(
                 Part(
                     "numbers",
                     (axis,),
-                    _positions_32(item.positions, shape[axis], terms.mode),
+                    _positions_32(item.positions, shape[axis], options.mode),
                     each=True,
                 )
             )
         elif axis is not None:
-            parts.append(Part("numbers", (axis,), _positions_32(item, shape[axis], terms.mode)))
+            parts.append(Part("numbers", (axis,), _positions_32(item, shape[axis], options.mode)))
     joint = _broadcast(index, [*shapes, *[(count,) for _ in masks]])
     one_for_each_true = bool(masks) and len(joint) == 1  # the positions of a mask differ
-    may_repeat = not terms.unique and not one_for_each_true and size_of(joint) != 1
-    if may_repeat and terms.mode in (None, "raise", "drop", "fill"):
+    may_repeat = not options.unique and not one_for_each_true and size_of(joint) != 1
+    if may_repeat and options.mode in (None, "raise", "drop", "fill"):
         may_repeat = _may_repeat(arrays, shape, joint)
     axes_all = [axis for part in parts for axis in part.axes]
     return _Joint(axes_all, joint, None, tuple(parts), may_repeat)
@@ -432,7 +438,7 @@ def _shape_in_sample(item: Each, batch: int | None) -> Shape:
     """The shape of the positions inside a sample."""
     given = item.positions.shape
     fits = given[0] == 1 or given[0] == batch
-    if isinstance(item.positions, Open):
+    if isinstance(item.positions, TracedSlot):
         fits = fits or None in (given[0], batch)
     if not fits:
         raise ShapeError(
@@ -507,7 +513,7 @@ def _check_mask(mask: Any, axis: int, shape: Shape) -> None:
             )
 
 
-def _settled(position: int, axis: int, shape: Shape, mode: Mode | None) -> int | None:
+def _normalized(position: int, axis: int, shape: Shape, mode: Mode | None) -> int | None:
     """A position counted from the start, where it exists; None where only the tensor can tell."""
     size = shape[axis]
     if size is None:
@@ -533,7 +539,7 @@ def _check_bounds(item: Any, axis: int, shape: Shape) -> None:
     low, high = min(item.numbers, default=0), max(item.numbers, default=-1)
     if size is not None and not -size <= low <= high < size:
         for number in item.numbers:
-            _settled(number, axis, shape, None)
+            _normalized(number, axis, shape, None)
 
 
 def _of_32_bits(number: int, size: int | None, mode: Mode | None) -> int:
@@ -557,7 +563,7 @@ def _merge(
     if joint.mask is not None:
         positions: Any = slice(None) if size is None else range(size)
     elif joint.numbers is None:
-        positions = Computed(joint.parts, joint.shape, joint.may_repeat)
+        positions = TracedPositions(joint.parts, joint.shape, joint.may_repeat)
     elif joint.numbers:
         positions = _flat(joint.numbers, [shape[axis] or 0 for axis in joint.axes])
     else:  # only True or False: an axis of length 1 is added, and picked or not

@@ -8,9 +8,9 @@ from kedit._decoding import refused
 from kedit._items import (
     Each,
     Item,
-    Open,
     Positions,
     Traced,
+    TracedSlot,
     axes_of,
     canonical,
     is_mask,
@@ -24,7 +24,7 @@ from kedit._items import (
 )
 from kedit.errors import PositionError
 
-_SINGLE = (Positions, Slot, Open)
+_SINGLE = (Positions, Slot, TracedSlot)
 """Items that are tuples to Python, but one item each."""
 
 
@@ -93,9 +93,9 @@ class Index(Frozen):
         """The items with what planning needs to know of tensors in place of them."""
         found: list[Any] = []
 
-        def open_(leaf: Traced) -> Open:
+        def open_(leaf: Traced) -> TracedSlot:
             found.append(leaf)
-            return Open(len(found) - 1, shape_of_item(leaf), is_mask(leaf))
+            return TracedSlot(len(found) - 1, shape_of_item(leaf), is_mask(leaf))
 
         return tuple([map_item(item, open_) for item in self.items])
 

@@ -33,8 +33,8 @@ from kedit._types import Shape
 from kedit.errors import PositionError, SliceError
 
 Item: TypeAlias = Any
-"""int, slice, `...`, None, `Positions`, a boolean `Array`, `Traced`, `Open`, `Each`, `Block`, or a
-`Slot`."""
+"""int, slice, `...`, None, `Positions`, a boolean `Array`, `Traced`, `TracedSlot`, `Each`, `Block`,
+or a `Slot`."""
 
 
 class Positions(NamedTuple):
@@ -68,7 +68,7 @@ class Traced(Frozen):
         return (Traced, (self.tensor,))
 
 
-class Open(NamedTuple):
+class TracedSlot(NamedTuple):
     """What planning knows of a tensor in an index.
 
     Attributes:
@@ -203,7 +203,7 @@ def is_mask(item: Item) -> bool:
     """Whether an item is a boolean array or tensor."""
     if isinstance(item, Array):
         return item.dtype == "bool"
-    if isinstance(item, Open):
+    if isinstance(item, TracedSlot):
         return item.is_mask
     return isinstance(item, Traced) and "bool" in str(item.tensor.dtype)
 
@@ -252,7 +252,7 @@ def canonical(item: Any) -> Item:
     return operator.index(item) if is_integer else _canonical_array(item)
 
 
-_CANONICAL = (EllipsisType, Slot, Array, Positions, Traced, Open, Each, Block)
+_CANONICAL = (EllipsisType, Slot, Array, Positions, Traced, TracedSlot, Each, Block)
 
 
 def _bound(part: Any) -> int | None:
@@ -345,7 +345,7 @@ def item_code(item: Item) -> str:
         return f"each({item_code(item.positions)})"
     if isinstance(item, Block):
         return f"block({item_code(item.start)}, {item.size})"
-    if isinstance(item, (Traced, Open)):
+    if isinstance(item, (Traced, TracedSlot)):
         return f"<tensor of shape {shape_of_item(item)}>"
     if isinstance(item, Positions):
         if item.numbers:

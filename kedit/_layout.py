@@ -32,7 +32,7 @@ class Part(NamedTuple):
         kind: "numbers" are positions; "rows" are the numbers of the samples;
             "mask" are the places where a mask is True; "block" are neighbours.
         axes: The axes of the tensor that they are on.
-        source: `Positions`, boolean `Array` or int, or an `Open` for a tensor of
+        source: `Positions`, boolean `Array` or int, or a `TracedSlot` for a tensor of
             the index.
         each: Whether the first axis of the source is the batch.
         size: Of a block or a mask, how many positions.
@@ -45,7 +45,7 @@ class Part(NamedTuple):
     size: int = 0
 
 
-class Computed(NamedTuple):
+class TracedPositions(NamedTuple):
     """Positions on an axis that are computed when the tensor is there.
 
     Attributes:
@@ -66,12 +66,12 @@ class Pick:
     Attributes:
         size: Length of the axis, or None.
         positions: `range` or tuple of positions, in order, not negative; where
-            `size` is None a slice; or `Computed`.
+            `size` is None a slice; or `TracedPositions`.
         dims: The dimensions of the result that run along this pick; none for an int.
         count: How many positions are picked, or None.
         is_whole: Whether the whole axis is picked, in order.
         is_array: Whether `positions` is a tuple.
-        is_computed: Whether `positions` is `Computed`.
+        is_computed: Whether `positions` is `TracedPositions`.
         unique: The different positions: of a tuple ascending, else in order.
         is_ordered: Whether the positions are `unique`, one for one.
         has_duplicates: Whether a position is picked more than once, or may be.
@@ -91,7 +91,7 @@ class Pick:
 
     def __post_init__(self) -> None:
         positions = self.positions
-        self.is_computed = isinstance(positions, Computed)
+        self.is_computed = isinstance(positions, TracedPositions)
         self.is_array = isinstance(positions, tuple) and not self.is_computed
         if self.is_computed:
             self.count = size_of(positions.shape)
@@ -192,7 +192,7 @@ class Layout:
         start: See `merged`.
         picks: One for each axis after merging: a `Pick`, or what has taken the place
             of one with computed positions.
-        mask: The mask, `Array` or `Open`, of which the result has all places.
+        mask: The mask, `Array` or `TracedSlot`, of which the result has all places.
         mask_dim: The dimension of the result that runs along its places.
         dims: The result's dimensions in the order of the picks; those of `None` come last.
         is_plain: Whether the result has one dimension for each pick and no other.
@@ -201,7 +201,7 @@ class Layout:
         is_computed: Whether any positions are computed when the tensor is there.
         has_duplicates: Whether an element is selected more than once, or may be.
         is_in_order: Whether the axes stand in the tensor's order, and merged ones come first.
-        spots: The places that are picked, in order of the picks, if they are few of very
+        few_positions: The places that are picked, in order of the picks, if they are few of very
             many; each counts the first axes of the canonical form. Else None.
     """
 
@@ -220,7 +220,7 @@ class Layout:
     is_computed: bool = field(init=False)
     has_duplicates: bool = field(init=False)
     is_in_order: bool = field(init=False)
-    spots: list[tuple[int, ...]] | None = field(init=False)
+    few_positions: list[tuple[int, ...]] | None = field(init=False)
 
     def __post_init__(self) -> None:
         picked = [dim for pick in self.picks for dim in pick.dims]
@@ -232,7 +232,7 @@ class Layout:
         self.is_computed = any([pick.is_computed for pick in self.picks])
         self.has_duplicates = any([pick.has_duplicates for pick in self.picks])
         self.is_in_order = self.order == tuple(range(len(self.order))) and self.start == 0
-        self.spots = self._few_of_many()
+        self.few_positions = self._few_of_many()
 
     def _few_of_many(self) -> list[tuple[int, ...]] | None:
         if self.is_computed or self.is_whole:

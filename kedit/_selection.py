@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kedit._binding import Terms, bind
+from kedit._binding import BindOptions, bind
 from kedit._data import Placeholder, freeze, is_replaced, is_tensor, to_code, to_key
 from kedit._expression import Expression
 from kedit._index import Index
@@ -41,9 +41,9 @@ class Selection:
         where = "" if self.condition is None else f".where({code_of(self.condition)})"
         return f"{self.coordinates}{index}{where}"
 
-    def bind(self, shape: Shape, terms: Terms = Terms()) -> Layout:  # noqa: B008
+    def bind(self, shape: Shape, options: BindOptions = BindOptions()) -> Layout:  # noqa: B008
         """The layout of the index in a tensor of shape `shape`."""
-        return bind(self.index, shape, per_sample=self.coordinates == "sample", terms=terms)
+        return bind(self.index, shape, per_sample=self.coordinates == "sample", options=options)
 
     def inside_sample(self) -> "Selection":
         """The same elements in sample coordinates, of a selection that names no rows."""

@@ -67,7 +67,7 @@ class Target:
         self.lower = _constant("lower", lower)
         self.upper = _constant("upper", upper)
         self._wanted = None if self.from_y_true else _Part.of(self.target, np.isnan)
-        # Of a bound infinity is as good as none.
+        # An infinite bound is no bound.
         self._floor = _Part.of(self.lower, lambda array: ~np.isfinite(array))
         self._ceiling = _Part.of(self.upper, lambda array: ~np.isfinite(array))
         if self._wanted is not None and np.isinf(_array(self._wanted.value)).any():

@@ -215,7 +215,7 @@ def write(layout: Layout, x: Tensor, values_u: Tensor) -> Tensor:
     """
     partial = [axis for axis, pick in enumerate(layout.picks) if not pick.is_whole]
     several = partial == [0] and values_u.shape[0] != 1
-    if layout.spots is not None or (several and layout.picks[0].is_array):
+    if layout.few_positions is not None or (several and layout.picks[0].is_array):
         # Few positions in long axes: the cost is theirs, not that of the axes.
         targets = None if reads_bytecode() else layout.targets
         if targets is not None:  # axes that are merged are left apart: to join them may copy
@@ -236,8 +236,8 @@ def _write_canonical(layout: Layout, partial: list[int], x: Tensor, values_u: Te
         return values_u
     first = layout.picks[0]
     several = partial == [0] and values_u.shape[0] != 1
-    if layout.spots is not None:
-        targets = known([place for spot in layout.spots for place in spot])
+    if layout.few_positions is not None:
+        targets = known([place for position in layout.few_positions for place in position])
         return _write_targets(layout, x, ops.reshape(targets, (-1, len(partial))), values_u)
     if several and first.is_array:
         return scatter(x, known_of(first, "unique"), values_u)

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from kedit._binding import Terms
+from kedit._binding import BindOptions
 from kedit._casting import check_operation, check_values, kind
 from kedit._data import Array, is_scalar, is_tensor, shape_of
 from kedit._expression import Expression
-from kedit._items import Open, Traced, is_mask
+from kedit._items import Traced, TracedSlot, is_mask
 from kedit._layout import Layout
 from kedit._selection import Selection
 from kedit._types import Casting, Mode, Shape
@@ -61,7 +61,12 @@ class Bound:
 
 
 def check(
-    edit: Edit, shape: Shape, dtype: str, *, again: bool = False, spread_masks: bool = True
+    edit: Edit,
+    shape: Shape,
+    dtype: str,
+    *,
+    already_checked: bool = False,
+    spread_masks: bool = True,
 ) -> Bound:
     """Bind an edit to a tensor of the given shape and dtype, or say why it does not fit.
 
@@ -69,7 +74,7 @@ def check(
         edit: The edit.
         shape: Shape of the tensor, with None where a size is not known.
         dtype: Dtype of the tensor.
-        again: Whether this was checked when a graph was built. Then only the
+        already_checked: Whether this was checked when a graph was built. Then only the
             index is bound anew: on the NumPy backend the tensors of a graph
             cannot be told from constants, for which the rules are stricter.
         spread_masks: Whether a mask, with one value for all, may select all of
@@ -77,16 +82,16 @@ def check(
     """
     selection = edit.selection
     check_operation(edit.op, edit.operand, dtype)
-    if not again:
-        _check_terms(edit)
-    layout = selection.bind(shape, _terms(edit, spread_masks))
+    if not already_checked:
+        _check_options(edit)
+    layout = selection.bind(shape, _bind_options(edit, spread_masks))
     if edit.mode == "raise" and any([p.is_computed and p.size is None for p in layout.picks]):
         raise OperandError(
             '`mode="raise"` should be given axes of known size. Received: '
             f"`{selection!r}` for a tensor of shape {tuple(shape)}. Give the input its shape, or "
             'use `mode="drop"`, `"clip"` or `"wrap"`.'
         )
-    if again:
+    if already_checked:
         return Bound(layout, layout.result)
     bound = _bound(layout)
     _check_operand(edit, bound, dtype)
@@ -99,24 +104,24 @@ def _bound(layout: Layout) -> Bound:
     """What values have to fit: of a mask, not its places but those where it is True."""
     if layout.mask is None:
         return Bound(layout, layout.result)
-    is_open = isinstance(layout.mask, Open)
+    is_open = isinstance(layout.mask, TracedSlot)
     count = None if is_open else int(np.count_nonzero(layout.mask.array))
     dim = layout.mask_dim
     selected = (*layout.result[:dim], count, *layout.result[dim + 1 :])
     return Bound(layout, selected, dim if is_open else None)
 
 
-def _terms(edit: Edit, spread_masks: bool) -> Terms:
+def _bind_options(edit: Edit, spread_masks: bool) -> BindOptions:
     """How the index is to be bound."""
     mask, unique = edit.selection.index.mask, edit.unique_indices
     if edit.op == "get" or mask is None:
-        return Terms(edit.mode, unique, "positions" if edit.size is None else edit.size)
+        return BindOptions(edit.mode, unique, "positions" if edit.size is None else edit.size)
     one_for_all = is_one_for_all(edit.operand) and is_one_for_all(edit.selection.condition)
     spread = spread_masks and (isinstance(mask, Traced) or one_for_all)
-    return Terms(edit.mode, unique, "places" if spread else "positions")
+    return BindOptions(edit.mode, unique, "places" if spread else "positions")
 
 
-def _check_terms(edit: Edit) -> None:
+def _check_options(edit: Edit) -> None:
     """Refuse what cannot be had of positions that are computed, and options without a use."""
     index = edit.selection.index
     masks = [item for item in index.items if is_mask(item)]

@@ -11,9 +11,9 @@ from typing import Any
 from kedit._casting import default_fill, integer_range, kind
 from kedit._data import is_array, is_scalar, shape_of
 from kedit._expression import Expression
-from kedit._items import Open
+from kedit._items import TracedSlot
 from kedit._layout import Layout
-from kedit._lowering import _axes, _cast, _duplicates, _numpy, _places
+from kedit._lowering import _axes, _cast, _duplicates, _numpy, _positions
 from kedit._lowering import _ops as ops
 from kedit._lowering._check import (
     ACCUMULATING,
@@ -28,21 +28,23 @@ from kedit._lowering._check import (
 from kedit._types import Shape, Tensor
 
 
-def apply(edit: Edit, x: Tensor, shape: Shape, *, again: bool = False) -> Tensor:
+def apply(edit: Edit, x: Tensor, shape: Shape, *, already_checked: bool = False) -> Tensor:
     """Apply an edit to a tensor: a new tensor of the same shape and dtype.
 
     Args:
         edit: The edit, with tensors of the running backend only.
         x: Tensor of the running backend.
         shape: Shape of `x` as it is known beforehand, with None where it is not.
-        again: Whether the edit was checked before, when a graph was built.
+        already_checked: Whether the edit was checked before, when a graph was built.
     """
-    bound = check(edit, shape, _cast.dtype_of(x), again=again)
+    bound = check(edit, shape, _cast.dtype_of(x), already_checked=already_checked)
     if is_array(x):
         return _numpy.apply_to_built(edit, x, shape)
     layout = bound.layout
     if layout.is_computed:
-        layout = _places.resolve(layout, edit, _axes.sizes(x), look=not again)
+        layout = _positions.resolve(
+            layout, edit, _axes.sizes(x), may_read_values=not already_checked
+        )
     if edit.op == "get":
         return _get(edit, layout, x)
     if layout.is_empty or 0 in tuple(x.shape):
@@ -80,7 +82,7 @@ def _fits_everywhere(edit: Edit, layout: Layout) -> bool:
         return False
     if layout.is_whole or layout.is_computed or layout.mask is not None:
         return False
-    if layout.spots is not None:
+    if layout.few_positions is not None:
         return False
     if op == "set":
         return True
@@ -149,13 +151,13 @@ def _evaluate(expression: Expression, selected: Tensor, dtype: str) -> Tensor:
 
 def _mask(edit: Edit, layout: Layout) -> Tensor:
     """The mask whose places are all selected, along one axis."""
-    mask = _places.source_of(layout.mask, edit.selection.index.tensors(), ops)
+    mask = _positions.source_of(layout.mask, edit.selection.index.tensors(), ops)
     return ops.reshape(_cast.constant(mask, "bool"), (-1,))
 
 
 def _counted(edit: Edit, layout: Layout) -> tuple[int, Any] | None:
     """Axis and number of the values of which there is one for each True of the mask, if any."""
-    if not isinstance(layout.mask, Open) or is_computed(edit.operand):
+    if not isinstance(layout.mask, TracedSlot) or is_computed(edit.operand):
         return None
     shape = shape_of(edit.operand)
     axis = layout.mask_dim - len(layout.result) + len(shape)

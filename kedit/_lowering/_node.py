@@ -37,7 +37,7 @@ class EditOperation(keras.Operation):
         for tensor in (x, *tensors):  # of which a graph only guesses whether they are sparse
             check_dense(tensor)
         built = tuple(x.shape) if self._shape is None else self._shape
-        return _keras.apply(fill(edit, tensors), x, known_shape(x, built), again=True)
+        return _keras.apply(fill(edit, tensors), x, known_shape(x, built), already_checked=True)
 
     def compute_output_spec(self, x: Any, *tensors: Any) -> keras.KerasTensor:
         if _count_slots(self.edit) != len(tensors):

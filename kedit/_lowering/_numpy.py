@@ -21,7 +21,7 @@ from kedit._lowering._check import (
     check_computed_condition,
     is_computed,
 )
-from kedit._lowering._places import resolve
+from kedit._lowering._positions import resolve
 from kedit._types import Shape
 
 

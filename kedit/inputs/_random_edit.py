@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from kedit._batch import edit_batch
-from kedit._binding import Terms
+from kedit._binding import BindOptions
 from kedit._data import Array, as_array, freeze
 from kedit._decoding import check_same, loading
 from kedit._edit import Edit, edit_from_json
@@ -115,7 +115,7 @@ class RandomEdit:
     def draw(self, shape: Shape, index: Any, epoch: int = 0) -> Edit:
         """The edit of a key, for an array or a batch of shape `shape`."""
         selection = self.edit.selection
-        selected: Any = selection.bind(tuple(shape), Terms(self.edit.mode)).result
+        selected: Any = selection.bind(tuple(shape), BindOptions(self.edit.mode)).result
         try:
             keys = np.asarray(index).tolist()
         except Exception as error:  # of the kind that its framework raises

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 _DEPTH = 3
-"""In so many lists and dicts within one another layers are looked for."""
+"""Maximum nesting depth when searching lists and dicts for layers."""
 
 
 def addresses(model: Any) -> dict[str, Any]:

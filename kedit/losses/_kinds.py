@@ -13,7 +13,7 @@ KINDS = ("l2", "l1", "huber", "log_cosh", "barrier")
 
 
 def check_kind(kind: str, delta: float, barrier_t: float, is_interval: bool) -> None:
-    """Refuse a kind that there is not, or that has no meaning for a target."""
+    """Raise if `kind` is unknown, or has no meaning for a target."""
     check_one_of("kind", kind, KINDS)
     for name, value in (("delta", delta), ("barrier_t", barrier_t)):
         if not 0 < value < math.inf:

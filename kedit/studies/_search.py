@@ -79,7 +79,7 @@ class Search:
         self.reached |= reached
 
     def take_back(self) -> None:
-        """Of each sample the smallest changes, as many as halving finds, are made 0."""
+        """Set the smallest changes of each sample to 0, as many as bisection finds."""
         flat = np.abs(self.delta).reshape(len(self.delta), -1)
         rank = np.argsort(np.argsort(-flat, axis=1, kind="stable"), axis=1)
         too_few, enough = np.full(len(flat), -1), np.count_nonzero(flat, axis=1)

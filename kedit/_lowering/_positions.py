@@ -13,7 +13,7 @@ import numpy as np
 
 from kedit._casting import integer_range, kind
 from kedit._compiler import reads_bytecode
-from kedit._items import Open, Positions
+from kedit._items import Positions, TracedSlot
 from kedit._layout import Layout, Part, Pick, size_of
 from kedit._lowering import _ops as ops
 from kedit._lowering._axes import (
@@ -35,7 +35,7 @@ _OF_32_BITS = ("float32", "float16", "bfloat16", "int8", "uint8", "int16", "uint
 """Dtypes whose numbers float32 holds."""
 
 
-class Places:
+class ComputedPositions:
     """A pick whose positions have been computed.
 
     Attributes:
@@ -151,7 +151,7 @@ class Places:
         return scatter(x, places, values)
 
     def kept(self, values: Tensor) -> tuple[Any, Tensor]:
-        """Of places that are seen, first on the axis, each once, and the value that it is given."""
+        """The positions that are in bounds, each once, and the value that each is given."""
         number = self.number() if self.has_duplicates or self.inside is not None else self.flat
         kept = number[number >= 0]
         if len(kept) == len(self.flat):
@@ -276,7 +276,12 @@ def _swapped(values: Tensor, axis: int) -> Tensor:
 
 
 def resolve(
-    layout: Layout, edit: Any, sizes: tuple[Any, ...], library: Any = ops, *, look: bool = False
+    layout: Layout,
+    edit: Any,
+    sizes: tuple[Any, ...],
+    library: Any = ops,
+    *,
+    may_read_values: bool = False,
 ) -> Layout:
     """The layout with computed positions in place of what they are computed from.
 
@@ -285,19 +290,20 @@ def resolve(
         edit: The edit.
         sizes: Sizes of the axes.
         library: What to compute with, `keras.ops` or NumPy.
-        look: Whether to compute with NumPy what is there to look at, where that spares much:
-            eager, a sort and what follows it would be dozens of calls. What is known beforehand
-            always is.
+        may_read_values: Whether to read the values of index tensors in eager mode and compute with
+            NumPy, where that saves a sort and what follows it. Constants always are.
     """
     tensors = edit.selection.index.tensors()
     computed = [pick for pick in layout.picks if pick.is_computed]
-    gains = not tensors or (look and any([_gains_by_a_look(pick, edit) for pick in computed]))
+    gains = not tensors or (
+        may_read_values and any([_gains_by_reading_values(pick, edit) for pick in computed])
+    )
     if library is ops and gains and all([isinstance(size, int) for size in sizes]):
         values = seen(tensors)
         if values is not None:
             tensors, library = values, np
     picks = [
-        Places(pick, edit, tensors, sizes, library) if pick.is_computed else pick
+        ComputedPositions(pick, edit, tensors, sizes, library) if pick.is_computed else pick
         for pick in layout.picks
     ]
     return Layout(
@@ -312,7 +318,7 @@ def resolve(
     )
 
 
-def _gains_by_a_look(pick: Pick, edit: Any) -> bool:
+def _gains_by_reading_values(pick: Pick, edit: Any) -> bool:
     """Whether it has to be found out which pick wins, or which ones are out of bounds."""
     if edit.op == "get" or pick.count == 1:
         return False
@@ -327,7 +333,7 @@ def _has_one_each(positions: Any) -> bool:
 
 def source_of(source: Any, tensors: Any, library: Any) -> Tensor:
     """What a part or a mask is made of, as a tensor or an array."""
-    if isinstance(source, Open):
+    if isinstance(source, TracedSlot):
         return tensors[source.number]
     if isinstance(source, int):
         return library.array(int(source), dtype="int32")
