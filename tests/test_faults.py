@@ -483,6 +483,20 @@ def test_differences_of_unsigned_integers(run):
     check(run, x, pairs)
 
 
+@pytest.mark.gradient
+@pytest.mark.parametrize("compile", [False, True])
+def test_gradients_of_reading_nothing(compile):
+    places = [at[..., np.zeros(0, int)], at[np.zeros(0, int)], at[:, np.zeros(3, int)]]
+    for shape in [(0, 2), (2, 3)]:
+        x = np.ones(shape, "float32")
+        for place in places:
+            edit = place.get()
+            upstream = np.ones(edit(x).shape, "float32")
+            _, (gradient,) = vjp(edit, [x], upstream, compile=compile)
+            assert gradient.shape == shape
+            assert gradient.sum() == upstream.sum()
+
+
 # --- What an index may hold, and its errors ----------------------------------------------------
 
 

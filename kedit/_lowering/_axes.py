@@ -165,7 +165,7 @@ def read(layout: Layout, x: Tensor, *, unique: bool = False) -> Tensor:
     for axis, pick in enumerate(layout.picks):
         if pick.is_computed:
             x = pick.read(x, axis)
-        elif pick.is_array:
+        elif pick.is_array and pick.count:
             check_countable(pick.size)
             x = ops.take(x, known_of(pick, "unique" if unique else "positions"), axis=axis)
         elif pick.size is not None and _steps_back(pick):
@@ -189,6 +189,8 @@ def _steps_back(pick: Any) -> bool:
 
 def _slice(pick: Any) -> Any:
     """The slice to read: forward on an axis that is turned around before or after."""
+    if pick.is_array and not pick.count:  # TensorFlow has no gradient of taking none from none
+        return slice(0, 0)
     if pick.is_array or pick.is_computed or pick.is_whole:
         return slice(None)
     positions = pick.positions
