@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 from kedit import X
-from kedit.errors import OperandError, ShapeError
+from kedit.errors import OperandError
 
 # Few shapes, so that a backend that compiles for each of them has met most of them before.
 EQUAL = [(3, 3), (3, 3), (3, 3, 3), (1, 1), (3, 3, 1), (1, 3, 3), (3, 1, 3), (2, 2, 2, 2)]
@@ -394,11 +394,12 @@ def check(case, wrap=lambda function: function, *, sizes=True):
         return
     try:
         found = to_numpy(wrap(edit)(*arguments))
-    except (OperandError, ShapeError) as error:
+    except Exception as error:  # torch's compiler raises its own, with the text of the other
         if not sizes and any([reason in str(error) for reason in UNSURE]):
             return
         # One answer for each place cannot be had of a condition that differs along the index.
-        assert "names an element twice" in str(error)
+        if "names an element twice" not in str(error):
+            raise
         assert math.prod(case.constant.shape) != 1
         assert case.op not in ACCUMULATING
         return
