@@ -55,13 +55,13 @@ def bind(
     """
     items = index.outline()
     key = (_hashable(items), tuple(shape), per_sample, options)
-    # Plans of long index arrays are large, and seldom met twice.
-    long = any([isinstance(i, Positions) and len(i.numbers) > SMALL for i in items])
     if reads_bytecode():
         if any([isinstance(item, Array) for item in items]):  # which has no plain form
             return _plan(*key)
         plain = tuple([_plain(item) for item in items])
         return _plan_when_traced(plain, as_numbers(shape), per_sample, tuple(options))
+    # Plans of long index arrays are large, and seldom met twice.
+    long = any([isinstance(i, Positions) and len(i.numbers) > SMALL for i in items])
     return _plan(*key) if long else _cached(*key)
 
 

@@ -139,8 +139,7 @@ def test_an_array_in_no_order_beside_a_block_that_repeats(run):
         )
         for op in ("set", "add", "max")
     ]
-    check(run, x / 8, [(edit, lambda x, f=f: f(x)) for edit, f in pairs[:-3]])
-    check(run, x, pairs[-3:])
+    check(run, x / 8, pairs)
 
 
 @pytest.mark.gradient
@@ -355,7 +354,7 @@ def test_unsafe_casting_computes_first(run, dtype):
 def test_empty_axes(compiler, shape):
     """Values and gradients, in a graph that may not know that there is nothing."""
     wrap = affordable(compilers()[compiler], shape != (0, 3)) if compiler else lambda fn: fn
-    # Of sizes that are not known, products at duplicates are a graph of many levels.
+    # If sizes are unknown, a product at duplicates is a graph of many levels, slow to build.
     few = {"unknown sizes": ("multiply",) if shape == (0,) else ()}
     few |= dict.fromkeys(["compiled"] if BACKEND == "torch" else [], ())
     rest = few.get(compiler, ("subtract", "multiply", "divide", "min"))

@@ -165,7 +165,7 @@ def mod(x1: Any, x2: Any) -> Any:
 
 
 def matmul(x1: Any, x2: Any) -> Any:
-    """Of two tensors; NumPy makes float32 of bfloat16."""
+    """`x1 @ x2` in the dtype of `x1`: NumPy multiplies bfloat16 into float32."""
     product = x1 @ x2
     return product if product.dtype == x1.dtype else _ops.cast(product, x1.dtype)
 
@@ -205,7 +205,7 @@ def less_equal(x1: Any, x2: Any) -> Any:
 
 
 def logical_and(x1: Any, x2: Any) -> Any:
-    """Of booleans, as `logical_or` and `logical_not`."""
+    """`x1 & x2` of booleans."""
     x1, x2 = _as_tensors(x1, x2)
     return x1 & x2
 
