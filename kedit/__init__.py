@@ -20,12 +20,13 @@ from kedit import (
     metrics,
     studies,
     testing,
+    weights,
 )
 from kedit._at import at, sample
 from kedit._edit import Edit, EditSequence
-from kedit._expression import X
-from kedit._items import block, each
-from kedit._trainable import Trainable
+from kedit._language.expression import X
+from kedit._language.items import block, each
+from kedit._language.trainable import Trainable
 
 __all__ = [
     "at",
@@ -42,6 +43,7 @@ __all__ = [
     "metrics",
     "callbacks",
     "constraints",
+    "weights",
     "interventions",
     "studies",
     "testing",

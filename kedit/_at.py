@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from kedit._data import Array, freeze, is_scalar, to_code
 from kedit._edit import Edit
-from kedit._expression import Expression
-from kedit._index import Index
-from kedit._selection import Selection, freeze_operand
-from kedit._types import Casting, Coordinates, Mode, Tensor
+from kedit._language.constants import Array, freeze, is_scalar, to_code
+from kedit._language.expression import Expression
+from kedit._language.index import Index
+from kedit._language.selection import Selection, freeze_operand
+from kedit._language.types import Casting, Coordinates, Mode, Tensor
 from kedit.errors import DTypeError, OperandError
 
 

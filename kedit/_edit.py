@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 
-from kedit import _lowering
-from kedit._batch import PARTS, Part, edit_batch, is_batch
-from kedit._data import Array, Frozen, Slot, from_json, is_scalar, to_code, to_json
-from kedit._decoding import (
+from kedit import _run
+from kedit._language.batch import PARTS, Part, edit_batch, is_batch
+from kedit._language.constants import Array, Frozen, Slot, from_json, is_scalar, to_code, to_json
+from kedit._language.decoding import (
     LONGEST,
     check_fields,
     check_same,
@@ -19,9 +19,9 @@ from kedit._decoding import (
     received,
     refused,
 )
-from kedit._expression import Expression
-from kedit._index import Index
-from kedit._selection import (
+from kedit._language.expression import Expression
+from kedit._language.index import Index
+from kedit._language.selection import (
     Selection,
     code_of,
     key_of,
@@ -29,9 +29,9 @@ from kedit._selection import (
     placeholders_in,
     tensors_in,
 )
-from kedit._trainable import describe, described, take_out
-from kedit._types import Casting, Mode
-from kedit.errors import OperandError, SavingError
+from kedit._language.trainable import describe, described, take_out
+from kedit._language.types import Casting, Mode
+from kedit.errors import CoordinateError, OperandError, SavingError
 
 OPERATIONS = (
     "get",
@@ -148,8 +148,8 @@ class Edit:
                 f"Received: `{self!r}`. Write `{held.fix.format(edit=self)}`."
             )
         if self.path is None and self.part == "x" and not is_batch(x):
-            return _lowering.apply(self, x)
-        return edit_batch(lambda leaf: _lowering.apply(self, leaf), x, self.path, self.part)
+            return _run.apply(self, x)
+        return edit_batch(lambda leaf: _run.apply(self, leaf), x, self.path, self.part)
 
     def on(self, path: str | None = None, *, part: Part = "x") -> "Edit":
         """The same edit, for one array of nested data.
@@ -278,7 +278,7 @@ class Edit:
                     "numbered in order",
                     slots,
                 )
-            filled: Edit = _lowering.fill(edit, learned) if learned else edit
+            filled: Edit = _run.fill(edit, learned) if learned else edit
             filled._check_same(config)
             return filled
 
@@ -417,6 +417,23 @@ def check_is_edit(what: str, edit: Any, fix: str) -> None:
             f"{what} should be given an edit. Received: {edit!r} of type {type(edit).__name__}. "
             f"Write `{fix}`."
         )
+
+
+def check_weight_edit(edit: Any) -> None:
+    """Refuse what is no edit of one whole weight."""
+    check_is_edit("A weight", edit, "at[0, 1].set(0.0)")
+    for part in edit.edits:
+        if part.selection.coordinates == "sample":
+            place = Selection("at", part.selection.index, part.selection.condition)
+            raise CoordinateError(
+                "A weight has no batch, so that its edit should be counted by `at`. Received: "
+                f"`{part!r}`. Write `{place!r}.{part.op}(...)`."
+            )
+        if part.op == "get" or part.path is not None or part.part != "x" or part.placeholders():
+            raise OperandError(
+                "A weight should be given an edit of one whole tensor, without a Trainable. "
+                f"Received: `{part!r}`. Drop `.get()` or `.on(...)`, or write a number."
+            )
 
 
 def check_one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:

@@ -13,8 +13,9 @@ from kit import check_array, check_updates, let_some_tie, updated
 from oracle import cube
 
 import kedit
-from kedit import X, _binding, _layout, at, sample
-from kedit._lowering import _axes
+from kedit import X, at, sample
+from kedit._plan import bind, layout
+from kedit._run import axes
 from kedit.errors import (
     CoordinateError,
     DTypeError,
@@ -808,11 +809,11 @@ def test_long_index_array():
 @pytest.fixture
 def every_tensor_is_long(monkeypatch):
     """Makes what holds for tensors of many elements hold for all."""
-    for module in (_layout, _axes):
+    for module in (layout, axes):
         monkeypatch.setattr(module, "FEW", 0)
-    _binding._cached.cache_clear()
+    bind._cached.cache_clear()
     yield
-    _binding._cached.cache_clear()
+    bind._cached.cache_clear()
 
 
 @pytest.mark.usefixtures("every_tensor_is_long")

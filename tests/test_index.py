@@ -9,8 +9,9 @@ from cases import CASES, OUT_OF_BOUNDS, Case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kedit._binding import bind
-from kedit._index import Index
+from kedit import at, sample
+from kedit._language.index import Index
+from kedit._plan.bind import bind
 from kedit.errors import PositionError, ShapeError
 
 pytestmark = pytest.mark.once
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.once
 
 def positions_by_layout(index, shape):
     """What `index` selects from an array of flat positions, along the layout's own path."""
-    layout = bind(Index(index), shape)
+    layout = bind(at[index].selection, shape)
     canonical = np.arange(np.prod(shape, dtype=int)).reshape(shape).transpose(layout.order)
     canonical = canonical.reshape([pick.size for pick in layout.picks])
     picked = canonical
@@ -63,7 +64,7 @@ def test_table(case):
 @pytest.mark.parametrize("case", OUT_OF_BOUNDS, ids=repr)
 def test_what_does_not_fit_raises(case):
     with pytest.raises(IndexError) if "[0,1,2]" not in repr(case) else pytest.raises(ValueError):
-        bind(Index(case.index), case.shape)
+        bind(at[case.index].selection, case.shape)
 
 
 @st.composite
@@ -137,12 +138,12 @@ def test_any_index(case):
 def test_sample_coordinates_are_those_of_each_sample(case):
     """`sample[index]` of a batch is `x[index]` of each of its samples, one after the other."""
     try:
-        single = bind(Index(case.index), case.shape)
+        single = bind(at[case.index].selection, case.shape)
     except (PositionError, ShapeError):
         return
-    batched = bind(Index(case.index), (7, *case.shape), per_sample=True)
+    batched = bind(sample[case.index].selection, (7, *case.shape))
     assert batched.result == (7, *single.result)
-    assert bind(Index(case.index), (None, *case.shape), per_sample=True).result[0] is None
+    assert bind(sample[case.index].selection, (None, *case.shape)).result[0] is None
     assert [pick.positions for pick in batched.picks[1:]] == [p.positions for p in single.picks]
 
 
@@ -173,21 +174,21 @@ def test_index_does_not_change_with_the_array_it_was_made_of():
 def test_few_places_are_named_by_the_axes_of_the_tensor():
     x = np.zeros((2, 3, 4), int)
     for index in ([1, 0], [0, 2]), (slice(None), 1, [3, 0]), (1, [2, 0, 2], 3), (..., [1, 2]):
-        targets = bind(Index(index), x.shape).targets
+        targets = bind(at[index].selection, x.shape).targets
         if targets is not None:
             written = x.copy()
             written[tuple(targets.T)] = 1
             expected = x.copy()
             expected[index] = 1
             np.testing.assert_array_equal(written, expected)
-    assert bind(Index(([1, 0], [0, 2])), x.shape).targets.tolist() == [[0, 2], [1, 0]]
+    assert bind(at[([1, 0], [0, 2])].selection, x.shape).targets.tolist() == [[0, 2], [1, 0]]
 
 
 def test_places_beyond_32_bits():
     """More than 2**31 elements: each axis still counts in 32 bits, an axis that is longer in 64."""
-    layout = bind(Index(([1, -1], [0, 5])), (2**20, 4096))
+    layout = bind(at[([1, -1], [0, 5])].selection, (2**20, 4096))
     assert layout.targets.tolist() == [[1, 0], [2**20 - 1, 5]]
     assert layout.targets.dtype == "int32"
-    layout = bind(Index([0, -2]), (2**31 + 8,))
+    layout = bind(at[[0, -2]].selection, (2**31 + 8,))
     assert layout.targets.tolist() == [[0], [2**31 + 6]]
     assert layout.targets.dtype == "int64"

@@ -21,14 +21,14 @@ from keras import ops as keras_ops
 from kit import dtype_of
 
 import kedit
-from kedit._expression import _NAMES as EXPRESSIONS
-from kedit._lowering import _ops
+from kedit._language.expression import _NAMES as EXPRESSIONS
+from kedit._run import ops as ledger
 
 THOROUGH = "KEDIT_EXAMPLES" in os.environ
 """Whether to broadcast every rank, in both orders, for floats and integers, which takes minutes."""
 
 KEDIT = Path(kedit.__file__).parent
-LEDGER = KEDIT / "_lowering" / "_ops.py"
+LEDGER = KEDIT / "_run" / "ops.py"
 EAGER = {"eager": lambda function: function}
 WAYS = EAGER | {name: wrap for name, wrap in compilers().items() if wrap(abs) is not abs}
 """Every way to run a function, by name."""
@@ -146,7 +146,7 @@ def least(dtype):
 
 
 REFERENCE = NumPy()
-LEDGERED = _ops.AS_THEY_ARE | _ops.BY_OPERATORS | _ops.REPLACED
+LEDGERED = ledger.AS_THEY_ARE | ledger.BY_OPERATORS | ledger.REPLACED
 """Every function that kedit may call."""
 
 
@@ -748,7 +748,7 @@ def results(cases, wrap):
 
     def calls(*tensors):
         given = iter(tensors)
-        return [case.call(_ops, *[next(given) for _ in case.arrays]) for case in cases]
+        return [case.call(ledger, *[next(given) for _ in case.arrays]) for case in cases]
 
     return wrap(calls)(*[keras_ops.convert_to_tensor(array) for array in arrays])
 
@@ -817,7 +817,9 @@ def used_names():
 
 def test_every_function_is_tested():
     assert set(CASES) == LEDGERED
-    assert len(LEDGERED) == len(_ops.AS_THEY_ARE) + len(_ops.BY_OPERATORS) + len(_ops.REPLACED)
+    assert len(LEDGERED) == len(ledger.AS_THEY_ARE) + len(ledger.BY_OPERATORS) + len(
+        ledger.REPLACED
+    )
 
 
 def test_every_function_that_is_called_is_in_the_ledger_and_none_besides():
@@ -826,11 +828,11 @@ def test_every_function_that_is_called_is_in_the_ledger_and_none_besides():
 
 def test_what_is_not_in_the_ledger_cannot_be_called():
     with pytest.raises(AttributeError, match="not in the ledger"):
-        _ops.tensordot  # noqa: B018
+        ledger.tensordot  # noqa: B018
     with pytest.raises(AttributeError, match="not in the ledger"):
-        _ops.keras_abs  # noqa: B018
-    for name in _ops.REPLACED - {"scatter_add"}:
-        assert getattr(_ops, f"keras_{name}") is getattr(keras_ops, name)
+        ledger.keras_abs  # noqa: B018
+    for name in ledger.REPLACED - {"scatter_add"}:
+        assert getattr(ledger, f"keras_{name}") is getattr(keras_ops, name)
 
 
 def test_only_the_ledger_imports_keras_ops():
@@ -853,20 +855,20 @@ def test_convert_to_numpy(dtype):
     for array in (special(dtype), plain(dtype, (3, 3)), plain(dtype, (0, 3)), plain(dtype, ())):
         if different("convert_to_numpy", Case(f"{dtype} {array.shape}", abs), "eager"):
             continue
-        found = _ops.convert_to_numpy(keras_ops.convert_to_tensor(array))
+        found = ledger.convert_to_numpy(keras_ops.convert_to_tensor(array))
         assert fault(found, array, 0) is None
         assert isinstance(found, np.ndarray)
 
 
 def test_is_tensor():
-    assert _ops.is_tensor(_ops.ones((3,)))
+    assert ledger.is_tensor(ledger.ones((3,)))
     for other in (3, 1.0, [1.0], None):  # a Variable is one on some backends: kedit asks for it
-        assert not _ops.is_tensor(other)
+        assert not ledger.is_tensor(other)
 
 
 @pytest.mark.tensors
 def test_an_array_is_no_tensor():
-    assert not _ops.is_tensor(SQUARE)
+    assert not ledger.is_tensor(SQUARE)
 
 
 @pytest.mark.parametrize("name", ["add", "subtract", "where"])
@@ -876,9 +878,9 @@ def test_variables(name):
         first = [keras_ops.convert_to_tensor(MASK)] * (name == "where")
         tensor = keras_ops.convert_to_tensor(x)
         expected = getattr(REFERENCE, name)(*[MASK] * len(first), x, plain(dtype, (3, 1)))
-        assert fault(getattr(_ops, name)(*first, tensor, variable), expected, 0) is None
+        assert fault(getattr(ledger, name)(*first, tensor, variable), expected, 0) is None
         expected = getattr(REFERENCE, name)(*[MASK] * len(first), plain(dtype, (3, 1)), x)
-        assert fault(getattr(_ops, name)(*first, variable, tensor), expected, 0) is None
+        assert fault(getattr(ledger, name)(*first, variable, tensor), expected, 0) is None
 
 
 # --- Subnormal numbers --------------------------------------------------------------------------
@@ -941,7 +943,7 @@ def subnormal(dtype):
 def test_what_is_moved_keeps_its_bits(way):
     for dtype in FLOATS:
         x = subnormal(dtype)
-        moved = WAYS[way](lambda x: [call(_ops, x) for call in MOVING.values()])
+        moved = WAYS[way](lambda x: [call(ledger, x) for call in MOVING.values()])
         for (name, call), found in zip(
             MOVING.items(), moved(keras_ops.convert_to_tensor(x)), strict=True
         ):
@@ -952,7 +954,7 @@ def flushing(dtype, way):
     """The functions that take subnormal numbers for 0."""
     x = subnormal(dtype)
     given = [x, np.ones_like(x), np.zeros_like(x)]
-    computed = WAYS[way](lambda *given: [call(_ops, *given) for call in COMPUTING.values()])
+    computed = WAYS[way](lambda *given: [call(ledger, *given) for call in COMPUTING.values()])
     found = computed(*[keras_ops.convert_to_tensor(array) for array in given])
     return [
         name
@@ -989,7 +991,7 @@ def pulled(calls, compile):
 
     def joined(*tensors):
         given = iter(tensors)
-        values = [call(_ops, *[next(given) for _ in arrays]) for call, arrays in calls]
+        values = [call(ledger, *[next(given) for _ in arrays]) for call, arrays in calls]
         return keras_ops.concatenate([keras_ops.reshape(value, (-1,)) for value in values])
 
     _, gradients = vjp(joined, arrays, upstream, compile=compile)
@@ -1265,7 +1267,7 @@ def test_keras_still_errs(name):
 def test_every_replacement_is_justified():
     # Sums by several threads differ from run to run, but not in every run: see the next test. A
     # reshape is right, but its checks are long.
-    assert _ops.REPLACED <= {*ERRS, "reshape", "scatter_add"}
+    assert ledger.REPLACED <= {*ERRS, "reshape", "scatter_add"}
 
 
 def test_scatter_add_is_reproducible():
@@ -1273,6 +1275,6 @@ def test_scatter_add_is_reproducible():
     places = rng.integers(0, 4, 40_000).astype(I)
     given = [np.zeros((4, 8), F), places, rng.normal(size=(40_000, 8)).astype(F)]
     given = [keras_ops.convert_to_tensor(array) for array in given]
-    first, *others = [to_numpy(_ops.scatter_add(*given)) for _ in range(4)]
+    first, *others = [to_numpy(ledger.scatter_add(*given)) for _ in range(4)]
     for other in others:
         np.testing.assert_array_equal(first, other)

@@ -25,6 +25,7 @@ PACKAGES = {
         "metrics",
         "callbacks",
         "constraints",
+        "weights",
         "interventions",
         "studies",
         "testing",
@@ -37,6 +38,7 @@ PACKAGES = {
     kedit.callbacks: ["DualAscent", "PenaltySchedule"],
     kedit.studies: ["sweep", "ablate", "counterfactual", "Sweep", "Ablation", "Counterfactual"],
     kedit.constraints: ["EditConstraint"],
+    kedit.weights: ["WeightEditing", "freeze_elements", "prune"],
     kedit.interventions: [
         "BatchMean",
         "Capture",

@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
-from kedit._decoding import loading
-from kedit._lowering import _ops as ops
+from kedit._language.decoding import loading
+from kedit._run import ops
 from kedit.errors import OperandError
 
 

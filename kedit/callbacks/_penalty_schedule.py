@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
-from kedit._decoding import check_fields, loading
-from kedit._lowering import _ops as ops
+from kedit._language.decoding import check_fields, loading
+from kedit._run import ops
 from kedit.callbacks._guide_callback import GuideCallback
 from kedit.errors import OperandError, SavingError
 

@@ -4,32 +4,14 @@ from typing import Any
 
 import keras
 
-from kedit import _lowering
-from kedit._decoding import check_fields, loading
-from kedit._edit import Edit, EditSequence, check_is_edit, edit_from_json
-from kedit._lowering import _ops as ops
-from kedit._selection import Selection
-from kedit._types import Tensor
-from kedit.errors import CoordinateError, OperandError
+from kedit import _run
+from kedit._edit import Edit, EditSequence, check_weight_edit, edit_from_json
+from kedit._language.decoding import check_fields, loading
+from kedit._language.types import Tensor
+from kedit._run import ops
+from kedit.errors import OperandError
 
 _REPEATABLE = ("set", "min", "max", "apply")
-
-
-def check_weight_edit(edit: Any) -> None:
-    """Refuse what is no edit of one whole weight."""
-    check_is_edit("A weight", edit, "at[0, 1].set(0.0)")
-    for part in edit.edits:
-        if part.selection.coordinates == "sample":
-            place = Selection("at", part.selection.index, part.selection.condition)
-            raise CoordinateError(
-                "A weight has no batch, so that its edit should be counted by `at`. Received: "
-                f"`{part!r}`. Write `{place!r}.{part.op}(...)`."
-            )
-        if part.op == "get" or part.path is not None or part.part != "x" or part.placeholders():
-            raise OperandError(
-                "A weight should be given an edit of one whole tensor, without a Trainable. "
-                f"Received: `{part!r}`. Drop `.get()` or `.on(...)`, or write a number."
-            )
 
 
 @keras.saving.register_keras_serializable(package="kedit")
@@ -87,7 +69,7 @@ class EditConstraint(keras.constraints.Constraint):
     def __call__(self, w: Tensor) -> Tensor:
         w = ops.convert_to_tensor(w)
         for edit in self.edit.edits:
-            w = _lowering.apply(edit, w)
+            w = _run.apply(edit, w)
         return w
 
     def get_config(self) -> dict[str, Any]:

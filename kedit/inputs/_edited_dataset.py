@@ -6,10 +6,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from kedit import _lowering
-from kedit._batch import edit_batch
-from kedit._data import is_tensor
+from kedit import _run
 from kedit._edit import Edit, EditSequence
+from kedit._language.batch import edit_batch
+from kedit._language.constants import is_tensor
 from kedit.errors import CoordinateError, OperandError
 from kedit.inputs._checks import check_edit
 from kedit.inputs._random_edit import RandomEdit
@@ -116,7 +116,7 @@ class EditedDataset(keras.utils.PyDataset):
 
 
 def _edit_array(edit: Edit, x: Any) -> Any:
-    return _lowering.apply_to_rows(edit, _array(x))
+    return _run.apply_to_rows(edit, _array(x))
 
 
 def _array(x: Any) -> Any:

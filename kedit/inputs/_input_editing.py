@@ -7,13 +7,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from kedit import _lowering
-from kedit._batch import edit_batch
-from kedit._data import as_array
-from kedit._decoding import loading
+from kedit import _run
 from kedit._edit import Edit, EditSequence, edit_from_json
-from kedit._lowering import _ops as ops
-from kedit._types import Shape
+from kedit._language.batch import edit_batch
+from kedit._language.constants import as_array
+from kedit._language.decoding import loading
+from kedit._language.types import Shape
+from kedit._run import ops
 from kedit.errors import OperandError
 from kedit.inputs._checks import check_edit
 
@@ -79,7 +79,7 @@ class InputEditing(keras.layers.Layer):
         if any([self._is_keras(leaf) for leaf in keras.tree.flatten(inputs)]):
             return super().__call__(inputs, *args, **kwargs)
         # Keras would convert the others to tensors of its backend, and so might change them.
-        return self._edited(inputs, lambda _, edit, x: _lowering.apply_to_rows(edit, _array(x)))
+        return self._edited(inputs, lambda _, edit, x: _run.apply_to_rows(edit, _array(x)))
 
     def _is_keras(self, x: Any) -> bool:
         """Whether Keras can work on `x` as it is; on its NumPy backend, arrays in a model."""
@@ -91,14 +91,14 @@ class InputEditing(keras.layers.Layer):
         def edit_leaf(number: int, edit: Edit, x: Any) -> Any:
             shape = self._shapes.get(number, (None, *tuple(x.shape)[1:]))
             edit.selection.check_rows(len(shape))
-            return _lowering.apply(edit, x, shape)
+            return _run.apply(edit, x, shape)
 
         return self._edited(inputs, edit_leaf)
 
     def compute_output_spec(self, inputs: Any) -> Any:
         def check_leaf(number: int, edit: Edit, x: Any) -> Any:
             edit.selection.check_rows(len(x.shape))
-            _lowering.check(edit, tuple(x.shape), keras.backend.standardize_dtype(x.dtype))
+            _run.check(edit, tuple(x.shape), keras.backend.standardize_dtype(x.dtype))
             # What a model was built without a size for keeps its meaning where backends know it.
             self._shapes.setdefault(number, (None, *tuple(x.shape)[1:]))
             return x

@@ -7,14 +7,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from kedit._batch import edit_batch
-from kedit._binding import BindOptions
-from kedit._data import Array, as_array, freeze
-from kedit._decoding import check_same, loading
 from kedit._edit import Edit, edit_from_json
-from kedit._expression import Expression
-from kedit._selection import Selection
-from kedit._types import Shape
+from kedit._language.batch import edit_batch
+from kedit._language.constants import Array, as_array, freeze
+from kedit._language.decoding import check_same, loading
+from kedit._language.expression import Expression
+from kedit._language.selection import Selection
+from kedit._language.types import Shape
+from kedit._plan.bind import BindOptions, bind
 from kedit.errors import OperandError, ShapeError
 
 
@@ -115,7 +115,7 @@ class RandomEdit:
     def draw(self, shape: Shape, index: Any, epoch: int = 0) -> Edit:
         """The edit of a key, for an array or a batch of shape `shape`."""
         selection = self.edit.selection
-        selected: Any = selection.bind(tuple(shape), BindOptions(self.edit.mode)).result
+        selected: Any = bind(selection, tuple(shape), BindOptions(self.edit.mode)).result
         try:
             keys = np.asarray(index).tolist()
         except Exception as error:  # of the kind that its framework raises

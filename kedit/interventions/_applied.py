@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kedit._lowering import _ops as ops
+from kedit._run import ops
 from kedit.errors import OperandError
 from kedit.interventions._hooks import Call, Handler, intercepted, set_aside
 from kedit.interventions._run import Run

@@ -6,10 +6,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from kedit._casting import kind
-from kedit._decoding import check_keys, loading
-from kedit._lowering import _ops as ops
-from kedit._types import Tensor
+from kedit._language.decoding import check_keys, loading
+from kedit._language.dtypes import kind
+from kedit._language.types import Tensor
+from kedit._run import ops
 from kedit.errors import OperandError
 from kedit.interventions._edited_model import EditedModel
 from kedit.interventions._partly_trained import PartlyTrained

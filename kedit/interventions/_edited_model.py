@@ -6,9 +6,9 @@ from typing import Any
 
 import keras
 
-from kedit._decoding import check_fields, check_keys, loading
 from kedit._edit import Edit, EditSequence, check_is_edit, check_one_of, edit_from_json
-from kedit._types import Tensor
+from kedit._language.decoding import check_fields, check_keys, loading
+from kedit._language.types import Tensor
 from kedit.errors import OperandError
 from kedit.interventions._applied import Compiled, as_outside, whole_model
 from kedit.interventions._hooks import intercepted

@@ -4,12 +4,12 @@ from typing import Any
 
 import keras
 
-from kedit._data import Placeholder
-from kedit._decoding import check_fields, check_same, loading, refused
-from kedit._expression import Operators
-from kedit._lowering import _ops as ops
-from kedit._trainable import Trainable, describe, described
-from kedit._types import Tensor
+from kedit._language.constants import Placeholder
+from kedit._language.decoding import check_fields, check_same, loading, refused
+from kedit._language.expression import Operators
+from kedit._language.trainable import Trainable, describe, described
+from kedit._language.types import Tensor
+from kedit._run import ops
 from kedit.errors import OperandError
 
 

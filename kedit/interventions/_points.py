@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from kedit._at import sample
-from kedit._lowering import _ops as ops
+from kedit._run import ops
 from kedit.errors import OperandError
 from kedit.interventions._capture import capture
 from kedit.interventions._edited_model import EditedModel, edit_model

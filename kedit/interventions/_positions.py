@@ -3,14 +3,15 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kedit import _lowering
-from kedit._data import Array
+from kedit import _run
 from kedit._edit import Edit
-from kedit._index import Index
-from kedit._items import Block, Each, Positions, Traced
-from kedit._lowering import _ops as ops
-from kedit._selection import Selection
-from kedit._types import Shape, Tensor
+from kedit._language.constants import Array
+from kedit._language.index import Index
+from kedit._language.items import Block, Each, Positions, Traced
+from kedit._language.selection import Selection
+from kedit._language.types import Shape, Tensor
+from kedit._plan.bind import bind
+from kedit._run import ops
 from kedit.errors import PositionError, ShapeError
 
 _ARRAYS = (Positions, Array, Traced, Each, Block)
@@ -49,7 +50,7 @@ def apply_from(edit: Edit, x: Tensor, shape: Shape, piece: Piece | None) -> Tens
             )
         piece = None
     if piece is None or not selection.index.names_first_axis(len(x.shape) - 1):
-        return _lowering.apply(edit, x, shape)
+        return _run.apply(edit, x, shape)
     if piece.start is None:
         raise PositionError(
             "Positions in a sequence that is generated should be at a layer that is told where in "
@@ -68,9 +69,9 @@ def apply_from(edit: Edit, x: Tensor, shape: Shape, piece: Piece | None) -> Tens
     rest = Index((slice(None), *items[1:]))
     everywhere = Selection("sample", rest, selection.condition)
     sizes = (None, *x.shape[1:])
-    rank = len(everywhere.bind(sizes).result)
+    rank = len(bind(everywhere, sizes).result)
     edit = replace(edit, selection=everywhere, operand=_for_all(edit, first, rank))
-    edited = _lowering.apply(edit, x, (*shape[:1], length, *shape[2:]))
+    edited = _run.apply(edit, x, (*shape[:1], length, *shape[2:]))
     return ops.where(ops.reshape(chosen, (1, -1, *[1] * (len(x.shape) - 2))), edited, x)
 
 

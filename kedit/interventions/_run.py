@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
+from kedit._addresses import addresses
 from kedit.errors import OperandError
-from kedit.interventions._addresses import addresses
 from kedit.interventions._hooks import Call, Handler
 from kedit.interventions._positions import Piece
 from kedit.interventions._site import Site

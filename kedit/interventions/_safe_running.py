@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from kedit._lowering import _ops as ops
+from kedit._run import ops
 
 
 class SafelyRun(keras.Model):

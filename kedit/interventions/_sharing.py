@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kedit._decoding import check_fields, loading, read_json
 from kedit._edit import Edit, EditSequence
+from kedit._language.decoding import check_fields, loading, read_json
 from kedit.errors import OperandError, SavingError
 from kedit.interventions._edited_model import EditedModel
 from kedit.interventions._site import Site

@@ -8,10 +8,10 @@ from typing import Any
 
 import keras
 
-from kedit._decoding import check_fields, check_same, loading
+from kedit._addresses import addresses
 from kedit._edit import check_one_of
+from kedit._language.decoding import check_fields, check_same, loading
 from kedit.errors import OperandError, PositionError
-from kedit.interventions._addresses import addresses
 
 _WHERE = ("output", "input")
 _FIELDS: dict[str, Any] = {

@@ -7,14 +7,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from kedit import _lowering
-from kedit._casting import kind
-from kedit._data import Array, freeze, is_scalar, to_code
+from kedit import _run
 from kedit._edit import Edit, EditSequence
-from kedit._lowering import _ops as ops
-from kedit._selection import Selection
-from kedit._trainable import Trainable
-from kedit._types import Shape, Tensor
+from kedit._language.constants import Array, freeze, is_scalar, to_code
+from kedit._language.dtypes import kind
+from kedit._language.selection import Selection
+from kedit._language.trainable import Trainable
+from kedit._language.types import Shape, Tensor
+from kedit._plan.bind import bind
+from kedit._run import ops
 from kedit.errors import OperandError
 from kedit.interventions._operands import Rotated, RunOperand
 from kedit.interventions._positions import apply_from
@@ -85,7 +86,7 @@ class SiteEditing(Editing):
             )
             part.selection.check_rows(len(shape))
             if not part.placeholders():
-                _lowering.check(stand_ins, shape, self.site_dtype)
+                _run.check(stand_ins, shape, self.site_dtype)
             for held in part.placeholders():
                 if isinstance(held, Rotated) and (part.op, part.operand) != ("set", held):
                     raise OperandError(
@@ -110,7 +111,7 @@ class SiteEditing(Editing):
         shape = (x.shape[0], *self._shape[1:])
         for plain, held in self._plain:
             operands = [self._operand(plain, x, next(learned), given or {}) for _ in held]
-            edit = _lowering.fill(plain, operands) if held else plain
+            edit = _run.fill(plain, operands) if held else plain
             x = apply_from(edit, x, shape, piece)
         return x
 
@@ -124,11 +125,11 @@ class SiteEditing(Editing):
         shape = (x.shape[0], *self._shape[1:])
         if not operand.is_whole:
             # By one axis after the other: rematerialized, TensorFlow does not know its sizes.
-            for _ in range(len(place.bind(shape).result) - len(value.shape)):
+            for _ in range(len(bind(place, shape).result) - len(value.shape)):
                 value = ops.expand_dims(value, 1)
             is_float = kind(keras.backend.standardize_dtype(value.dtype)) == 2
             return ops.cast(value, x.dtype) if is_float else value
-        return _lowering.apply(Edit(place, "get", mode=edit.mode), value, shape)
+        return _run.apply(Edit(place, "get", mode=edit.mode), value, shape)
 
     def current(self) -> Edit | EditSequence:
         """The edit, with what its weights hold now."""

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from kedit._lowering import _ops as ops
+from kedit._addresses import addresses
+from kedit._run import ops
 from kedit.errors import OperandError
-from kedit.interventions._addresses import addresses
 from kedit.interventions._hooks import intercepted
-from kedit.interventions._weight_chains import EditsWeights
+from kedit.weights._weight_chains import EditsWeights
 
 
 class SiteInfo(NamedTuple):

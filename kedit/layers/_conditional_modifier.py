@@ -5,11 +5,11 @@ from typing import Any
 import keras
 
 from kedit._at import at
-from kedit._data import Array, freeze, from_json, is_scalar, to_json
-from kedit._decoding import check_fields, check_same, loading
 from kedit._edit import check_one_of
-from kedit._expression import X
-from kedit._trainable import Trainable
+from kedit._language.constants import Array, freeze, from_json, is_scalar, to_json
+from kedit._language.decoding import check_fields, check_same, loading
+from kedit._language.expression import X
+from kedit._language.trainable import Trainable
 from kedit.errors import OperandError
 from kedit.layers._editing import Editing
 

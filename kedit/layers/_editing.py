@@ -6,13 +6,13 @@ from typing import Any
 
 import keras
 
-from kedit import _lowering
-from kedit._decoding import check_same, loading
+from kedit import _run
 from kedit._edit import Edit, EditSequence, check_is_edit, check_one_of, edit_from_json
-from kedit._lowering import _ops as ops
-from kedit._selection import placeholders_in
-from kedit._trainable import Trainable, take_out
-from kedit._types import Shape, Tensor
+from kedit._language.decoding import check_same, loading
+from kedit._language.selection import placeholders_in
+from kedit._language.trainable import Trainable, take_out
+from kedit._language.types import Shape, Tensor
+from kedit._run import ops
 from kedit.errors import OperandError, ShapeError
 from kedit.layers import _gradient
 from kedit.layers._words import name_of
@@ -155,8 +155,8 @@ class Editing(keras.layers.Layer):
             edit.selection.check_rows(len(input_shape))
             if trainables:
                 _gradient.check_can_learn(edit, self.gradient)
-                stand_in = _lowering.fill(plain, [1] * len(trainables))
-                selected = _lowering.check(stand_in, self._shape, self.compute_dtype).selected
+                stand_in = _run.fill(plain, [1] * len(trainables))
+                selected = _run.check(stand_in, self._shape, self.compute_dtype).selected
                 in_operand = len(placeholders_in(edit.operand))
                 for number, trainable in enumerate(trainables):
                     role = "values" if number < in_operand else "threshold"
@@ -208,7 +208,7 @@ class Editing(keras.layers.Layer):
         """The edits, with `learned` in place of their `Trainable`s."""
         rest = iter(learned)
         return [
-            _lowering.fill(plain, [next(rest) for _ in trainables]) if trainables else plain
+            _run.fill(plain, [next(rest) for _ in trainables]) if trainables else plain
             for plain, trainables in self._plain
         ]
 
@@ -232,7 +232,7 @@ class Editing(keras.layers.Layer):
         count = sum([len(trainables) for _, trainables in self._plain])
         for edit in self._filled(self._learned if self.built else [1] * count):
             dtype = keras.backend.standardize_dtype(inputs.dtype)
-            _lowering.check(edit, tuple(inputs.shape), dtype)
+            _run.check(edit, tuple(inputs.shape), dtype)
         return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

@@ -5,15 +5,15 @@ from typing import Any
 
 import keras
 
-from kedit import _lowering
-from kedit._casting import kind
-from kedit._data import Placeholder
+from kedit import _run
 from kedit._edit import Edit
-from kedit._expression import Expression
-from kedit._lowering import _ops as ops
-from kedit._selection import Selection, placeholders_in
-from kedit._trainable import Trainable
-from kedit._types import Shape, Tensor
+from kedit._language.constants import Placeholder
+from kedit._language.dtypes import kind
+from kedit._language.expression import Expression
+from kedit._language.selection import Selection, placeholders_in
+from kedit._language.trainable import Trainable
+from kedit._language.types import Shape, Tensor
+from kedit._run import ops
 from kedit.errors import DTypeError, OperandError
 
 GRADIENTS = ("exact", "straight_through", "blocked", "sigmoid")
@@ -22,7 +22,7 @@ _ORDERED = (*_GREATER, "less", "less_equal")
 
 
 def apply(edit: Edit, x: Tensor, shape: Shape, gradient: str, temperature: float) -> Tensor:
-    """Apply an edit; the values are those of `_lowering.apply`, to the last bit.
+    """Apply an edit; the values are those of `_run.apply`, to the last bit.
 
     Args:
         edit: The edit, with tensors in place of its `Trainable`s.
@@ -33,19 +33,19 @@ def apply(edit: Edit, x: Tensor, shape: Shape, gradient: str, temperature: float
     """
     dtype = keras.backend.standardize_dtype(x.dtype)
     if gradient == "exact" or kind(dtype) < 2:  # integers have no gradient
-        return _lowering.apply(edit, x, shape)
+        return _run.apply(edit, x, shape)
     if kind(dtype) == 3:
         raise DTypeError(
             f"A layer with `gradient={gradient!r}` should be given real numbers. Received: dtype "
             f'{dtype!r}. Use `gradient="exact"`.'
         )
     if gradient == "straight_through":
-        y = _lowering.apply(edit, ops.stop_gradient(x), shape)
+        y = _run.apply(edit, ops.stop_gradient(x), shape)
         finite = ops.where(ops.isfinite(x), x, ops.zeros_like(x))
         return ops.subtract(y, _falling(finite))
     if gradient == "blocked":
         stop = replace(edit, op="apply", operand=ops.stop_gradient, casting="same_kind")
-        return _lowering.apply(edit, _lowering.apply(stop, x, shape), shape)
+        return _run.apply(edit, _run.apply(stop, x, shape), shape)
     return _with_surrogate(edit, x, shape, dtype, temperature)
 
 
@@ -88,28 +88,28 @@ def _falling(x: Tensor) -> Tensor:
 
 def _with_surrogate(edit: Edit, x: Tensor, shape: Shape, dtype: str, temperature: float) -> Tensor:
     """The edit, with the gradient of `m * change`, where `m` is the soft condition."""
-    y = _lowering.apply(edit, x, shape)
+    y = _run.apply(edit, x, shape)
     selection = edit.selection
     if not compares(selection.condition):
         return y
     everywhere = replace(edit, selection=Selection(selection.coordinates, selection.index))
-    if _lowering.check(everywhere, tuple(x.shape), dtype).layout.has_duplicates:
+    if _run.check(everywhere, tuple(x.shape), dtype).layout.has_duplicates:
         raise OperandError(
             "An edit with a surrogate gradient should name every element once. Received: "
             f"`{selection!r}`. Drop the repeated positions, or promise that there are none: "
             "`unique_indices=True`."
         )
     read = replace(everywhere, op="get", operand=None, casting="same_kind")
-    old = _lowering.apply(read, x, shape)
-    new = _lowering.apply(everywhere, ops.stop_gradient(x), shape)
-    change = ops.stop_gradient(ops.subtract(_lowering.apply(read, new, shape), old))
+    old = _run.apply(read, x, shape)
+    new = _run.apply(everywhere, ops.stop_gradient(x), shape)
+    change = ops.stop_gradient(ops.subtract(_run.apply(read, new, shape), old))
     change = ops.where(ops.isfinite(change), change, ops.zeros_like(change))
     _, slope = _surrogate(selection.condition, old, dtype, temperature)
     # 0.0 for either sign of the change, so that subtracting it leaves -0.0 as it is, too.
     falling = ops.where(change >= 0, _falling(slope), _falling(ops.negative(slope)))
     nothing = ops.multiply(ops.abs(change), falling)
     write = replace(read, op="apply", operand=lambda written: ops.subtract(written, nothing))
-    return _lowering.apply(write, y, shape)
+    return _run.apply(write, y, shape)
 
 
 def _surrogate(condition: Any, x: Tensor, dtype: str, temperature: float) -> tuple[Tensor, Tensor]:
@@ -117,13 +117,13 @@ def _surrogate(condition: Any, x: Tensor, dtype: str, temperature: float) -> tup
 
     Conditions are joined as numbers are: `a & b` is `a * b`, `a | b` is `a + b - a * b`.
     """
-    one, zero = _lowering.constant(1, dtype), _lowering.constant(0, dtype)
+    one, zero = _run.constant(1, dtype), _run.constant(0, dtype)
     exists = ops.isfinite(x)
     safe = ops.where(exists, x, ops.ones_like(x))
 
     def both(part: Any) -> tuple[Tensor, Tensor]:
         if not isinstance(part, Expression):
-            return _lowering.constant(part, dtype), zero
+            return _run.constant(part, dtype), zero
         if part.name == "logical_not":
             value, slope = both(part.args[0])
             return one - value, ops.negative(slope)
@@ -133,19 +133,19 @@ def _surrogate(condition: Any, x: Tensor, dtype: str, temperature: float) -> tup
                 return left * right, right * left_slope + left * right_slope
             joined = left + right - left * right
             return joined, (one - right) * left_slope + (one - left) * right_slope
-        hard = part.evaluate(x, dtype, ops, _lowering.constant)
+        hard = part.evaluate(x, dtype, ops, _run.constant)
         value = ops.cast(hard, dtype)
         return value, _slope(part) if part.name in _ORDERED else zero
 
     def _slope(part: Expression) -> Tensor:
         left, right = [
-            arg.evaluate(safe, dtype, ops, _lowering.constant)
+            arg.evaluate(safe, dtype, ops, _run.constant)
             if isinstance(arg, Expression)
-            else _lowering.constant(arg, dtype)
+            else _run.constant(arg, dtype)
             for arg in part.args
         ]
         above = left - right if part.name in _GREATER else right - left
-        distance = above * _lowering.constant(1 / temperature, dtype)
+        distance = above * _run.constant(1 / temperature, dtype)
         finite = ops.logical_and(exists, ops.isfinite(distance))
         soft = ops.sigmoid(ops.where(finite, distance, zero))
         soft = ops.where(finite, soft, zero)  # no product: see `_falling`

@@ -5,9 +5,9 @@ from typing import Any
 import keras
 
 from kedit._edit import check_one_of
-from kedit._lowering import _ops as ops
-from kedit._target import Target, wide
-from kedit._types import Shape, Tensor
+from kedit._guide.target import Target, wide
+from kedit._language.types import Shape, Tensor
+from kedit._run import ops
 from kedit.errors import OperandError, PositionError
 
 REDUCTIONS = ("each", "mean")

@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
-from kedit._lowering import _ops as ops
-from kedit._types import Tensor
+from kedit._language.types import Tensor
+from kedit._run import ops
 from kedit.errors import SavingError
 
 

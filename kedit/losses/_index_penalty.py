@@ -4,14 +4,14 @@ from typing import Any
 
 import keras
 
-from kedit._lowering import _ops as ops
-from kedit._target import Chosen, Target, mask_of, wide
-from kedit._types import Tensor
+from kedit._guide.costs import barrier, check_kind, of_residual
+from kedit._guide.reduction import by_row, reduced
+from kedit._guide.target import Chosen, Target, mask_of, wide
+from kedit._language.types import Tensor
+from kedit._run import ops
 from kedit.errors import OperandError
 from kedit.losses._base import added, as_loss, serialized
-from kedit.losses._kinds import barrier, check_kind, of_residual
 from kedit.losses._masked_loss import MaskedLoss
-from kedit.losses._reduction import by_row, reduced
 
 
 @keras.saving.register_keras_serializable(package="kedit")

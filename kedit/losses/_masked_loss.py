@@ -4,14 +4,11 @@ from typing import Any
 
 import keras
 
-from kedit import _lowering
+from kedit import _run
 from kedit._at import Place
-from kedit._data import Array, freeze, from_json, is_scalar, to_json
-from kedit._decoding import check_keys, check_same, loading
 from kedit._edit import Edit, check_one_of
-from kedit._lowering import _ops as ops
-from kedit._selection import Selection
-from kedit._target import (
+from kedit._guide.reduction import by_row, reduced
+from kedit._guide.target import (
     as_tensor,
     in_shape_of,
     mask_of,
@@ -21,10 +18,13 @@ from kedit._target import (
     spread,
     wide,
 )
-from kedit._types import Tensor
+from kedit._language.constants import Array, freeze, from_json, is_scalar, to_json
+from kedit._language.decoding import check_keys, check_same, loading
+from kedit._language.selection import Selection
+from kedit._language.types import Tensor
+from kedit._run import ops
 from kedit.errors import OperandError, ShapeError
 from kedit.losses._base import FunctionLoss, as_loss, serialized
-from kedit.losses._reduction import by_row, reduced
 
 NORMALIZERS = ("batch", "row", "size")
 # Those of Keras's losses that are a mean over the last axis of a function of single elements.
@@ -217,7 +217,7 @@ def _kept(y_true: Tensor, ignored: list[Any]) -> Tensor:
         elif isinstance(one, Selection):
             one.check_rows(len(y_true.shape))
             shape = (None, *y_true.shape[1:])
-            keep = _lowering.apply(Edit(one.inside_sample(), "set", False), keep, shape)
+            keep = _run.apply(Edit(one.inside_sample(), "set", False), keep, shape)
         else:
             keep = ops.logical_and(keep, ops.not_equal(y_true, one))
     return keep

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kedit._lowering import _ops as ops
+from kedit._run import ops
 from kedit.errors import DTypeError, OperandError
 from kedit.studies._plots import axes
 from kedit.studies._predict import arrays, change_leaf, check_model, leaf_of, selected

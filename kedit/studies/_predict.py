@@ -7,12 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from kedit import _lowering
+from kedit import _run
 from kedit._at import Place
-from kedit._batch import edit_batch
 from kedit._edit import Edit
-from kedit._expression import Expression
-from kedit._lowering import _ops as ops
+from kedit._language.batch import edit_batch
+from kedit._language.expression import Expression
+from kedit._run import ops
 from kedit.errors import OperandError
 
 _MOST_ROWS, _MOST_NUMBERS = 4096, 2**22
@@ -83,7 +83,7 @@ def selected(selection: Any, x: Any) -> Any:
     condition = selection.selection.condition
     depends = isinstance(condition, Expression) or callable(condition)
     x = x if depends else x[:1]
-    zero, one = [_lowering.apply_to_rows(edit_of(selection, n, None), x) for n in (0, 1)]
+    zero, one = [_run.apply_to_rows(edit_of(selection, n, None), x) for n in (0, 1)]
     return zero != one
 
 
@@ -122,7 +122,7 @@ def _batches(x: Any, edits: Sequence[Edit | None], size: int) -> Iterator[Any]:
             stop = min(count, start + missing)
             piece = keras.tree.map_structure(lambda leaf, at=slice(start, stop): leaf[at], x)
             if edit is not None:
-                piece = change_leaf(partial(_lowering.apply_to_rows, edit), piece, edit.path)
+                piece = change_leaf(partial(_run.apply_to_rows, edit), piece, edit.path)
             pieces.append(piece)
             missing, start = missing - (stop - start), stop
             if not missing:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kedit._lowering import _ops as ops
+from kedit._run import ops
 from kedit.errors import OperandError, ShapeError
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kedit._lowering import _ops as ops
+from kedit._run import ops
 
 Factory = Callable[..., keras.layers.Layer]
 

@@ -1,0 +1,435 @@
+"""Constants of an edit: how they are frozen, compared, printed and written as JSON.
+
+A constant is a Python scalar or an `Array`. A tensor is not a constant: it is
+kept as it is, equals only itself and cannot be saved. A `Slot` stands where a
+tensor was taken out, so that the rest of the edit can be written down.
+
+What decides anything about an edit (shapes, ranges, positions) is plain Python:
+a compiler that reads Python's bytecode takes NumPy's arrays for tensors, whose
+contents it cannot know.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kedit._language.decoding import (
+    DTYPES,
+    check_dtype,
+    check_entries,
+    check_fields,
+    check_same,
+    check_shape,
+    check_whole,
+    loading,
+    received,
+    refused,
+)
+from kedit._language.types import Shape
+from kedit.errors import OperandError, SavingError, ShapeError
+
+SMALL = 1024
+"""Arrays of up to so many entries are kept as numbers, too, which every compiler knows."""
+
+
+class Frozen:
+    """Base of values: attributes are set by `_init` once and never again."""
+
+    __slots__ = ()
+
+    def _init(self, **attributes: Any) -> None:
+        for name, value in attributes.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{type(self).__name__} cannot be changed: make a new one.")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} cannot be changed: make a new one.")
+
+
+class Array(Frozen):
+    """A constant array: equal to another by dtype, shape and contents.
+
+    Attributes:
+        dtype: Name of its dtype.
+        shape: Its shape.
+        numbers: Its entries in C order, or None if there are more than `SMALL`.
+        low: Its least finite entry (for complex numbers, 0), or 0 if there is none.
+        high: Its greatest finite entry (of complex numbers, by absolute value), or 0.
+    """
+
+    __slots__ = ("_array", "dtype", "high", "low", "numbers", "shape")
+    dtype: str
+    shape: tuple[int, ...]
+    numbers: tuple[Any, ...] | None
+    low: float
+    high: float
+    _array: Any
+
+    def __init__(
+        self, dtype: str, shape: tuple[int, ...], numbers: tuple[Any, ...] | None, array: Any = None
+    ) -> None:
+        if numbers is None:
+            sizes = np.abs(array) if dtype.startswith("complex") else array
+            finite = sizes[np.isfinite(sizes)]
+            low, high = (finite.min().item(), finite.max().item()) if finite.size else (0, 0)
+        else:
+            sizes = [abs(number) if isinstance(number, complex) else number for number in numbers]
+            finite = [size for size in sizes if math.isfinite(size)]
+            low, high = min(finite, default=0), max(finite, default=0)
+        self._init(dtype=dtype, shape=shape, numbers=numbers, _array=array, low=low, high=high)
+
+    @classmethod
+    def of(cls, array: Any) -> "Array":
+        array = np.asarray(array)
+        if array.size <= SMALL:
+            return cls(array.dtype.name, array.shape, tuple(array.ravel().tolist()))
+        copy = np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)  # read-only
+        return cls(array.dtype.name, array.shape, None, copy)
+
+    @property
+    def array(self) -> Any:
+        """The entries as a NumPy array; if there are many, it is read-only."""
+        if self.numbers is None:
+            return self._array
+        return np.array(self.numbers, self.dtype).reshape(self.shape)
+
+    def key(self) -> Any:
+        return ("array", self.dtype, self.shape, self.array.tobytes())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Array) and self.key() == other.key()
+
+    def __hash__(self) -> int:
+        return hash(self.key())
+
+    def __reduce__(self) -> Any:
+        return (Array, (self.dtype, self.shape, self.numbers, self._array))
+
+
+class Slot(NamedTuple):
+    """Place of the tensor number `number` of an edit."""
+
+    number: int
+
+
+class Placeholder(Frozen):
+    """Base of values that stand, as an operand, for a tensor that somebody else has.
+
+    Attributes:
+        home: Who has it.
+        fix: How an edit is given to that, as code with a place for the edit.
+    """
+
+    __slots__ = ()
+    home = ""
+    fix = ""
+
+    def key(self) -> Any:
+        """Hashable stand-in, equal for equal values."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """The value as data for JSON."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Placeholder":
+        """The value that `get_config()` described; no code is run."""
+        what = f"A saved {cls.__name__}"
+        with loading(what, config):
+            made = cls(**config)
+            check_same(what, made.get_config(), config)
+            return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Placeholder) and self.key() == other.key()
+
+    def __hash__(self) -> int:
+        return hash(self.key())
+
+
+_NUMBERS = (int, float, bool, complex)
+_NO_TENSORS = (bool, int, float, complex, str, slice, list, tuple, np.ndarray, np.generic, Array)
+
+
+def is_array(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, np.generic))
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether `value` looks like a tensor: it has a shape and a dtype, and is no NumPy array."""
+    if value is None or isinstance(value, _NO_TENSORS):
+        return False
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def is_replaced(value: Any) -> bool:
+    """Whether `Edit.map` replaces `value`: a tensor, or what stands for one."""
+    return isinstance(value, (Slot, Placeholder)) or is_tensor(value)
+
+
+def is_scalar(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, complex))
+
+
+def shape_of(value: Any) -> Shape:
+    return () if is_scalar(value) else tuple(value.shape)
+
+
+def freeze(value: Any) -> Any:
+    """Turn what a user gave into a constant; tensors and slots pass unchanged.
+
+    NumPy scalars become Python scalars, lists and arrays become an `Array`, so
+    that nothing the user does later changes the edit.
+    """
+    if isinstance(value, np.generic):
+        return _freeze_array(value)
+    if isinstance(value, int) and abs(value) >= 2**64:
+        raise OperandError(
+            f"A number should fit into 64 bits. Received: one of {value.bit_length()} bits. Write "
+            "a float, as 1e20."
+        )
+    if is_scalar(value) or isinstance(value, (Array, Slot)) or is_tensor(value):
+        return value
+    if not isinstance(value, (list, tuple)):
+        return _freeze_array(value)
+    if holds_tensor(value):
+        raise OperandError(
+            "Values should be a number, an array of numbers or a tensor. Received: "
+            f"a {type(value).__name__} that holds tensors. Write `keras.ops.stack([...])`."
+        )
+    flat = flatten(value)
+    if flat is None or not 0 < len(flat[1]) <= SMALL or any([_is_wide(n) for n in flat[1]]):
+        return _freeze_array(value)
+    kinds = [
+        isinstance(n, bool) + 2 * isinstance(n, float) + 4 * isinstance(n, complex) for n in flat[1]
+    ]
+    dtype = {0: "int64", 1: "bool", 2: "float64", 4: "complex128"}[
+        1 if min(kinds) == 1 == max(kinds) else max([kind - kind % 2 for kind in kinds])
+    ]
+    return Array(dtype, flat[0], flat[1])
+
+
+def _is_wide(number: Any) -> bool:
+    return isinstance(number, int) and not -(2**63) <= number < 2**63
+
+
+def flatten(entries: Any) -> tuple[tuple[int, ...], tuple[Any, ...]] | None:
+    """Shape and numbers of nested lists of Python's numbers, or None of anything else."""
+    if is_scalar(entries):
+        return (), (entries,)
+    if not isinstance(entries, (list, tuple)):
+        return None
+    if entries and all([type(entry) in _NUMBERS for entry in entries]):  # which most are
+        return (len(entries),), tuple(entries)
+    parts = [flatten(entry) for entry in entries]
+    if not parts:
+        return (0,), ()
+    first = parts[0]
+    if first is None or any([part is None or part[0] != first[0] for part in parts]):
+        return None
+    return (len(parts), *first[0]), tuple([n for part in parts if part for n in part[1]])
+
+
+def _freeze_array(value: Any) -> Any:
+    try:
+        array = np.asarray(value)
+    except ValueError:  # a ragged list
+        array = np.asarray(None)
+    # bfloat16 and its like are of kind "V": NumPy alone cannot name them, float32 holds them.
+    if array.dtype.kind == "V" and array.dtype.names is None:
+        array = array.astype("float32")
+    if array.dtype.kind not in "biufc":
+        raise OperandError(
+            "Values should be a number, an array of numbers or a tensor. "
+            f"Received: {value!r} of type {type(value).__name__}. To compute from the selected "
+            "elements, write `.apply(function)`."
+        )
+    return array.item() if isinstance(value, np.generic) else Array.of(array)
+
+
+def holds_tensor(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(holds_tensor(entry) for entry in value)
+    return is_tensor(value)
+
+
+def to_key(value: Any) -> Any:
+    """Hashable stand-in: equal keys mean the same constant of the same type."""
+    if isinstance(value, slice):
+        return ("slice", value.start, value.stop, value.step)
+    if isinstance(value, (Array, Placeholder)):
+        return value.key()
+    if isinstance(value, Slot) or value is ...:
+        return value
+    if is_scalar(value) or isinstance(value, (str, type(None))):
+        return (type(value).__name__, repr(value))
+    return ("object", id(value))
+
+
+def to_code(value: Any) -> str:
+    """Python source that makes the constant, given `import numpy as np`."""
+    if isinstance(value, Array):
+        entries = to_code(value.array.tolist() if value.array.size else [])
+        reshape = "" if value.array.size else f".reshape({value.shape})"
+        return f"np.array({entries}, {value.dtype!r}){reshape}"
+    if isinstance(value, list):
+        return "[" + ", ".join(to_code(entry) for entry in value) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
+    if isinstance(value, complex):
+        return f"complex({to_code(value.real)}, {to_code(value.imag)})"
+    if is_tensor(value):
+        return f"<tensor of shape {tuple(value.shape)}>"
+    return str(getattr(value, "__qualname__", repr(value)))
+
+
+def brief(value: Any) -> str:
+    """`to_code` for a message: of many entries only how many."""
+    if isinstance(value, Array) and value.array.size > 20:
+        return f"an array of shape {value.shape}"
+    return to_code(value)
+
+
+def to_json(value: Any) -> Any:
+    """Data for JSON, which knows neither arrays nor infinity; `from_json` reads it."""
+    if isinstance(value, Array):
+        return _array_to_json(value)
+    if isinstance(value, Slot):
+        return {"slot": value.number}
+    if isinstance(value, complex):
+        return {"complex": [to_json(value.real), to_json(value.imag)]}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if is_scalar(value) or value is None:
+        return value
+    raise SavingError(
+        "An edit that is saved should hold only numbers, arrays and expressions over `X`. "
+        f"Received: {to_code(value)}. Write the values as a NumPy array: "
+        "`keras.ops.convert_to_numpy(values)`."
+    )
+
+
+def _array_to_json(value: Array) -> dict[str, Any]:
+    form = {"shape": list(value.shape), "dtype": value.dtype}
+    check_dtype(value.dtype)
+    check_shape("An array", form["shape"])
+    array = value.array
+    if value.numbers is not None:
+        return {"array": [to_json(entry) for entry in array.ravel().tolist()], **form}
+    data = np.packbits(array) if value.dtype == "bool" else array.astype(_little(array.dtype))
+    return {"hex": data.tobytes().hex(), **form}
+
+
+def _little(dtype: Any) -> Any:
+    """A dtype in the order of bytes in which arrays are written down."""
+    return np.dtype(dtype).newbyteorder("<")
+
+
+def from_json(data: Any) -> Any:
+    """The number, array or slot that `to_json` wrote."""
+    if isinstance(data, float) and not math.isfinite(data):
+        raise refused('A number that is not finite should be written as {"float": "inf"}', data)
+    if isinstance(data, int) and abs(data) >= 2**64:
+        raise refused("A number should fit into 64 bits", data)
+    if isinstance(data, (bool, int, float)):
+        return data
+    if not isinstance(data, dict):
+        raise refused("A value should be a number or a dict that says what it is", data)
+    if "array" in data:
+        return _listed(check_fields("An array", data, {"array": list, **_ARRAY}))
+    if "hex" in data:
+        return _unpacked(check_fields("An array", data, {"hex": str, **_ARRAY}))
+    if "complex" in data:
+        parts = check_fields("A complex number", data, {"complex": list})["complex"]
+        return _number(data, "complex128") if len(parts) == 2 else _no_number(data, "complex128")
+    if "float" in data:
+        return _number(data, "float64")
+    number = check_fields("A value", data, {"slot": int})["slot"]
+    return Slot(check_whole("The number of a slot", number, 0, 2**31 - 1))
+
+
+_ARRAY: dict[str, Any] = {"shape": list, "dtype": str}
+
+
+def _listed(data: dict[str, Any]) -> Array:
+    """An array of which every entry is written down as a number."""
+    dtype, shape = check_dtype(data["dtype"]), check_shape("An array", data["shape"])
+    entries = check_entries("An array", data["array"], shape)
+    if len(entries) > SMALL:
+        raise refused(f"An array of more than {SMALL} entries should be written as `hex`", data)
+    numbers = [_number(entry, dtype) for entry in entries]
+    with np.errstate(over="ignore"):  # such numbers are refused below
+        array = np.array(numbers, dtype).reshape(shape)
+    for entry, exact in zip(entries, array.ravel().tolist(), strict=True):
+        if to_json(exact) != entry:
+            raise refused(f"An entry of an array should be a number of dtype {dtype!r}", entry)
+    return Array.of(array)
+
+
+def _number(entry: Any, dtype: str) -> Any:
+    """An entry of an array of a given dtype."""
+    kind = np.dtype(dtype).kind
+    if kind == "b" and isinstance(entry, bool):
+        return entry
+    if kind in "iu":
+        limits = np.iinfo(dtype)
+        return check_whole(
+            f"An entry of an array of dtype {dtype!r}", entry, int(limits.min), int(limits.max)
+        )
+    if kind == "f":
+        if isinstance(entry, float) and math.isfinite(entry):
+            return entry
+        if isinstance(entry, dict) and list(entry.items())[1:] == [] and "float" in entry:
+            name = entry["float"]
+            if isinstance(name, str) and name in ("nan", "inf", "-inf"):
+                return float(name)
+    if kind == "c" and isinstance(entry, dict) and list(entry) == ["complex"]:
+        parts = entry["complex"]
+        if isinstance(parts, list) and len(parts) == 2:
+            return complex(*[_number(part, "float64") for part in parts])
+    return _no_number(entry, dtype)
+
+
+def _no_number(entry: Any, dtype: str) -> Any:
+    raise refused(f"A number of dtype {dtype!r} should be written as kedit does", entry)
+
+
+def _unpacked(data: dict[str, Any]) -> Array:
+    """An array that is written as the bytes of its entries."""
+    dtype, shape = check_dtype(data["dtype"]), check_shape("An array", data["shape"])
+    count, digits = math.prod(shape), data["hex"]
+    size = -(-count // 8) if dtype == "bool" else count * DTYPES[dtype]
+    # Before anything of the size that the shape says is made.
+    if len(digits) != 2 * size or count <= SMALL:
+        raise refused(
+            f"An array of shape {received(shape)} and dtype {dtype!r} should have "
+            + (f"{2 * size} hexadecimal digits" if count > SMALL else "a list of its entries"),
+            digits,
+        )
+    try:
+        raw = bytes.fromhex(digits)
+    except ValueError as error:
+        raise refused("An array should be written in hexadecimal digits", digits) from error
+    if raw.hex() != digits:
+        raise refused("An array should be written in lower hexadecimal digits, close up", digits)
+    if dtype != "bool":
+        return Array.of(np.frombuffer(raw, _little(dtype)).astype(dtype).reshape(shape))
+    if count % 8 and raw[-1] & (2 ** (8 - count % 8) - 1):
+        raise refused("The bits behind the last entry of an array should be 0", digits[-2:])
+    bits = np.unpackbits(np.frombuffer(raw, "uint8"), count=count)
+    return Array.of(bits.astype(bool).reshape(shape))
+
+
+def as_array(x: Any) -> Any:
+    """An array of what a user gave as a list or an array."""
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ShapeError(
+            "Rows of a list that stands for an array should be of one length. Received: "
+            f"{received(x)}. Pad the rows, or edit each of them by itself."
+        ) from error

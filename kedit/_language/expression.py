@@ -1,0 +1,362 @@
+"""`X` and the expressions made of it: conditions and operands that are data. No Keras.
+
+An expression is a tree of named functions. The names are those that NumPy and
+`keras.ops` share, so one tree is evaluated by either.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from kedit._language.constants import (
+    Frozen,
+    Placeholder,
+    Slot,
+    freeze,
+    from_json,
+    is_replaced,
+    to_code,
+    to_json,
+    to_key,
+)
+from kedit._language.decoding import NESTING, TERMS, check_fields, refused
+from kedit._language.dtypes import check_operation, check_values, dtype_name, integer_range, kind
+from kedit.errors import DTypeError, OperandError, SavingError
+
+_COMPARISONS = {
+    "greater": ">",
+    "greater_equal": ">=",
+    "less": "<",
+    "less_equal": "<=",
+    "equal": "==",
+    "not_equal": "!=",
+}
+_ARITHMETIC = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "power": "**"}
+_LOGIC = {"logical_and": "&", "logical_or": "|"}
+_INFIX = _COMPARISONS | _ARITHMETIC | _LOGIC
+_PREFIX = {"negative": "-", "logical_not": "~"}
+_CALLS = {"abs": "abs({})", "isnan": "{}.isnan()", "isinf": "{}.isinf()"}
+_ORDERED = ("greater", "greater_equal", "less", "less_equal", "abs")
+_NAMES = frozenset({"X", *_INFIX, *_PREFIX, *_CALLS})
+
+
+class Operators:
+    """The operators that make an `Expression`, but for `==` and `!=`, which values need."""
+
+    __slots__ = ()
+
+    def __gt__(self, other: Any) -> "Expression":
+        return Expression("greater", self, other)
+
+    def __ge__(self, other: Any) -> "Expression":
+        return Expression("greater_equal", self, other)
+
+    def __lt__(self, other: Any) -> "Expression":
+        return Expression("less", self, other)
+
+    def __le__(self, other: Any) -> "Expression":
+        return Expression("less_equal", self, other)
+
+    __array_ufunc__ = None  # numpy_array > X is left to Expression
+
+    def __add__(self, other: Any) -> "Expression":
+        return Expression("add", self, other)
+
+    def __radd__(self, other: Any) -> "Expression":
+        return Expression("add", other, self)
+
+    def __sub__(self, other: Any) -> "Expression":
+        return Expression("subtract", self, other)
+
+    def __rsub__(self, other: Any) -> "Expression":
+        return Expression("subtract", other, self)
+
+    def __mul__(self, other: Any) -> "Expression":
+        return Expression("multiply", self, other)
+
+    def __rmul__(self, other: Any) -> "Expression":
+        return Expression("multiply", other, self)
+
+    def __truediv__(self, other: Any) -> "Expression":
+        return Expression("divide", self, other)
+
+    def __rtruediv__(self, other: Any) -> "Expression":
+        return Expression("divide", other, self)
+
+    def __pow__(self, other: Any) -> "Expression":
+        return Expression("power", self, other)
+
+    def __rpow__(self, other: Any) -> "Expression":
+        return Expression("power", other, self)
+
+    def __neg__(self) -> "Expression":
+        return Expression("negative", self)
+
+    def __abs__(self) -> "Expression":
+        return Expression("abs", self)
+
+    def __and__(self, other: Any) -> "Expression":
+        return Expression("logical_and", self, other)
+
+    def __rand__(self, other: Any) -> "Expression":
+        return Expression("logical_and", other, self)
+
+    def __or__(self, other: Any) -> "Expression":
+        return Expression("logical_or", self, other)
+
+    def __ror__(self, other: Any) -> "Expression":
+        return Expression("logical_or", other, self)
+
+    def __invert__(self) -> "Expression":
+        return Expression("logical_not", self)
+
+
+class Expression(Operators, Frozen):
+    """A function of the elements of a tensor, written with `X` for an element.
+
+    Comparisons (`>`, `>=`, `<`, `<=`, `==`, `!=`), arithmetic (`+`, `-`, `*`,
+    `/`, `**`), `abs(X)`, `X.isnan()`, `X.isinf()`, and `&`, `|`, `~` between
+    conditions. Constants are taken in the dtype of the tensor and have to fit it;
+    an integer tensor may be compared with any number. Being data, an expression prints,
+    pickles and saves.
+
+    Example:
+    >>> kedit.at.where((abs(X) > 2.0) & ~X.isinf()).set(0.0)
+    at.where((abs(X) > 2.0) & ~X.isinf()).set(0.0)
+    """
+
+    __slots__ = ("args", "depth", "name", "terms")
+    name: str
+    args: tuple[Any, ...]
+    depth: int
+    terms: int
+
+    def __init__(self, name: str, *args: Any) -> None:
+        if name not in _NAMES:
+            raise SavingError(
+                f"An expression should be made of {sorted(_NAMES)}. Received: {name!r}."
+            )
+        frozen = [a if isinstance(a, (Expression, Placeholder)) else freeze(a) for a in args]
+        if len(frozen) != (0 if name == "X" else 2 if name in _INFIX else 1):
+            raise SavingError(f"`{name}` was given {len(frozen)} arguments, which are not its own.")
+        inner = [arg for arg in frozen if isinstance(arg, Expression)]
+        depth = 1 + max([arg.depth for arg in inner], default=0)
+        terms = 1 + sum([arg.terms for arg in inner])
+        self._init(name=name, args=tuple(frozen), depth=depth, terms=terms)
+
+    def __eq__(self, other: object) -> "Expression":  # type: ignore[override]
+        return Expression("equal", self, other)
+
+    def __ne__(self, other: object) -> "Expression":  # type: ignore[override]
+        return Expression("not_equal", self, other)
+
+    __hash__ = object.__hash__
+
+    def isnan(self) -> "Expression":
+        """True where the element is not a number."""
+        return Expression("isnan", self)
+
+    def isinf(self) -> "Expression":
+        """True where the element is plus or minus infinity."""
+        return Expression("isinf", self)
+
+    def __bool__(self) -> bool:
+        raise OperandError(
+            "A condition over `X` has no truth value of its own: write `(X > 0) & (X < 1)` for "
+            f"`0 < X < 1`, and `|`, `~` for `or`, `not`. Received: {self!r}."
+        )
+
+    @property
+    def shape(self) -> Any:
+        """Refuses to pass for a tensor, which would end in a model with `X` for a number."""
+        raise OperandError(
+            "An expression over `X` is no tensor. To index by it, write `at.where(X > 0)`; to "
+            "compare with a tensor, write `X` on the left: `X < tensor`, not `tensor > X`. "
+            f"Received: `{self!r}`."
+        )
+
+    def __repr__(self) -> str:
+        parts = [_part_code(arg) for arg in self.args]
+        if self.name in _INFIX:
+            return f" {_INFIX[self.name]} ".join(parts)
+        if self.name in _PREFIX:
+            return _PREFIX[self.name] + parts[0]
+        if self.name in _CALLS:
+            bare = repr(self.args[0]) if self.name == "abs" else parts[0]
+            return _CALLS[self.name].format(bare)
+        return "X"
+
+    def __reduce__(self) -> Any:
+        return (Expression, (self.name, *self.args))
+
+    @property
+    def is_condition(self) -> bool:
+        """Whether the expression gives booleans."""
+        return self.name in {*_COMPARISONS, *_LOGIC, "logical_not", "isnan", "isinf"}
+
+    def constants(self) -> list[Any]:
+        """The constants and tensors in the expression, from left to right."""
+        return [
+            leaf
+            for arg in self.args
+            for leaf in (arg.constants() if isinstance(arg, Expression) else [arg])
+        ]
+
+    def compares_slots(self) -> bool:
+        """Whether a slot stands where `X` should: alone, or on the left of a comparison."""
+        wants_x = self.name in _COMPARISONS or len(self.args) == 1
+        return (wants_x and isinstance(self.args[0], Slot)) or any(
+            [arg.compares_slots() for arg in self.args if isinstance(arg, Expression)]
+        )
+
+    def key(self) -> Any:
+        """Hashable stand-in, equal for equal expressions (`==` makes a condition)."""
+        args = (arg.key() if isinstance(arg, Expression) else to_key(arg) for arg in self.args)
+        return ("expression", self.name, *args)
+
+    def map(self, replace: Callable[[Any], Any]) -> "Expression":
+        """The same expression with `replace` applied to every tensor and slot."""
+        return Expression(self.name, *(_map(arg, replace) for arg in self.args))
+
+    def check_saveable(self) -> None:
+        """Refuse an expression that is nested too deep, or too large, to be saved."""
+        if self.depth > NESTING or self.terms > TERMS:
+            raise SavingError(
+                f"An expression that is saved should be nested at most {NESTING} deep, and have at "
+                f"most {TERMS} parts. Received: one nested {self.depth} deep, of {self.terms} "
+                "parts. Write a function, and register it: "
+                "`@keras.saving.register_keras_serializable()`."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        self.check_saveable()
+        args = [a.to_json() if isinstance(a, Expression) else to_json(a) for a in self.args]
+        return {"expression": self.name, "args": args}
+
+    @classmethod
+    def from_json(cls, data: Any, depth: int = 1) -> "Expression":
+        """The expression that `to_json` wrote.
+
+        Args:
+            data: What it wrote.
+            depth: How many expressions this one is inside of, and itself.
+        """
+        if depth > NESTING:
+            raise refused(f"Expressions should be nested at most {NESTING} deep", data)
+        fields = check_fields("An expression", data, {"expression": str, "args": list})
+        name, args = fields["expression"], []
+        for arg in fields["args"]:
+            nested = isinstance(arg, dict) and "expression" in arg
+            args.append(cls.from_json(arg, depth + 1) if nested else from_json(arg))
+        made = cls(name, *args)
+        # What Python's operators make: a number may stand on the left of arithmetic and logic.
+        over = [isinstance(arg, (Expression, Slot)) for arg in args]
+        if args and not (over[0] or (name in (*_ARITHMETIC, *_LOGIC) and over[1])):
+            raise refused("An expression should have `X` in it, on the left if it compares", data)
+        return made
+
+    def evaluate(
+        self, x: Any, dtype: str, library: Any, constant: Callable[[Any, str], Any]
+    ) -> Any:
+        """Value of the expression where `X` is `x`.
+
+        Args:
+            x: Array or tensor of dtype `dtype`.
+            library: `numpy` or `keras.ops`.
+            constant: Turns a constant into an array or tensor of a given dtype.
+        """
+        if self.name == "X":
+            return x
+        if (
+            self.name in _COMPARISONS
+            and kind(dtype) == 1
+            and isinstance(self.args[1], (int, float))
+        ):
+            return self._compare_integers(x, dtype, library, constant)
+        self._check(dtype)
+        args = [
+            arg.evaluate(x, dtype, library, constant)
+            if isinstance(arg, Expression)
+            else constant(arg, "bool" if self._is_logic else dtype)
+            for arg in self.args
+        ]
+        if self.name == "abs" and kind(dtype) == 2:
+            # The gradient of abs at 0 differs between backends; that of a constant is 0.
+            zero = constant(0.0, dtype)
+            return library.where(library.equal(args[0], zero), zero, library.abs(args[0]))
+        return getattr(library, self.name)(*args)
+
+    @property
+    def _is_logic(self) -> bool:
+        return self.name in _LOGIC or self.name == "logical_not"
+
+    def _check(self, dtype: str) -> None:
+        """Refuse what has no answer in `dtype`, or another one in another library."""
+        for arg in self.args:
+            if isinstance(arg, Expression):
+                fits = arg.is_condition or (arg.name == "X" and dtype == "bool")
+                if self._is_logic and not fits:
+                    raise DTypeError(
+                        "`&`, `|` and `~` should join conditions. Received: "
+                        f"`{self!r}` for a tensor of dtype {dtype!r}. Compare, as in `X != 0`."
+                    )
+            else:
+                check_values(arg, dtype_name(arg), "bool" if self._is_logic else dtype)
+        if kind(dtype) == 0 and self.name in (*_ORDERED, "negative"):
+            raise DTypeError(
+                "A condition on booleans should use `X`, `~X`, `==`, `&` or `|`. "
+                f"Received: {self!r}."
+            )
+        if self.name == "negative" and dtype.startswith("uint"):
+            raise DTypeError(
+                f"A tensor of dtype {dtype!r} has no negative elements. Received: {self!r}. Cast "
+                "it first, as in `keras.ops.cast(x, 'int32')`."
+            )
+        if self.name in _ARITHMETIC:
+            check_operation(self.name, self.args[1], dtype)
+        elif kind(dtype) == 3 and self.name in _ORDERED:
+            raise DTypeError(
+                "A condition on complex numbers should use `==`, `!=`, `isnan` or `isinf`. "
+                f"Received: {self!r}. Write a mask: `at.where(keras.ops.abs(x) > 2.0)`."
+            )
+
+    def _compare_integers(
+        self, x: Any, dtype: str, library: Any, constant: Callable[[Any, str], Any]
+    ) -> Any:
+        """Compare integers with any number exactly, though the number may not fit the dtype."""
+        left = self.args[0].evaluate(x, dtype, library, constant)
+        verdict = _integer_comparison(self.name, self.args[1], *integer_range(dtype))
+        if isinstance(verdict, bool):
+            return (library.equal if verdict else library.not_equal)(left, left)
+        return getattr(library, self.name)(left, constant(verdict, dtype))
+
+
+X = Expression("X")
+
+
+def _map(arg: Any, replace: Callable[[Any], Any]) -> Any:
+    if isinstance(arg, Expression):
+        return arg.map(replace)
+    return replace(arg) if is_replaced(arg) else arg
+
+
+def _part_code(arg: Any) -> str:
+    if not isinstance(arg, Expression):
+        code = to_code(arg)
+        return f"({code})" if code.startswith("-") else code  # -2 ** X is -(2 ** X)
+    return f"({arg!r})" if arg.name in _INFIX or arg.name == "negative" else repr(arg)
+
+
+def _integer_comparison(name: str, number: float, low: int, high: int) -> int | bool:
+    """The whole number to compare with instead of `number`, or the answer for every integer."""
+    if math.isnan(number):
+        return name == "not_equal"
+    above, below = number > high, number < low
+    if name in ("equal", "not_equal"):
+        if above or below or number != math.floor(number):
+            return name == "not_equal"
+        return int(number)
+    upward = name in ("greater", "greater_equal")
+    if above or below:
+        return upward == below
+    return math.floor(number) if name in ("greater", "less_equal") else math.ceil(number)

@@ -1,0 +1,118 @@
+"""Which elements: coordinates, an index, and a condition on what the index selects."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kedit._language.constants import Placeholder, freeze, is_replaced, is_tensor, to_code, to_key
+from kedit._language.expression import Expression
+from kedit._language.index import Index
+from kedit._language.types import Coordinates
+from kedit.errors import CoordinateError
+
+
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
+class Selection:
+    """The elements that an edit changes.
+
+    Attributes:
+        coordinates: "at" counts axes from the first one, "sample" from the one
+            after the batch axis.
+        index: What stands in the brackets.
+        condition: Expression over `X`, boolean mask or callable that gives one;
+            it narrows what the index selects. None selects it all.
+    """
+
+    coordinates: Coordinates
+    index: Index
+    condition: Any = None
+
+    def __reduce__(self) -> Any:
+        return (Selection, (self.coordinates, self.index, self.condition))
+
+    def key(self) -> Any:
+        """Hashable stand-in, equal for equal selections."""
+        return (self.coordinates, self.index.key(), key_of(self.condition))
+
+    def __repr__(self) -> str:
+        index = "" if self.index.is_whole and self.condition is not None else repr(self.index)
+        where = "" if self.condition is None else f".where({code_of(self.condition)})"
+        return f"{self.coordinates}{index}{where}"
+
+    def inside_sample(self) -> "Selection":
+        """The same elements in sample coordinates, of a selection that names no rows."""
+        if self.coordinates == "sample":
+            return self
+        items = list(self.index.items)
+        for number, item in enumerate(items):
+            if isinstance(item, slice):  # the whole batch axis
+                del items[number]
+                break
+            if item is ...:
+                break
+        return Selection("sample", Index(tuple(items) or ...), self.condition)
+
+    def tensors(self) -> list[Any]:
+        """The tensors in the index and the condition."""
+        return self.index.tensors() + tensors_in(self.condition)
+
+    def map(self, replace: Callable[[Any], Any]) -> "Selection":
+        """The same selection with `replace` applied to every tensor and slot."""
+        condition = map_tensors(self.condition, replace)
+        return Selection(self.coordinates, self.index.map(replace), condition)
+
+    def check_rows(self, rank: int | None = None) -> None:
+        """Refuse a selection that names particular rows of the batch.
+
+        Args:
+            rank: Number of axes of the tensor, or None while it is not known;
+                then only an index that starts on axis 0 for certain is refused.
+        """
+        if self.coordinates == "sample":
+            return
+        if not self.index.names_first_axis(rank):
+            return
+        rest = Index(self.index.items[1:] or (...,))
+        raise CoordinateError(
+            "An edit in a layer, a loss or a data pipeline should not name rows of the batch, "
+            "which are arbitrary there: axis 0 is the batch. "
+            f"Received: {self!r}. To edit every sample, count inside one sample: "
+            f"`{Selection('sample', rest, self.condition)!r}` for the remaining axes, or "
+            f"`{Selection('sample', self.index, self.condition)!r}` if axis 0 was meant to be the "
+            "first axis of a sample."
+        )
+
+
+def freeze_operand(value: Any) -> Any:
+    """An expression, placeholder or function as it is, anything else as a constant."""
+    keep = isinstance(value, (Expression, Placeholder)) or callable(value)
+    return value if keep else freeze(value)
+
+
+def tensors_in(value: Any) -> list[Any]:
+    """The tensors in an operand or a condition."""
+    return [leaf for leaf in _leaves(value) if is_tensor(leaf)]
+
+
+def placeholders_in(value: Any) -> list[Any]:
+    """The placeholders in an operand or a condition."""
+    return [leaf for leaf in _leaves(value) if isinstance(leaf, Placeholder)]
+
+
+def _leaves(value: Any) -> list[Any]:
+    return value.constants() if isinstance(value, Expression) else [value]
+
+
+def map_tensors(value: Any, replace: Callable[[Any], Any]) -> Any:
+    """`value` with `replace` applied to every tensor, slot and placeholder in it."""
+    if isinstance(value, Expression):
+        return value.map(replace)
+    return replace(value) if is_replaced(value) else value
+
+
+def key_of(value: Any) -> Any:
+    return value.key() if isinstance(value, Expression) else to_key(value)
+
+
+def code_of(value: Any) -> str:
+    return repr(value) if isinstance(value, Expression) else to_code(value)

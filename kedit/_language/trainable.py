@@ -1,0 +1,316 @@
+"""`Trainable`: an operand that becomes a weight when a layer owns the edit."""
+
+import copy
+import json
+from typing import Any
+
+import keras
+import numpy as np
+
+from kedit._language.constants import (
+    Array,
+    Placeholder,
+    Slot,
+    freeze,
+    from_json,
+    is_scalar,
+    shape_of,
+    to_code,
+    to_json,
+    to_key,
+)
+from kedit._language.decoding import (
+    check_dtype,
+    check_fields,
+    check_same,
+    check_shape,
+    loading,
+    received,
+    refused,
+)
+from kedit._language.expression import Operators
+from kedit._language.types import Shape
+from kedit.errors import OperandError, SavingError, ShapeError
+
+
+@keras.saving.register_keras_serializable(package="kedit")
+class Trainable(Operators, Placeholder):
+    """An operand of an edit that the layer which applies the edit learns.
+
+    It may stand wherever a number may: as the values, in an expression, as in
+    `X * Trainable(1.0)`, and in a condition, as in `X > Trainable(5.0)` or
+    `Trainable("zeros") > 0.0`. A value as `kedit.Edit` is: immutable, comparable,
+    printable, picklable, saveable. Two `Trainable`s are two weights, unless they
+    have the same name.
+
+    Args:
+        initializer: Number, array, or Keras initializer or its name, from which
+            the weight starts.
+        shape: Shape of the weight, which has to broadcast to the selection.
+            Defaults to None: the shape of the number, `()`, or of the array; an
+            initializer has none, and gives every position that is selected inside
+            a sample its own value, but shares one along axes of unknown size.
+        constraint: Keras constraint of the weight, or its name. Defaults to None.
+        regularizer: Keras regularizer of the weight, or its name. Defaults to None.
+        name: Name of the weight; where it occurs again in the edits of a layer it
+            is the same weight. Defaults to None: "values", or "threshold" in a
+            condition.
+
+    Raises:
+        kedit.errors.OperandError: If an argument is not what it should be.
+        kedit.errors.ShapeError: If an array does not broadcast to `shape`.
+
+    Gradient:
+        As values in the operation; through a condition none, unless the layer has
+        a surrogate: see `kedit.layers.Editing`.
+
+    Example:
+    >>> edit = kedit.sample[..., 2].add(kedit.Trainable("zeros"))
+    >>> edit
+    sample[..., 2].add(Trainable('zeros'))
+    >>> layer = kedit.layers.Editing(edit)
+    >>> layer(ops.ones((8, 5, 3))).shape == (8, 5, 3)
+    True
+    >>> tuple(layer.weights[0].shape)
+    (5,)
+    """
+
+    __slots__ = ("constraint", "initializer", "name", "regularizer", "shape")
+    home = "a layer, which owns the weight"
+    fix = "kedit.layers.Editing({edit!r})(x)"
+    initializer: Any
+    shape: tuple[int, ...] | None
+    constraint: Any
+    regularizer: Any
+    name: str | None
+
+    def __init__(
+        self,
+        initializer: Any,
+        shape: Any = None,
+        constraint: Any = None,
+        regularizer: Any = None,
+        name: str | None = None,
+    ) -> None:
+        if name is not None and (not isinstance(name, str) or "/" in name or not name):
+            raise OperandError(f"`name` should be a str without '/'. Received: name={name!r}.")
+        self._init(
+            initializer=_start(initializer),
+            shape=None if shape is None else _shape(shape),
+            constraint=_description("constraint", constraint),
+            regularizer=_description("regularizer", regularizer),
+            name=name,
+        )
+        if isinstance(self.initializer, Array) and self.shape is not None:
+            try:
+                fits = np.broadcast_shapes(self.initializer.shape, self.shape) == self.shape
+            except ValueError:
+                fits = False
+            if not fits:
+                raise ShapeError(
+                    f"An array to start from should broadcast to the shape, {self.shape}. "
+                    f"Received: shape {self.initializer.shape}. Drop `shape`."
+                )
+
+    def key(self) -> Any:
+        options = (self.constraint, self.regularizer, self.shape, self.name)
+        start = _key(self.initializer)
+        return ("trainable", start, *(_key(option) for option in options))
+
+    def __repr__(self) -> str:
+        arguments = [_code("initializers", self.initializer)]
+        arguments += [f"shape={self.shape}"] if self.shape is not None else []
+        for name in ("constraint", "regularizer"):
+            value = getattr(self, name)
+            arguments += [f"{name}={_code(name + 's', value)}"] if value is not None else []
+        arguments += [f"name={self.name!r}"] if self.name is not None else []
+        return f"Trainable({', '.join(arguments)})"
+
+    def __reduce__(self) -> Any:
+        options = (self.constraint, self.regularizer, self.name)
+        return (Trainable, (self.initializer, self.shape, *options))
+
+    def shape_for(self, selected: Shape) -> tuple[int, ...]:
+        """Shape of the weight for a selection of shape `selected`, with None for the batch."""
+        if self.shape is not None:
+            return self.shape
+        if is_scalar(self.initializer) or isinstance(self.initializer, Array):
+            return tuple(size or 0 for size in shape_of(self.initializer))
+        inside = selected[1:] if selected and selected[0] is None else selected
+        return tuple(1 if size is None else size for size in inside)
+
+    def add_to(self, layer: Any, selected: Shape, name: str) -> Any:
+        """Add the weight to a layer."""
+        start = self.initializer
+        if is_scalar(start) or isinstance(start, Array):
+            array = start.array if isinstance(start, Array) else start
+            start = keras.initializers.Constant(array)
+        return layer.add_weight(
+            name=name,
+            shape=self.shape_for(selected),
+            initializer=copy.deepcopy(start),  # Keras takes descriptions apart
+            constraint=keras.constraints.get(copy.deepcopy(self.constraint)),
+            regularizer=keras.regularizers.get(copy.deepcopy(self.regularizer)),
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The operand as data for JSON."""
+        start = self.initializer
+        is_value = is_scalar(start) or isinstance(start, Array)
+        return {
+            "initializer": to_json(start) if is_value else copy.deepcopy(start),
+            "shape": None if self.shape is None else list(self.shape),
+            "constraint": copy.deepcopy(self.constraint),
+            "regularizer": copy.deepcopy(self.regularizer),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Trainable":
+        """The operand that `get_config()` described; no code is run."""
+        with loading("A saved Trainable", config):
+            fields = check_fields("A saved Trainable", config, _FIELDS)
+            start = fields["initializer"]
+            described = isinstance(start, str) or (
+                isinstance(start, dict) and "class_name" in start
+            )
+            if not described:
+                start = from_json(start)
+            if isinstance(start, Slot):
+                raise refused("A saved Trainable should start from numbers", config)
+            for kind in ("initializer", "constraint", "regularizer"):
+                if kind != "initializer" or described:
+                    _check_description(kind, fields[kind])
+            if fields["shape"] is not None:
+                check_shape("A saved Trainable", fields["shape"])
+            made = cls(**{**fields, "initializer": start})
+            check_same("A saved Trainable", made.get_config(), config)
+            return made
+
+
+_FIELDS: dict[str, Any] = {
+    "initializer": object,
+    "shape": (list, type(None)),
+    "constraint": (str, dict, type(None)),
+    "regularizer": (str, dict, type(None)),
+    "name": (str, type(None)),
+}
+
+
+def _check_description(kind: str, data: Any) -> None:
+    """Refuse data that Keras would make something else of, or much memory."""
+    inside = [data]
+    while inside:
+        part = inside.pop()
+        if isinstance(part, dict):
+            inside += part.values()
+            name, config = part.get("class_name"), part.get("config")
+            if name in ("__numpy__", "__tensor__"):
+                check_dtype(config.get("dtype") if isinstance(config, dict) else config)
+            elif isinstance(name, str) and (name in _CODE or name.startswith("__lambda")):
+                raise refused(f"`{kind}` should hold no code", part)
+        elif isinstance(part, (list, tuple)):
+            inside += part
+    if isinstance(data, dict):
+        check_fields(f"`{kind}`", data, {"class_name": str}, _KERAS)
+        made = getattr(keras, f"{kind}s").get(copy.deepcopy(data))
+        if not isinstance(made, getattr(getattr(keras, f"{kind}s"), kind.title())):
+            raise refused(f"`{kind}` should be one of Keras's", data)
+
+
+_KERAS: dict[str, Any] = {
+    "config": dict,
+    "module": (str, type(None)),
+    "registered_name": (str, type(None)),
+    "build_config": dict,
+    "shared_object_id": int,
+}
+_CODE = ("function", "Lambda", "__typespec__")
+
+
+def take_out(edit: Any) -> tuple[Any, list[Any]]:
+    """The edit with a `Slot` in place of each placeholder, and these, in order."""
+    found: list[Any] = []
+
+    def slot(leaf: Any) -> Any:
+        if not isinstance(leaf, Placeholder):
+            return leaf
+        found.append(leaf)
+        return Slot(len(found) - 1)
+
+    plain = edit.map(slot) if edit.placeholders() else edit
+    return plain, found
+
+
+def describe(placeholder: Placeholder) -> dict[str, Any]:
+    """A placeholder of any kind as data for JSON."""
+    config = placeholder.get_config()
+    if isinstance(placeholder, Trainable):
+        return config
+    return {"placeholder": keras.saving.get_registered_name(type(placeholder)), "config": config}
+
+
+def described(data: dict[str, Any]) -> Placeholder:
+    """The placeholder that `describe` described; no code is run."""
+    if not isinstance(data, dict) or "placeholder" not in data:
+        return Trainable.from_config(data)
+    fields = check_fields("A saved operand", data, {"placeholder": str, "config": dict})
+    kind = keras.saving.get_registered_object(fields["placeholder"])
+    if not (isinstance(kind, type) and issubclass(kind, Placeholder)) or kind is Trainable:
+        raise SavingError(
+            "A saved edit should hold operands that kedit knows. Received: "
+            f"{received(fields['placeholder'])}. Import the module that registers it."
+        )
+    made: Placeholder = kind.from_config(fields["config"])
+    return made
+
+
+def _start(initializer: Any) -> Any:
+    if isinstance(initializer, (str, dict, type, keras.initializers.Initializer)):
+        return _description("initializer", initializer)
+    if initializer is None or callable(initializer):
+        raise OperandError(
+            "A Trainable should start from a number, an array or a Keras initializer. Received: "
+            f"{initializer!r}. Write `Trainable('zeros')`."
+        )
+    start = freeze(initializer)
+    if not (is_scalar(start) or isinstance(start, Array)):
+        raise OperandError(
+            "A Trainable should start from what is known beforehand. Received: "
+            f"{to_code(start)}. Write `Trainable(keras.ops.convert_to_numpy(values))`."
+        )
+    return start
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    if not all(type(size) is int and size > 0 for size in sizes):
+        raise OperandError(f"`shape` should hold positive ints. Received: shape={shape!r}.")
+    return sizes
+
+
+def _description(kind: str, given: Any) -> Any:
+    """A Keras object as data, and its name or data as they are, if Keras knows them."""
+    module = getattr(keras, f"{kind}s")
+    try:
+        made = module.get(copy.deepcopy(given))
+        if given is None or isinstance(given, str):
+            return given
+        return module.serialize(made) if not isinstance(given, dict) else copy.deepcopy(given)
+    except (ValueError, TypeError) as error:
+        raise OperandError(
+            f"`{kind}` should be one of Keras's or its name. Received: {kind}={given!r}."
+        ) from error
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, (dict, tuple)):
+        return json.dumps(value, sort_keys=True)
+    return to_key(value)
+
+
+def _code(module: str, value: Any) -> str:
+    if not isinstance(value, dict):
+        return to_code(value)
+    options = [f"{k}={v!r}" for k, v in (value.get("config") or {}).items() if v is not None]
+    return f"keras.{module}.{value['class_name']}({', '.join(options)})"

@@ -1,0 +1,310 @@
+"""Whether an edit fits a tensor: all that can be said before a value is touched."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from kedit._language.constants import is_scalar, is_tensor, shape_of
+from kedit._language.dtypes import check_operation, check_values, dtype_name, kind
+from kedit._language.expression import Expression
+from kedit._language.items import Traced, TracedSlot, is_mask
+from kedit._language.selection import Selection
+from kedit._language.types import Casting, Mode, Shape
+from kedit._plan.bind import BindOptions, bind
+from kedit._plan.layout import Layout
+from kedit.errors import DTypeError, OperandError, ShapeError
+
+ACCUMULATING = frozenset({"add", "subtract", "multiply", "divide", "min", "max"})
+
+
+class Edit(Protocol):
+    """What the kernels need to know of an edit; `kedit.Edit` is one."""
+
+    @property
+    def selection(self) -> Selection: ...
+    @property
+    def op(self) -> str: ...
+    @property
+    def operand(self) -> Any: ...
+    @property
+    def casting(self) -> Casting: ...
+    @property
+    def mode(self) -> Mode | None: ...
+    @property
+    def fill_value(self) -> Any: ...
+    @property
+    def size(self) -> int | None: ...
+    @property
+    def unique_indices(self) -> bool: ...
+    @property
+    def indices_are_sorted(self) -> bool: ...
+    def tensors(self) -> list[Any]: ...
+
+
+@dataclass(eq=False)
+class Bound:
+    """An edit's index bound to a tensor.
+
+    Attributes:
+        layout: Where the index lands.
+        selected: Shape of what is selected, to which values broadcast.
+        counted: Of a mask that is a tensor, the axis of `selected` along which
+            the elements lie where it is True, of which nobody knows the number.
+    """
+
+    layout: Layout
+    selected: Shape
+    counted: int | None = None
+
+
+def check(
+    edit: Edit,
+    shape: Shape,
+    dtype: str,
+    *,
+    already_checked: bool = False,
+    spread_masks: bool = True,
+) -> Bound:
+    """Bind an edit to a tensor of the given shape and dtype, or say why it does not fit.
+
+    Args:
+        edit: The edit.
+        shape: Shape of the tensor, with None where a size is not known.
+        dtype: Dtype of the tensor.
+        already_checked: Whether this was checked when a graph was built. Then only the
+            index is bound anew: on the NumPy backend the tensors of a graph
+            cannot be told from constants, for which the rules are stricter.
+        spread_masks: Whether a mask, with one value for all, may select all of
+            its places, to be met by a `where`.
+    """
+    selection = edit.selection
+    check_operation(edit.op, edit.operand, dtype)
+    if not already_checked:
+        _check_options(edit)
+    layout = bind(selection, shape, _bind_options(edit, spread_masks))
+    if edit.mode == "raise" and any([p.is_computed and p.size is None for p in layout.picks]):
+        raise OperandError(
+            '`mode="raise"` should be given axes of known size. Received: '
+            f"`{selection!r}` for a tensor of shape {tuple(shape)}. Give the input its shape, or "
+            'use `mode="drop"`, `"clip"` or `"wrap"`.'
+        )
+    if already_checked:
+        return Bound(layout, layout.result)
+    bound = _bound(layout)
+    _check_operand(edit, bound, dtype)
+    _check_condition(selection, bound)
+    _check_one_answer_per_place(edit, layout)
+    return bound
+
+
+def _bound(layout: Layout) -> Bound:
+    """What values have to fit: of a mask, not its places but those where it is True."""
+    if layout.mask is None:
+        return Bound(layout, layout.result)
+    is_open = isinstance(layout.mask, TracedSlot)
+    count = None if is_open else int(np.count_nonzero(layout.mask.array))
+    dim = layout.mask_dim
+    selected = (*layout.result[:dim], count, *layout.result[dim + 1 :])
+    return Bound(layout, selected, dim if is_open else None)
+
+
+def _bind_options(edit: Edit, spread_masks: bool) -> BindOptions:
+    """How the index is to be bound."""
+    mask, unique = edit.selection.index.mask, edit.unique_indices
+    if edit.op == "get" or mask is None:
+        return BindOptions(edit.mode, unique, "positions" if edit.size is None else edit.size)
+    one_for_all = is_one_for_all(edit.operand) and is_one_for_all(edit.selection.condition)
+    spread = spread_masks and (isinstance(mask, Traced) or one_for_all)
+    return BindOptions(edit.mode, unique, "places" if spread else "positions")
+
+
+def _check_options(edit: Edit) -> None:
+    """Refuse what cannot be had of positions that are computed, and options without a use."""
+    index = edit.selection.index
+    masks = [item for item in index.items if is_mask(item)]
+    if edit.mode == "raise" and index.tensors():
+        raise OperandError(
+            '`mode="raise"` should be given positions whose values are there to look at. Received: '
+            f"`{edit.selection!r}` inside a compiled function or a model, where an error cannot be "
+            'raised. Use `mode="drop"`, `"clip"` or `"wrap"`, or check before: '
+            "`keras.ops.convert_to_numpy(index)`."
+        )
+    if edit.op == "get" and edit.size is None and any([isinstance(m, Traced) for m in masks]):
+        raise OperandError(
+            "`get` with a mask whose values are not there to look at has no shape that is known "
+            f"beforehand. Received: `{edit.selection!r}` inside a compiled function or a model. "
+            "Keep the shape, `keras.ops.where(mask, x, 0.0)`, or say how many there are to be, "
+            "`.get(size=10, fill_value=0.0)`."
+        )
+    if edit.size is not None and not masks:
+        raise OperandError(
+            "`size` says how many elements of a mask to get. Received: "
+            f"size={edit.size} for `{edit.selection!r}`. Drop `size`, or index by a mask."
+        )
+
+
+def is_computed(operand: Any) -> bool:
+    """Whether an operand is computed from the selected elements."""
+    return isinstance(operand, Expression) or callable(operand)
+
+
+def is_one_for_all(value: Any) -> bool:
+    """Whether an operand or a condition holds no array with entries for single elements."""
+    if isinstance(value, Expression):
+        return all([is_one_for_all(constant) for constant in value.constants()])
+    return value is None or callable(value) or all([n == 1 for n in shape_of(value)])
+
+
+def _agree(left: Shape, right: Shape) -> bool:
+    return len(left) == len(right) and all(
+        a is None or b is None or a == b for a, b in zip(left, right, strict=True)
+    )
+
+
+def _check_operand(edit: Edit, bound: Bound, dtype: str) -> None:
+    operand = edit.operand
+    if edit.op == "get":
+        if edit.fill_value is not None:
+            check_values(edit.fill_value, type(edit.fill_value).__name__, dtype, None)
+        return
+    if isinstance(operand, Expression):
+        if operand.is_condition and kind(dtype) > 0:
+            raise DTypeError(
+                f"Values for a tensor of dtype {dtype!r} should be numbers. Received: the "
+                f"condition `{operand!r}`. Write `.where(condition).set(...)`."
+            )
+        for constant in operand.constants():
+            _check_broadcast(constant, bound, edit.selection, "A constant of an expression")
+    elif is_scalar(operand):
+        check_values(operand, type(operand).__name__, dtype, edit.casting)
+    elif not callable(operand):
+        _check_broadcast(operand, bound, edit.selection, "Values", counted=bound.counted)
+        check_values(operand, dtype_name(operand), dtype, edit.casting)
+
+
+def _check_condition(selection: Selection, bound: Bound) -> None:
+    condition = selection.condition
+    if isinstance(condition, Expression):
+        for constant in condition.constants():
+            _check_broadcast(constant, bound, selection, "A constant of a condition")
+    elif condition is not None and not callable(condition):
+        if dtype_name(condition) != "bool":
+            raise DTypeError(
+                "A condition should be boolean: an expression over `X`, a mask or a function "
+                f"that gives one. Received: an array of dtype {dtype_name(condition)!r}. Write "
+                "`.where(mask != 0)`."
+            )
+        _check_broadcast(condition, bound, selection, "A mask")
+
+
+def _check_broadcast(
+    values: Any, bound: Bound, selection: Selection, what: str, counted: int | None = None
+) -> None:
+    """Check that `values` broadcast to the selection, with no axis to spare.
+
+    A constant has to fit for certain: where a size is not known, as that of the
+    batch in a layer, it has one entry for all. Of a tensor that shows later.
+    Along a mask that is a tensor values may have any length: one for each True.
+    """
+    shape, selected = shape_of(values), bound.selected
+    fits = len(shape) <= len(selected)
+    for dim, (size, wanted) in enumerate(zip(reversed(shape), reversed(selected), strict=False)):
+        unsure = is_tensor(values) and None in (size, wanted)
+        if len(selected) - 1 - dim == bound.counted:  # values are counted off along this axis
+            unsure = counted is not None
+        fits = fits and (size in (1, wanted) or unsure)
+    if not fits:
+        raise ShapeError(
+            f"{what} should broadcast to the shape of the selection, {tuple(selected)}, where an "
+            f"axis of unknown size, as None, takes one value for all. Received: shape {shape} for "
+            f"`{selection!r}`. Reshape them, as in `numpy.reshape(values, shape)`."
+        )
+
+
+def _check_one_answer_per_place(edit: Edit, layout: Layout) -> None:
+    """Refuse a condition that may differ between two picks of one element, where one must win."""
+    varies = not is_one_for_all(edit.selection.condition)
+    if layout.has_duplicates and varies and edit.op not in ACCUMULATING:
+        raise OperandError(
+            f"`{edit.op}` where an index names an element twice should be given a condition that "
+            "is the same for both. Received: a condition that differs along the index, in "
+            f"`{edit.selection!r}`. Name every element once, edit twice, `first | second`, or, of "
+            "positions that are tensors, promise that they differ: `unique_indices=True`."
+        )
+
+
+def call_function(function: Any, selected: Any, dtype: str) -> Any:
+    """What a function makes of the selected elements."""
+    try:
+        return function(selected)
+    except TypeError as error:
+        if kind(dtype) > 1:
+            raise
+        # Backends differ in whether `integers * 0.5` is an error of theirs or gives floats.
+        raise DTypeError(
+            f"A function of the selected elements should take what it is given, {dtype!r}. "
+            f"Received: a TypeError, {error} Cast inside of it, as in "
+            "`lambda x: keras.ops.cast(x, 'float32') * 0.5`."
+        ) from error
+
+
+def check_computed(values: Any, shape: Shape, dtype: str, casting: Casting) -> None:
+    """Check what a function of the selected elements gave: one value for each, of their kind."""
+    check_values(None, dtype_name(values), dtype, casting)
+    if not _agree(shape_of(values), shape):
+        raise ShapeError(
+            f"A function of the selected elements should keep their shape, {shape}. Received: "
+            f"shape {shape_of(values)}. It is called with all selected elements at once and should "
+            "work element by element."
+        )
+
+
+def check_computed_condition(chosen: Any, shape: Shape) -> None:
+    """Check what a condition gave: a boolean for each selected element."""
+    if dtype_name(chosen) != "bool":
+        raise DTypeError(
+            "A condition should give booleans. Received: dtype "
+            f"{dtype_name(chosen)!r}. Compare, as in `at.where(X > 0)`."
+        )
+    if not _agree(shape_of(chosen), shape):
+        raise ShapeError(
+            f"A condition should keep the shape of the selected elements, {shape}. Received: "
+            f"shape {shape_of(chosen)}."
+        )
+
+
+def _is_dense(x: Any) -> bool:
+    """Whether `x` is none of the tensors that have the looks but not the layout of others."""
+    if isinstance(x, np.ma.MaskedArray) or _says_not_dense(type(x).__name__):
+        return False
+    if getattr(getattr(x, "shape", None), "rank", 0) is None:
+        return False
+    cls: Any = type(x)
+    for name in _flags(cls):
+        flag = getattr(x, name)
+        if flag is True or (name == "layout" and _says_not_dense(str(flag))):
+            return False
+    return True
+
+
+@lru_cache(maxsize=256)
+def _flags(cls: Any) -> tuple[str, ...]:
+    """By which attributes a tensor of a class says that it is not dense; looking is slow."""
+    return tuple([n for n in ("layout", "is_nested", "sparse", "ragged") if hasattr(cls, n)])
+
+
+@lru_cache(maxsize=256)
+def _says_not_dense(name: str) -> bool:
+    return any([kind in name.lower() for kind in ("sparse", "ragged", "bcoo")])
+
+
+def check_dense(x: Any) -> None:
+    """Refuse a tensor that is not what it looks like."""
+    if not _is_dense(x):
+        raise OperandError(
+            "An edit works on dense tensors of known rank. Received: a sparse, ragged or masked "
+            f"one, or one of unknown rank, {type(x).__name__}. Convert it first, as in "
+            "`x.to_dense()` or `x.filled()`, or give it a shape."
+        )

@@ -1,0 +1,298 @@
+"""Where an index lands in a shape: what is picked from each axis, and the layout of the result.
+
+Every index is brought to one canonical form: axes that several index arrays
+address together are merged into one, and then each axis is picked from on its
+own, so that a selection is a product of one-dimensional picks. `_binding` does
+that; here is what comes of it.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from kedit._language.constants import SMALL
+from kedit._language.types import Shape
+from kedit._plan.compiler import called_when_traced
+
+FEW = 2**16
+"""A plan that is kept does not keep more places than so many."""
+
+
+Sequenced: TypeAlias = Literal["positions", "unique", "inverse", "last"]
+
+
+class Part(NamedTuple):
+    """Positions on one axis, or of a mask on several, that are computed when the tensor is there.
+
+    Attributes:
+        kind: "numbers" are positions; "rows" are the numbers of the samples;
+            "mask" are the places where a mask is True; "block" are neighbours.
+        axes: The axes of the tensor that they are on.
+        source: `Positions`, boolean `Array` or int, or a `TracedSlot` for a tensor of
+            the index.
+        each: Whether the first axis of the source is the batch.
+        size: Of a block or a mask, how many positions.
+    """
+
+    kind: Literal["numbers", "rows", "mask", "block"]
+    axes: tuple[int, ...]
+    source: Any = None
+    each: bool = False
+    size: int = 0
+
+
+class TracedPositions(NamedTuple):
+    """Positions on an axis that are computed when the tensor is there.
+
+    Attributes:
+        parts: What they are computed from; of several, flat positions.
+        shape: Shape of the positions.
+        may_repeat: Whether a position may occur more than once.
+    """
+
+    parts: tuple[Part, ...]
+    shape: Shape
+    may_repeat: bool
+
+
+@dataclass(eq=False)
+class Pick:
+    """What is picked from one axis.
+
+    Attributes:
+        size: Length of the axis, or None.
+        positions: `range` or tuple of positions, in order, not negative; where
+            `size` is None a slice; or `TracedPositions`.
+        dims: The dimensions of the result that run along this pick; none for an int.
+        count: How many positions are picked, or None.
+        is_whole: Whether the whole axis is picked, in order.
+        is_array: Whether `positions` is a tuple.
+        is_computed: Whether `positions` is `TracedPositions`.
+        unique: The different positions: of a tuple ascending, else in order.
+        is_ordered: Whether the positions are `unique`, one for one.
+        has_duplicates: Whether a position is picked more than once, or may be.
+    """
+
+    size: int | None
+    positions: Any
+    dims: tuple[int, ...]
+    count: int | None = field(init=False)
+    is_whole: bool = field(init=False)
+    is_array: bool = field(init=False)
+    is_computed: bool = field(init=False)
+    unique: Any = field(init=False)
+    is_ordered: bool = field(init=False)
+    has_duplicates: bool = field(init=False)
+    _arrays: dict[str, Any] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        positions = self.positions
+        self.is_computed = isinstance(positions, TracedPositions)
+        self.is_array = isinstance(positions, tuple) and not self.is_computed
+        if self.is_computed:
+            self.count = size_of(positions.shape)
+            self.is_whole = self.is_ordered = False
+            self.unique = None
+            self.has_duplicates = positions.may_repeat
+            return
+        is_slice = isinstance(positions, slice)
+        self.count = None if is_slice else len(positions)
+        whole = slice(None) if is_slice else range(self.size or 0)
+        self.is_whole = not self.is_array and positions == whole
+        self.unique = tuple(sorted(set(positions))) if self.is_array else positions
+        self.is_ordered = not self.is_array or self.unique == positions
+        self.has_duplicates = self.is_array and len(self.unique) < len(positions)
+
+    def array(self, what: Sequenced) -> Any:
+        """One of the sequences of a tuple's positions as a NumPy array, kept with the plan."""
+        if what not in self._arrays:
+            numbers = sequence(what, self.positions)
+            dtype = "int32" if max(numbers, default=0) < 2**31 else "int64"
+            self._arrays[what] = np.array(numbers, dtype)
+        return self._arrays[what]
+
+
+@called_when_traced
+def sequence(what: Sequenced, positions: tuple[int, ...]) -> tuple[int, ...]:
+    """A sequence that follows from positions.
+
+    Args:
+        what: "positions" themselves; "unique", the different ones, ascending; "inverse", for each
+            position its number among these; "last", for each of these the last pick that names
+            it, which wins a `set`.
+        positions: The positions.
+    """
+    if what == "positions":
+        return positions
+    unique = sorted(set(positions))
+    if what == "unique":
+        return tuple(unique)
+    if what == "last":
+        last = {position: pick for pick, position in enumerate(positions)}
+        return tuple([last[position] for position in unique])
+    numbers = {position: number for number, position in enumerate(unique)}
+    return tuple([numbers[position] for position in positions])
+
+
+class Level(NamedTuple):
+    """One step of combining the values of each position with their neighbours.
+
+    Attributes:
+        left: Where the left value of each pair is.
+        right: Where the right one is; where there is none, the left one again.
+        paired: Whether there is a right one.
+    """
+
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+    paired: tuple[bool, ...]
+
+
+@called_when_traced
+def merging(positions: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[Level, ...]]:
+    """How the values of equal positions become one each.
+
+    Returns:
+        The picks in order of their positions, and the steps that follow, on what the last one left.
+    """
+    inverse = sequence("inverse", positions)
+    counts = [0] * (1 + max(inverse))
+    for number in inverse:
+        counts[number] += 1
+    levels: list[Level] = []
+    while max(counts) > 1:
+        left: list[int] = []
+        paired: list[bool] = []
+        start = 0
+        for count in counts:
+            left.extend(range(start, start + count, 2))
+            paired.extend([place + 1 < count for place in range(0, count, 2)])
+            start += count
+        right = [place + pair for place, pair in zip(left, paired, strict=True)]
+        levels.append(Level(tuple(left), tuple(right), tuple(paired)))
+        counts = [(count + 1) // 2 for count in counts]
+    runs = sorted(range(len(inverse)), key=lambda pick: inverse[pick])
+    return tuple(runs), tuple(levels)
+
+
+@dataclass(eq=False)
+class Layout:
+    """An index bound to a shape.
+
+    Attributes:
+        shape: Shape of the tensor.
+        result: NumPy's shape of `x[index]`; with `mask`, all of the places of the
+            mask stand for those where it is True.
+        order: The tensor's axes in the order that puts merged axes side by side.
+        merged: How many axes, from `start` on in that order, are merged into one.
+        start: See `merged`.
+        picks: One for each axis after merging: a `Pick`, or what has taken the place
+            of one with computed positions.
+        mask: The mask, `Array` or `TracedSlot`, of which the result has all places.
+        mask_dim: The dimension of the result that runs along its places.
+        dims: The result's dimensions in the order of the picks; those of `None` come last.
+        is_plain: Whether the result has one dimension for each pick and no other.
+        is_whole: Whether the whole tensor is selected, in order.
+        is_empty: Whether nothing is selected.
+        is_computed: Whether any positions are computed when the tensor is there.
+        has_duplicates: Whether an element is selected more than once, or may be.
+        is_in_order: Whether the axes stand in the tensor's order, and merged ones come first.
+        few_positions: The places that are picked, in order of the picks, if they are few of very
+            many; each counts the first axes of the canonical form. Else None.
+    """
+
+    shape: Shape
+    result: Shape
+    order: tuple[int, ...]
+    start: int
+    merged: int
+    picks: tuple[Any, ...]
+    mask: Any = None
+    mask_dim: int = 0
+    dims: tuple[int, ...] = field(init=False)
+    is_plain: bool = field(init=False)
+    is_whole: bool = field(init=False)
+    is_empty: bool = field(init=False)
+    is_computed: bool = field(init=False)
+    has_duplicates: bool = field(init=False)
+    is_in_order: bool = field(init=False)
+    few_positions: list[tuple[int, ...]] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        picked = [dim for pick in self.picks for dim in pick.dims]
+        self.dims = (*picked, *[dim for dim in range(len(self.result)) if dim not in picked])
+        one_each = all([len(pick.dims) == 1 for pick in self.picks])
+        self.is_plain = one_each and len(self.picks) == len(self.result)
+        self.is_whole = all([pick.is_whole for pick in self.picks])
+        self.is_empty = 0 in self.result
+        self.is_computed = any([pick.is_computed for pick in self.picks])
+        self.has_duplicates = any([pick.has_duplicates for pick in self.picks])
+        self.is_in_order = self.order == tuple(range(len(self.order))) and self.start == 0
+        self.few_positions = self._few_of_many()
+
+    def _few_of_many(self) -> list[tuple[int, ...]] | None:
+        if self.is_computed or self.is_whole:
+            return None
+        partial = [pick for pick in self.picks if not pick.is_whole]
+        size = size_of(tuple([pick.size for pick in partial]))
+        if (
+            size is None
+            or size <= FEW
+            or any([pick.is_whole for pick in self.picks[: len(partial)]])
+        ):
+            return None
+        if math.prod([len(pick.unique) for pick in partial]) > SMALL:
+            return None
+        return list(itertools.product(*[pick.unique for pick in partial]))
+
+    @cached_property
+    def targets(self) -> Any:
+        """The places that are picked, by the tensor's own axes, the first ones.
+
+        Integers in NumPy, a row for each place; None if they are not named by its first axes,
+        or axes have changed places or are joined where all is picked.
+        """
+        named = [pick.unique for pick in self.picks if not pick.is_whole]
+        is_joint = len(self.picks) != len(self.shape)
+        behind = any([pick.is_whole for pick in self.picks[: len(named)]])
+        joins_whole = is_joint and (not self.merged or self.start >= len(named))
+        if behind or joins_whole or self.order != tuple(range(len(self.order))):
+            return None
+        columns = list(np.array(list(itertools.product(*named))).T)
+        if is_joint:
+            joint: Any = self.shape[self.start : self.start + self.merged]
+            columns[self.start : self.start + 1] = np.unravel_index(columns[self.start], joint)
+        targets = np.stack(columns, 1)
+        return targets.astype("int32") if targets.max(initial=0) < 2**31 else targets
+
+    @cached_property
+    def places(self) -> Any:
+        """Whether each place is picked, along the axes of which not all are; None if they are many.
+
+        A boolean NumPy array that broadcasts to the canonical form.
+        """
+        sizes = [1 if pick.is_whole else pick.size for pick in self.picks]
+        count = size_of(tuple(sizes))
+        if self.is_computed or count is None or count > FEW:
+            return None
+        places = np.ones(sizes, bool)
+        for axis, pick in enumerate(self.picks):
+            if not pick.is_whole:
+                here = np.zeros(sizes[axis], bool)
+                here[list(pick.positions)] = True
+                places &= here.reshape([-1 if a == axis else 1 for a in range(len(sizes))])
+        return places
+
+
+def size_of(shape: Shape) -> int | None:
+    """Number of elements of a shape, or None."""
+    size = 1
+    for length in shape:
+        if length is None:
+            return None
+        size *= length
+    return size

@@ -1,0 +1,245 @@
+"""The NumPy kernel: NumPy's own indexing on a copy. No backend tensor is made or met."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from kedit._language.constants import Array, as_array, is_array
+from kedit._language.dtypes import default_fill, promoted, saturate
+from kedit._language.expression import Expression
+from kedit._language.items import Block, Each, Positions
+from kedit._language.types import Shape
+from kedit._plan.check import (
+    ACCUMULATING,
+    Edit,
+    call_function,
+    check,
+    check_computed,
+    check_computed_condition,
+    is_computed,
+)
+from kedit._run import ops
+from kedit._run.positions import resolve
+
+
+def _power(x: Any, exponent: Any, out: Any = None) -> Any:
+    """NumPy's power, and that of IEEE 754 where NumPy takes the root: for an exponent of 0.5.
+
+    The power of -inf is inf and that of -0.0 is 0.0; the roots are NaN and -0.0.
+    """
+    if x.dtype.kind not in "iuc" and exponent.dtype.kind != "c":
+        x = np.where((exponent == 0.5) & ((x == 0) | (x == -np.inf)), abs(x), x)
+    return np.power(x, exponent, out=out)
+
+
+class _Functions:
+    """NumPy's functions, as an expression calls them."""
+
+    power = staticmethod(_power)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
+_UFUNCS: dict[str, Any] = {
+    "add": np.add,
+    "subtract": np.subtract,
+    "multiply": np.multiply,
+    "divide": np.divide,
+    "power": _power,
+    "min": np.minimum,
+    "max": np.maximum,
+}
+
+
+def apply(edit: Edit, x: Any) -> Any:
+    """Apply an edit to a NumPy array: a new array of the same shape and dtype."""
+    x = as_array(x)
+    layout = check(edit, x.shape, x.dtype.name, spread_masks=False).layout
+    # What NumPy has no index for is selected by flat positions, with one more element for those
+    # that do not exist. In sample coordinates the batch axis stands last, where the index does
+    # not reach it.
+    items = edit.selection.index.items
+    own_items = any([isinstance(item, (Block, Each)) for item in items])
+    flat = own_items or edit.mode is not None or edit.size is not None
+    per_sample = edit.selection.coordinates == "sample" and not flat
+    rank = len(layout.result)
+    if flat:
+        index = (_flat_positions(resolve(layout, edit, x.shape, np)),)
+        result = np.append(x.ravel(), np.ones((), x.dtype))
+    else:
+        index = _numpy_index(edit, per_sample)
+        result = np.array(x)
+    target = np.moveaxis(result, 0, -1) if per_sample else result
+
+    def read() -> Any:
+        selected = target[index]
+        return np.asarray(np.moveaxis(selected, -1, 0) if per_sample else selected)
+
+    if edit.op == "get":
+        if flat:
+            fill = default_fill(x.dtype.name) if edit.fill_value is None else edit.fill_value
+            target[-1] = fill
+        return np.array(read())
+    with np.errstate(all="ignore"):
+        values, chosen = _values(edit, read, x.dtype.name)
+        if per_sample:
+            values = _batch_last(values, rank)
+            chosen = None if chosen is None else _batch_last(chosen, rank)
+        if edit.op in ACCUMULATING and layout.has_duplicates:
+            _accumulate(edit.op, target, index, values, chosen)
+        else:
+            _write(edit.op, target, index, values, chosen)
+    return result[:-1].reshape(x.shape) if flat else result
+
+
+def apply_to_built(edit: Any, x: Any, shape: Shape) -> Any:
+    """Apply an edit to a tensor of Keras's NumPy backend, whose functions narrow 64 bits.
+
+    Args:
+        edit: The edit, with arrays in place of its tensors, and checked.
+        x: The array.
+        shape: Its shape as it was known before. On an axis of unknown size what does not exist is
+            dropped, as it is where nobody can look.
+    """
+    edit = edit.with_index(edit.selection.index.known(np.asarray))
+    return apply(replace(edit, mode="drop") if None in shape and edit.mode is None else edit, x)
+
+
+def _flat_positions(layout: Any) -> Any:
+    """Positions in the raveled array of all that is selected; its size for what is not there."""
+    sizes = [layout.shape[axis] for axis in layout.order]
+    strides = [math.prod(layout.shape[axis + 1 :]) for axis in layout.order]
+    merges = len(layout.picks) != len(layout.shape)
+    flat, exists, axis = np.zeros((), "int64"), np.ones((), bool), 0
+    for number, pick in enumerate(layout.picks):
+        width = layout.merged if number == layout.start and merges else 1
+        positions = pick.flat if pick.is_computed else np.array(pick.positions, "int64")
+        inside = np.ones((), bool)
+        if pick.is_computed and pick.inside is not None:
+            inside, positions = pick.inside, np.where(pick.inside, positions, 0)
+        places = np.zeros(positions.shape, "int64")
+        for here in reversed(range(axis, axis + width)):  # unravel what was merged
+            places += positions % max(sizes[here], 1) * strides[here]
+            positions = positions // max(sizes[here], 1)
+        axis += width
+        flat = flat[..., None] + places
+        exists = exists[..., None] & inside
+    flat = np.where(exists, flat, math.prod(layout.shape))
+    shape = [size for pick in layout.picks for size in _dims_of(layout, pick)]
+    flat = flat.reshape((*shape, *[1] * (len(layout.result) - len(shape))))
+    return flat.transpose(np.argsort(layout.dims).astype(int))
+
+
+def _dims_of(layout: Any, pick: Any) -> list[int]:
+    return list(pick.dim_sizes) if pick.is_computed else [layout.result[dim] for dim in pick.dims]
+
+
+def _numpy_index(edit: Edit, per_sample: bool) -> tuple[Any, ...]:
+    items = tuple([_numpy_item(item) for item in edit.selection.index.items])
+    return (*items, slice(None)) if per_sample and any(i is ... for i in items) else items
+
+
+def _numpy_item(item: Any) -> Any:
+    if isinstance(item, Positions):
+        return np.array(item.numbers, "int64").reshape(item.shape)
+    return item.array if isinstance(item, Array) else item
+
+
+def _batch_last(values: Any, rank: int) -> Any:
+    """Move the batch axis of values in sample coordinates, if they have one, to the end."""
+    return np.moveaxis(values, 0, -1) if values.ndim == rank else values[..., None]
+
+
+def _values(edit: Edit, read: Callable[[], Any], dtype: str) -> tuple[Any, Any]:
+    """The operand in the dtype to compute with, and the condition, if there is one."""
+    condition, operand = edit.selection.condition, edit.operand
+    wide = promoted(edit, dtype)
+    chosen = None
+    if condition is not None:
+        chosen = _condition(condition, read, dtype)
+    if not is_computed(operand):
+        return _constant(operand, wide, edit.casting), chosen
+    selected = read()
+    if chosen is not None:
+        selected = np.where(chosen, selected, _safe_element(selected, chosen))
+    if isinstance(operand, Expression):
+        values = _evaluate(operand, selected.astype(wide), wide)
+    else:
+        values = _array(call_function(operand, selected.copy(), dtype))
+        check_computed(values, selected.shape, dtype, edit.casting)
+    return _constant(values, dtype if edit.op in ("set", "apply") else wide, edit.casting), chosen
+
+
+def _condition(condition: Any, read: Callable[[], Any], dtype: str) -> Any:
+    if not is_computed(condition):
+        return condition.array if isinstance(condition, Array) else np.asarray(condition)
+    selected = read()
+    if isinstance(condition, Expression):
+        chosen = _evaluate(condition, selected, dtype)
+    else:
+        chosen = _array(condition(selected.copy()))  # a function may change what it is given
+    check_computed_condition(chosen, selected.shape)
+    return chosen
+
+
+def _evaluate(expression: Expression, selected: Any, dtype: str) -> Any:
+    """The value of an expression for each selected element, also of one without `X`."""
+    value = expression.evaluate(selected, dtype, _Functions(), _constant)
+    return np.broadcast_to(value, selected.shape)
+
+
+def _safe_element(selected: Any, chosen: Any) -> Any:
+    """A chosen element, on which a function may run in place of those not chosen; or 1."""
+    among = selected[np.broadcast_to(chosen, selected.shape)]
+    return among[0] if among.size else np.ones((), selected.dtype)
+
+
+def _constant(value: Any, dtype: str, casting: str = "same_kind") -> Any:
+    if casting == "unsafe":
+        value = saturate(value, dtype)
+    return np.asarray(value.array if isinstance(value, Array) else value).astype(dtype)
+
+
+def _array(values: Any) -> Any:
+    return values if is_array(values) else ops.convert_to_numpy(values)
+
+
+def _accumulate(op: str, target: Any, index: tuple[Any, ...], values: Any, chosen: Any) -> None:
+    """Combine elements of `target`, which is ours, with every value that is given to them."""
+    shape = target[index].shape
+    # NumPy 2.4 reads past the end of values that it would have to broadcast.
+    values = np.broadcast_to(values, shape)
+    if chosen is not None:
+        chosen = np.broadcast_to(chosen, shape)
+        index, values = _places_of(chosen, target.shape, index), values[chosen]
+    wide = target if values.dtype == target.dtype else target.astype(values.dtype)
+    _UFUNCS[op].at(wide, index, values)
+    if wide is not target:
+        target[index] = _constant(wide[index], target.dtype.name, "unsafe")
+
+
+def _places_of(chosen: Any, shape: Any, index: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Where in an array the chosen ones of the selected elements lie, along each axis."""
+    axes = np.ogrid[tuple([slice(size) for size in shape])]
+    return tuple([np.broadcast_to(axis, shape)[index][chosen] for axis in axes])
+
+
+def _write(op: str, target: Any, index: tuple[Any, ...], values: Any, chosen: Any) -> None:
+    """Write into `target`, which is ours."""
+    if op in _UFUNCS or chosen is not None:
+        old = np.asarray(target[index])
+        is_wide = values.dtype != old.dtype
+        if op in _UFUNCS:
+            out = None if is_wide or chosen is not None else old
+            values = _UFUNCS[op](old.astype(values.dtype) if is_wide else old, values, out=out)
+            if np.may_share_memory(values, target):  # of slices `old` is a view
+                return
+        if is_wide:
+            values = _constant(values, old.dtype.name, "unsafe")
+        if chosen is not None:
+            values = np.where(chosen, values, old)
+    target[index] = values

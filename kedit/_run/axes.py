@@ -1,0 +1,438 @@
+"""Reading from and writing to the axes of a tensor in canonical form.
+
+Slices of an axis of unknown size follow Python's rules for slices, with the
+size that shows when the tensor is there.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import keras
+import numpy as np
+
+from kedit._language.types import Tensor
+from kedit._plan.compiler import as_numbers, reads_bytecode
+from kedit._plan.layout import FEW, Layout, Pick, Sequenced, sequence
+from kedit._run import ops
+from kedit._run.cast import constant, dtype_of, listed
+from kedit.errors import OperandError, ShapeError
+
+LARGEST = 2**31 - 1
+
+
+def check_countable(size: Any) -> None:
+    """Refuse positions that 32 bits, which is what backends count in, do not hold."""
+    if isinstance(size, int) and size > LARGEST:
+        raise OperandError(
+            "Positions that are computed or read should be fewer than 2**31 along the axes that "
+            f"they address together. Received: {size}. Edit fewer axes at a time."
+        )
+
+
+def sizes(x: Tensor) -> tuple[Any, ...]:
+    """Sizes of the axes: ints, or scalar tensors where a graph does not know them."""
+    known: Any = tuple(x.shape)  # TensorFlow's and Keras's own functions take longer than an edit
+    if reads_bytecode():
+        return as_numbers(known)
+    return tuple(ops.shape(x)) if any([size is None for size in known]) else known
+
+
+def known(numbers: Sequence[int]) -> Tensor:
+    """Integers that are known beforehand as a tensor."""
+    dtype = "int32" if max(numbers, default=0) < 2**31 else "int64"
+    return (
+        listed(list(numbers), dtype) if reads_bytecode() else known_array(np.array(numbers, dtype))
+    )
+
+
+def known_array(numbers: Any) -> Tensor:
+    """Integers that are known beforehand, as a NumPy array, as a tensor."""
+    tensor = ops.convert_to_tensor(numbers, str(numbers.dtype))
+    if dtype_of(tensor) != str(numbers.dtype):
+        raise OperandError(
+            f"Positions should be below 2**31 on the {keras.backend.backend()} backend, which "
+            f"keeps integers in 32 bits. Received: {numbers.max()}. Edit fewer axes at a time."
+        )
+    return tensor
+
+
+def known_of(pick: Pick, what: Sequenced) -> Tensor:
+    """One of the sequences of a tuple's positions as a tensor."""
+    if reads_bytecode():
+        return known(sequence(what, pick.positions))
+    return known_array(pick.array(what))
+
+
+def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(order.index(axis) for axis in range(len(order)))
+
+
+# --- Between a tensor and its canonical form ---------------------------------------------------
+
+
+def merge(layout: Layout, x: Tensor) -> Tensor:
+    """Bring a tensor into canonical form."""
+    if layout.order != tuple(range(len(layout.order))):
+        x = ops.transpose(x, layout.order)
+    if len(layout.picks) == len(layout.shape):
+        return x
+    start, stop = layout.start, layout.start + layout.merged
+    shape = sizes(x)
+    size = layout.picks[start].size
+    return ops.reshape(x, (*shape[:start], -1 if size is None else size, *shape[stop:]))
+
+
+def split(layout: Layout, x: Tensor, like: Tensor) -> Tensor:
+    """Undo `merge`; `like` is the tensor before it."""
+    if len(layout.picks) != len(layout.shape):
+        shape = sizes(like)
+        x = ops.reshape(x, [shape[axis] for axis in layout.order])
+    if layout.order != tuple(range(len(layout.order))):
+        x = ops.transpose(x, _inverse(layout.order))
+    return x
+
+
+# --- Between NumPy's layout of a selection and the canonical one -------------------------------
+
+
+def to_picks(layout: Layout, values: Tensor) -> Tensor:
+    """Bring values that broadcast to the selection into one dimension a pick."""
+    rank = len(layout.result)
+    if len(values.shape) < rank:
+        values = ops.reshape(values, (*[1] * (rank - len(values.shape)), *sizes(values)))
+    if layout.dims != tuple(range(rank)):
+        values = ops.transpose(values, layout.dims)
+    if layout.is_plain:
+        return values
+    given, static, start = sizes(values), tuple(values.shape), 0
+    written_out = False
+    spread: list[Any] = []
+    merged: list[Any] = []
+    for pick in layout.picks:
+        stop = start + len(pick.dims)
+        group = given[start:stop]
+        if len(group) > 1 and any([size != 1 for size in static[start:stop]]):
+            # Dimensions that become one have to be written out first.
+            group, written_out = _dim_sizes(layout, pick), True
+        start = stop
+        spread.extend(group)
+        merged.append(group[0] if len(group) == 1 else math.prod(group))
+    if written_out:
+        values = ops.broadcast_to(values, (*spread, *given[start:]))
+    return ops.reshape(values, merged)
+
+
+def _dim_sizes(layout: Layout, pick: Any) -> tuple[Any, ...]:
+    """Sizes of the dimensions of the result that run along a pick."""
+    if pick.is_computed:
+        given: tuple[Any, ...] = pick.dim_sizes
+        return given
+    return tuple([layout.result[dim] for dim in pick.dims])
+
+
+def from_picks(layout: Layout, picked: Tensor) -> Tensor:
+    """Bring what was picked into NumPy's layout of the selection."""
+    rank = len(layout.result)
+    if not layout.is_plain:
+        shape: list[Any] = []
+        for axis, (pick, size) in enumerate(zip(layout.picks, sizes(picked), strict=True)):
+            one_for_all = picked.shape[axis] == 1
+            several = [1] * len(pick.dims) if one_for_all else _dim_sizes(layout, pick)
+            shape.extend([size] if len(pick.dims) == 1 else several)
+        picked = ops.reshape(picked, (*shape, *[1] * (rank - len(shape))))
+    if layout.dims != tuple(range(rank)):
+        picked = ops.transpose(picked, _inverse(layout.dims))
+    return picked
+
+
+# --- Reading -----------------------------------------------------------------------------------
+
+
+def read(layout: Layout, x: Tensor, *, unique: bool = False) -> Tensor:
+    """What the picks pick from `x`, or with `unique` each position once, ascending.
+
+    Positions that are computed are read as they come, and those that do not
+    exist give any element.
+    """
+    for axis, pick in enumerate(layout.picks):
+        if pick.size is None and _steps_back(pick):
+            x = ops.flip(x, axis=axis)
+    slices = tuple([_slice(pick) for pick in layout.picks])
+    if any([item != slice(None) for item in slices]):
+        x = x[slices]
+    for axis, pick in enumerate(layout.picks):
+        if pick.is_computed:
+            x = pick.read(x, axis)
+        elif pick.is_array and pick.count:
+            check_countable(pick.size)
+            x = ops.take(x, known_of(pick, "unique" if unique else "positions"), axis=axis)
+        elif pick.size is not None and _steps_back(pick):
+            x = ops.flip(x, axis=axis)
+    return x
+
+
+def inside(layout: Layout) -> Tensor | None:
+    """Whether what the index selects exists, to broadcast to the selection; None if all does."""
+    exists = None
+    for axis, pick in enumerate(layout.picks):
+        if pick.is_computed and pick.inside is not None:
+            here = from_picks(layout, along(pick.inside, axis, len(layout.picks)))
+            exists = here if exists is None else ops.logical_and(exists, here)
+    return exists
+
+
+def _steps_back(pick: Any) -> bool:
+    return not (pick.is_array or pick.is_computed) and (pick.positions.step or 1) < 0
+
+
+def _slice(pick: Any) -> Any:
+    """The slice to read: forward on an axis that is turned around before or after."""
+    if pick.is_array and not pick.count:  # TensorFlow has no gradient of taking none from none
+        return slice(0, 0)
+    if pick.is_array or pick.is_computed or pick.is_whole:
+        return slice(None)
+    positions = pick.positions
+    if isinstance(positions, range):
+        forward = positions[::-1] if positions.step < 0 else positions
+        return slice(forward.start, max(forward.stop, forward.start), forward.step)
+    if not _steps_back(pick):
+        return positions
+    # Counted from the other end, position p is -1 - p.
+    start, stop = [None if p is None else -1 - p for p in (positions.start, positions.stop)]
+    return slice(start, stop, -positions.step)
+
+
+# --- Writing -----------------------------------------------------------------------------------
+
+
+def write(layout: Layout, x: Tensor, values_u: Tensor) -> Tensor:
+    """Write values that broadcast to the unique positions of the picks; the rest is `x`.
+
+    Args:
+        layout: The layout.
+        x: Tensor, not in canonical form.
+        values_u: Values in canonical form.
+    """
+    partial = [axis for axis, pick in enumerate(layout.picks) if not pick.is_whole]
+    several = partial == [0] and values_u.shape[0] != 1
+    if layout.few_positions is not None or (several and layout.picks[0].is_array):
+        # Few positions in long axes: the cost is theirs, not that of the axes.
+        targets = None if reads_bytecode() else layout.targets
+        if targets is not None:  # axes that are merged are left apart: to join them may copy
+            return _write_targets(layout, x, known_array(targets), values_u)
+    seen = partial == [0] and layout.picks[0].is_computed and layout.picks[0].is_seen
+    if seen and layout.is_in_order:
+        places, values_u = layout.picks[0].kept(values_u)
+        if layout.merged:
+            places = np.stack(np.unravel_index(places, x.shape[: layout.merged]), 1)
+            places = places.astype("int32")
+        return scatter(x, places, values_u)
+    canonical = merge(layout, x)
+    return split(layout, _write_canonical(layout, partial, canonical, values_u), x)
+
+
+def _write_canonical(layout: Layout, partial: list[int], x: Tensor, values_u: Tensor) -> Tensor:
+    if layout.is_whole:
+        return values_u
+    first = layout.picks[0]
+    several = partial == [0] and values_u.shape[0] != 1
+    if layout.few_positions is not None:
+        targets = known([place for position in layout.few_positions for place in position])
+        return _write_targets(layout, x, ops.reshape(targets, (-1, len(partial))), values_u)
+    if several and first.is_array:
+        return scatter(x, known_of(first, "unique"), values_u)
+    if partial == [0] and first.is_computed and (several or first.row_start is not None):
+        written = first.write(x, values_u)
+        if written is not None:
+            return written
+    for axis in partial:
+        pick = layout.picks[axis]
+        if not pick.is_computed:
+            _check_length(pick, sizes(x)[axis], values_u.shape[axis])
+        if values_u.shape[axis] != 1:
+            values_u = _spread(values_u, pick, sizes(x)[axis], axis)
+    return ops.where(places(layout, x), values_u, x)
+
+
+def _write_targets(layout: Layout, x: Tensor, targets: Tensor, values_u: Tensor) -> Tensor:
+    """Write at places of the first axes, of which all picks that are not whole name some."""
+    picked = [len(pick.unique) for pick in layout.picks if not pick.is_whole]
+    rest = sizes(values_u)[len(picked) :]
+    values_u = ops.broadcast_to(values_u, (*picked, *rest))
+    return scatter(x, targets, ops.reshape(values_u, (math.prod(picked), *rest)))
+
+
+def adds_by_scatter(layout: Layout) -> bool:
+    """Whether positions are computed on the first axis alone, several of them."""
+    if not layout.is_computed:
+        return False
+    first, *others = layout.picks
+    alone = all([pick.is_whole for pick in others])
+    return alone and first.is_computed and first.count != 1
+
+
+def places(layout: Layout, x: Tensor) -> Tensor:
+    """Whether each place of `x`, in canonical form, is picked; broadcasts to it."""
+    known = None if reads_bytecode() else layout.places
+    if known is not None:
+        return known
+    mask = None
+    for axis, pick in enumerate(layout.picks):
+        if not pick.is_whole:
+            here = along(_picked(pick, sizes(x)[axis]), axis, len(x.shape))
+            mask = here if mask is None else ops.logical_and(mask, here)
+    return mask
+
+
+def _picked(pick: Any, size: Any) -> Tensor:
+    """Whether each place on the axis is picked."""
+    if pick.is_array or pick.is_computed or pick.size is None:
+        return _number(pick, size) >= 0
+    ascending = pick.positions if pick.positions.step > 0 else pick.positions[::-1]
+    first, step, count = ascending.start, ascending.step, len(ascending)
+    if pick.size > FEW:
+        # Integers to count a long axis may need more room than the tensor; booleans do not.
+        between = ops.zeros((count, step - 1), dtype="bool")
+        steps = ops.concatenate([ops.ones((count, 1), dtype="bool"), between], axis=1)
+        ends = [ops.zeros((n,), dtype="bool") for n in (first, max(0, size - first - count * step))]
+        return ops.concatenate([ends[0], ops.reshape(steps, (-1,)), ends[1]])[:size]
+    # Where a compiler works the mask out again for every element, each comparison counts.
+    place = ops.arange(size, dtype="int32")
+    if count == 1:
+        return place == first
+    tests = [place % step == first % step] if step > 1 else []
+    tests += [place >= first] if first >= step else []
+    tests += [place <= ascending[-1]] if ascending[-1] + step < size else []
+    return reduce(ops.logical_and, tests or [place >= 0])  # all are, where an axis is turned
+
+
+def _check_length(pick: Pick, size: Any, given: Any) -> None:
+    """Refuse values that do not fit a slice whose length shows only now."""
+    if isinstance(pick.positions, slice) and isinstance(size, int) and isinstance(given, int):
+        length = len(range(*pick.positions.indices(size)))
+        if given not in (1, length):
+            raise ShapeError(
+                f"Values should broadcast to the selection. Received: {given} values for a slice "
+                f"that has {length} elements on an axis of size {size}."
+            )
+
+
+def scatter(x: Tensor, places: Any, values: Tensor) -> Tensor:
+    """Write values at places of which each occurs once.
+
+    Args:
+        x: Tensor.
+        places: Places on its first axis, of shape `(n,)`, or on its first axes, one
+            column for each.
+        values: One for each place, or one for all, and for the axes that follow.
+    """
+    indices = places if len(places.shape) == 2 else ops.expand_dims(places, 1)
+    values = ops.broadcast_to(values, (sizes(places)[0], *sizes(x)[indices.shape[1] :]))
+    indices, values = _in_what_exists(x, indices, values)
+    if not reads_bytecode():
+        try:
+            return ops.scatter_update(x, indices, values)
+        except RuntimeError:  # `torch.func.vmap` writes only into what is mapped itself
+            pass
+    # Free where a compiler joins it. It must not be what one takes away again, as `x - 0`: torch's
+    # would write all into one place of a tensor that is broadcast.
+    mapped = ops.where(0 * ops.sum(indices) == 0, x, ops.stop_gradient(x))
+    return ops.scatter_update(mapped, indices, values)
+
+
+def scatter_add(x: Tensor, places: Any, values: Tensor) -> Tensor:
+    """Add values, as for `scatter`, at places on the first axis, which may occur several times."""
+    values = ops.broadcast_to(values, (sizes(places)[0], *sizes(x)[1:]))
+    return ops.scatter_add(x, *_in_what_exists(x, places, values))
+
+
+def _in_what_exists(x: Tensor, places: Any, values: Tensor) -> tuple[Any, Tensor]:
+    """Places and values: none where a tensor is empty, as a graph may learn only when it runs.
+
+    TensorFlow refuses places in such a tensor, even if nothing would be written there.
+    """
+    if None not in tuple(x.shape):
+        return places, values
+    exists = reduce(ops.minimum, sizes(x), constant(1, "int32"))
+    return tuple([given[: sizes(places)[0] * exists] for given in (places, values)])
+
+
+def along(values: Any, axis: int, rank: int) -> Tensor:
+    shape = [1] * rank
+    shape[axis] = -1
+    return ops.reshape(values, shape)
+
+
+def pad(x: Tensor, axis: int, before: int = 0, after: int = 1) -> Tensor:
+    """Add zeros on an axis.
+
+    `ops.pad` makes and names an operation whenever it is called, which breaks
+    torch's graph. The reshape makes TensorFlow's gradient dense, which of a
+    concatenation that is taken from would have a size that XLA does not know.
+    """
+    shape = sizes(x)
+    start, stop = shape[:axis], shape[axis + 1 :]
+    ends = [ops.zeros((*start, n, *stop), dtype=dtype_of(x)) for n in (before, after)]
+    padded = ops.concatenate([ends[0], x, ends[1]], axis=axis)
+    return ops.reshape(padded, (*start, shape[axis] + before + after, *stop))
+
+
+def _spread(values_u: Tensor, pick: Any, size: Any, axis: int) -> Tensor:
+    """Move values to their positions on the whole axis; what lies between does not matter."""
+    if not pick.is_computed and isinstance(pick.positions, range) and pick.positions.step == 1:
+        return pad(values_u, axis, pick.positions.start, pick.size - pick.positions.stop)
+    number = _number(pick, size)
+    if pick.count is None:  # there may turn out to be one value for all, or none to take
+        number = number * ops.cast(ops.not_equal(sizes(values_u)[axis], 1), "int32")
+        values_u = pad(values_u, axis)
+    return ops.take(values_u, ops.maximum(number, 0), axis=axis)
+
+
+def _number(pick: Any, size: Any) -> Tensor:
+    """For each place on the axis the number of the unique pick that names it, else -1."""
+    if pick.is_computed:
+        return pick.number()
+    if not pick.is_array:
+        return _number_in_slice(pick, ops.arange(size, dtype="int32"), size)
+    return number_of(known_of(pick, "unique"), size)
+
+
+def number_of(places: Tensor, size: Any) -> Tensor:
+    """For each place on an axis of `size` where it stands among `places`, else -1.
+
+    A scatter, because XLA compares all with all to search on TensorFlow. Each
+    place occurs once, but for the last, of which any number will do.
+    """
+    if isinstance(places, np.ndarray):
+        number = np.full(size, -1, "int32")
+        number[places] = np.arange(len(places))
+        return number
+    nowhere = ops.broadcast_to(constant(-1, "int32"), (size,))
+    return scatter(nowhere, places, ops.arange(sizes(places)[0], dtype="int32"))
+
+
+def _number_in_slice(pick: Pick, place: Tensor, size: Any) -> Tensor:
+    """Rank of each place within a slice, by Python's rules for slices, else -1."""
+    item = pick.positions
+    step = 1 if item.step is None else item.step
+    low, high = (0, size) if step > 0 else (-1, size - 1)
+
+    def bound(value: int | None, default: Any) -> Any:
+        if value is None or pick.size is not None:  # the bounds of a range are final
+            return default if value is None else value
+        value = max(-(2**31) + 1, min(2**31 - 1, value))  # sizes are of 32 bits
+        counted = value + size if value < 0 else value
+        return ops.minimum(ops.maximum(counted, low), high)
+
+    start = bound(item.start, low if step > 0 else high)
+    stop = bound(item.stop, high if step > 0 else low)
+    inside = ops.logical_and(
+        place >= start if step > 0 else place <= start, place < stop if step > 0 else place > stop
+    )
+    ahead = place - start if step > 0 else start - place
+    if abs(step) == 1:
+        return ops.where(inside, ahead, -1)
+    inside = ops.logical_and(inside, ahead % abs(step) == 0)
+    return ops.where(inside, ahead // abs(step), -1)

@@ -1,0 +1,123 @@
+"""Values on their way into the dtype of the tensor."""
+
+from functools import lru_cache
+from typing import Any
+
+import keras
+import numpy as np
+
+from kedit._language.constants import Array, is_tensor
+from kedit._language.dtypes import integer_range, kind, promoted, saturate
+from kedit._language.types import Casting, Tensor
+from kedit._plan.compiler import called_when_traced, reads_bytecode
+from kedit._run import ops
+
+
+def seen(tensors: list[Any]) -> list[Any] | None:
+    """The values of tensors as NumPy arrays; None where a compiler has hidden them."""
+    if reads_bytecode():
+        return None
+    try:
+        return [np.asarray(ops.convert_to_numpy(tensor)) for tensor in tensors]
+    except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError):
+        return None
+
+
+def dtype_of(x: Tensor) -> str:
+    return _name_when_traced(x.dtype) if reads_bytecode() else _name_of(x.dtype)
+
+
+@lru_cache(maxsize=64)
+def _name_of(dtype: Any) -> str:
+    return str(keras.backend.standardize_dtype(dtype))
+
+
+@called_when_traced
+def _name_when_traced(dtype: Any) -> str:
+    return _name_of(dtype)
+
+
+def constant(value: Any, dtype: str) -> Tensor:
+    """A number or array as a tensor of dtype `dtype`; a tensor is cast."""
+    if is_tensor(value):
+        return ops.cast(value, dtype)
+    if isinstance(value, Array):
+        if value.numbers is None or not reads_bytecode():
+            return ops.convert_to_tensor(value.array, dtype=dtype)
+        as_dtype = {0: int, 1: int, 2: float, 3: complex}[max(kind(value.dtype), kind(dtype))]
+        numbers = [as_dtype(number) for number in value.numbers]
+        return ops.reshape(listed(numbers, dtype), value.shape)
+    if type(value) is int and kind(dtype) > 1:
+        value = float(value)  # frameworks refuse integers of more than 63 bits
+    if isinstance(value, float) and str(value) == "-0.0":
+        # Frameworks may keep constants by value, where -0.0 equals 0.0 and would pass for it.
+        return ops.negative(ops.zeros((), dtype=dtype))
+    return ops.convert_to_tensor(int(value) if isinstance(value, bool) else value, dtype=dtype)
+
+
+def listed(numbers: list[Any], dtype: str) -> Tensor:
+    """A list of numbers as a tensor, where a compiler reads bytecode: that of Keras is long."""
+    return ops.zeros((), dtype=dtype).new_tensor(numbers)
+
+
+def neutral(op: str, dtype: str) -> Tensor:
+    """What changes nothing by "add", not even -0.0, or by "multiply"."""
+    if op == "multiply":
+        return constant(1, dtype)
+    return constant(-0.0 if kind(dtype) > 1 else 0, dtype)
+
+
+def wide_dtype(edit: Any, dtype: str) -> str:
+    """The dtype that an edit computes in, for a tensor of dtype `dtype`.
+
+    That of the tensor, unless `casting="unsafe"`: then what NumPy would promote to, or where the
+    backend has none of 64 bits, float32.
+    """
+    wide = promoted(edit, dtype)
+    if wide == dtype or reads_bytecode() or _exists(wide):
+        return wide
+    return "complex64" if kind(wide) == 3 else "float32"
+
+
+@lru_cache(maxsize=64)
+def _exists(dtype: str) -> bool:
+    """Whether the backend has a dtype: JAX has none of 64 bits, and makes narrower ones."""
+    return dtype_of(ops.convert_to_tensor(np.zeros((), dtype))) == dtype
+
+
+def values(value: Any, dtype: str, casting: Casting) -> Tensor:
+    """An operand as a tensor of dtype `dtype`; "unsafe" is `kedit._language.dtypes.saturate`."""
+    if casting == "unsafe":
+        if is_tensor(value):
+            return saturated(value, dtype)
+        if reads_bytecode() and kind(dtype) > 1 and isinstance(value, (bool, int, float)):
+            return constant(value, dtype)  # all of which floats hold, and NumPy cannot be read
+        value = Array.of(saturate(value, dtype))
+    return constant(value, dtype)
+
+
+def saturated(value: Tensor, dtype: str) -> Tensor:
+    """A tensor cast to `dtype` as `dtypes.saturate` brings arrays into its range."""
+    if dtype_of(value) == dtype:
+        return value
+    return ops.cast(_saturate(value, dtype), dtype)
+
+
+def _saturate(value: Tensor, dtype: str) -> Tensor:
+    given = dtype_of(value)
+    if kind(dtype) == 0:
+        return ops.not_equal(value, 0)
+    if kind(given) == 3 and kind(dtype) < 3:
+        value = ops.real(value)
+        given = dtype_of(value)
+    if kind(dtype) != 1 or kind(given) == 0:
+        return value
+    low, high = integer_range(dtype)
+    if kind(given) == 1:
+        given_low, given_high = integer_range(given)
+        return ops.clip(value, max(low, given_low), min(high, given_high))
+    # Cast only what fits: a float cast beyond the range differs between backends.
+    inside = ops.logical_and(value > float(low), value < float(high))
+    whole = ops.cast(ops.where(inside, value, ops.zeros_like(value)), dtype)
+    whole = ops.where(value >= float(high), constant(high, dtype), whole)
+    return ops.where(value <= float(low), constant(low, dtype), whole)

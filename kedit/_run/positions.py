@@ -1,0 +1,429 @@
+"""Positions that are computed when the tensor is there: bounds, and which of several wins.
+
+Positions out of bounds are moved to a place just behind the axis, which is
+never read or written. Of equal positions the last in C order wins. It is the
+greatest of its segment, or found by sorting where a compiler cannot follow
+that: no backend's scatter has to be trusted with them.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from kedit._language.dtypes import integer_range, kind
+from kedit._language.items import Positions, TracedSlot
+from kedit._language.types import Mode, Tensor
+from kedit._plan.compiler import reads_bytecode
+from kedit._plan.layout import Layout, Part, Pick, size_of
+from kedit._run import ops
+from kedit._run.axes import (
+    LARGEST,
+    along,
+    check_countable,
+    known,
+    number_of,
+    pad,
+    scatter,
+    scatter_add,
+    sizes,
+)
+from kedit._run.cast import constant, dtype_of, neutral, seen
+from kedit._run.duplicates import scan
+
+_OF_32_BITS = ("float32", "float16", "bfloat16", "int8", "uint8", "int16", "uint16")
+"""Dtypes whose numbers float32 holds."""
+
+
+class ComputedPositions:
+    """A pick whose positions have been computed.
+
+    Attributes:
+        dims: As of the `Pick`.
+        dim_sizes: Sizes of these dimensions.
+        size: Length of the axis.
+        count: How many positions are picked, or None while a graph does not know.
+        flat: The positions, of shape `(count,)`; `size` for those out of bounds.
+        inside: Whether each is in bounds, or None if all are.
+        row_start: Where there is one position in each row of the axis, the first of
+            the row, of shape `(count,)`. Else None.
+        may_be_empty: Whether the axis may turn out to have no element.
+        has_duplicates: Whether a position may occur more than once.
+        is_sorted: Whether the user promises that the positions ascend.
+        library: What positions are computed with: `keras.ops`, or NumPy where
+            their values are there to look at.
+    """
+
+    is_computed = True
+    is_whole = is_array = is_ordered = False
+
+    def __init__(
+        self, pick: Pick, edit: Any, tensors: Any, sizes: tuple[Any, ...], library: Any
+    ) -> None:
+        positions = pick.positions
+        self.library = library
+        self.dims = pick.dims
+        self.count = None if pick.count is None else int(pick.count)
+        self.has_duplicates = pick.has_duplicates
+        self.is_sorted = edit.indices_are_sorted
+        flat: Any = None
+        inside: Any = None
+        total: Any = 1
+        row_size: Any = 1
+        self.may_be_empty = False
+        check_countable(math.prod([sizes[axis] for part in positions.parts for axis in part.axes]))
+        for part in positions.parts:
+            size = math.prod([sizes[axis] for axis in part.axes])
+            known = isinstance(size, int) and size > 0
+            self.may_be_empty = self.may_be_empty or not (known or part.kind == "rows")
+            place, here = _compute(part, tensors, edit.mode, size, len(positions.shape), library)
+            flat = place if flat is None else flat * size + place
+            row_size = row_size if part.kind == "rows" else row_size * size
+            inside = _both(inside, here, library)
+            total = total * size
+        given = tuple(library.shape(flat))
+        self.dim_sizes = tuple(
+            [
+                given[dim - len(positions.shape)] if size is None else size
+                for dim, size in enumerate(positions.shape)
+            ]
+        )
+        if len(given) != len(positions.shape) or not all(
+            [
+                size is None or size == length
+                for size, length in zip(positions.shape, given, strict=True)
+            ]
+        ):
+            flat = library.broadcast_to(flat, self.dim_sizes)
+        if inside is not None:
+            inside = library.reshape(library.broadcast_to(inside, self.dim_sizes), (-1,))
+            if self.is_seen and inside.all():
+                inside = None
+        flat = library.reshape(flat, (-1,))
+        self.row_start: Any = None
+        if _has_one_each(positions):
+            self.row_start = library.arange(sizes[0], dtype="int32") * row_size
+        flat = flat if inside is None else library.where(inside, flat, total)
+        self.flat = flat.astype("int32") if self.is_seen else flat
+        self.inside = inside
+        self.size = total
+        self._numbers: Tensor | None = None
+        self._sorted: Any = None
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether the positions are NumPy arrays, to look at."""
+        return self.library is np
+
+    def read(self, x: Tensor, axis: int) -> Tensor:
+        """The elements at the positions; at those out of bounds, any."""
+        if self.inside is None:
+            return ops.take(x, self.flat, axis=axis)
+        if self.may_be_empty:
+            return ops.take(pad(x, axis), self.flat, axis=axis)
+        last = self.size - 1  # a size that a compiler leaves open takes part in arithmetic only
+        return ops.take(x, ops.minimum(self.flat - last, 0) + last, axis=axis)
+
+    def winners(self, values: Tensor, axis: int) -> Tensor:
+        """For each pick the value that was given last to its position."""
+        return ops.take(values, self._winner(), axis=axis)
+
+    def write(self, x: Tensor, values: Tensor) -> Tensor | None:
+        """Write values on the first axis by a scatter, where it may be trusted; else None."""
+        if self.is_seen:
+            return scatter(x, *self.kept(values))
+        if self.inside is None and not self.has_duplicates:
+            return scatter(x, self.flat, values)
+        if reads_bytecode() and self.row_start is None:
+            # One place more, for what is dropped. To take values to the whole axis instead is as
+            # fast, but torch's compiler adds up their gradient element by element.
+            places = self.flat
+            if self.has_duplicates:
+                wins = self._winner() == ops.arange(sizes(places)[0], dtype="int32")
+                places = ops.where(wins, places, self.size)
+            return scatter(pad(x, 0), places, values)[:-1]
+        if self.row_start is None or self.may_be_empty:
+            return None
+        # What is dropped from a row writes the first of the row again.
+        places = ops.where(self.inside, self.flat, self.row_start)
+        inside = along(self.inside, 0, len(x.shape))
+        values = ops.where(inside, values, ops.take(x, places, axis=0))
+        return scatter(x, places, values)
+
+    def kept(self, values: Tensor) -> tuple[Any, Tensor]:
+        """The positions that are in bounds, each once, and the value that each is given."""
+        number = self.number() if self.has_duplicates or self.inside is not None else self.flat
+        kept = number[number >= 0]
+        if len(kept) == len(self.flat):
+            return self.flat, values
+        return self.flat[kept], values if values.shape[0] == 1 else ops.take(values, kept, axis=0)
+
+    def add(self, x: Tensor, values: Tensor) -> Tensor:
+        """Add values on the first axis; other elements keep their bits.
+
+        A scatter that adds may be trusted with duplicates, and with its gradient.
+        """
+        if self.inside is None:
+            return scatter_add(x, self.flat, values)
+        if self.is_seen:
+            kept = np.flatnonzero(self.inside)
+            values = values if values.shape[0] == 1 else ops.take(values, kept, axis=0)
+            return scatter_add(x, self.flat[kept], values)
+        if not isinstance(self.size, int) or not self.size:  # one place more, to drop them there
+            return scatter_add(pad(x, 0), self.flat, values)[:-1]
+        # What is dropped adds nothing to a place to which something is added anyway. If there is
+        # none, the first is put back: even to add -0.0 changes the bits of some numbers.
+        first = ops.argmax(
+            ops.concatenate([ops.cast(self.inside, "int32"), ops.ones((1,), "int32")])
+        )
+        any_inside = first < ops.shape(self.inside)[0]
+        spare = ops.take(pad(self.flat, 0), first, axis=0)
+        inside = along(self.inside, 0, len(x.shape))
+        values = ops.where(inside, values, neutral("add", dtype_of(x)))
+        added = scatter_add(x, ops.where(self.inside, self.flat, spare), values)
+        spare = ops.reshape(spare, (1,))
+        row = ops.where(any_inside, ops.take(added, spare, axis=0), ops.take(x, spare, axis=0))
+        return scatter(added, spare, row)
+
+    def reduce(self, values: Tensor, axis: int, op: str) -> Tensor:
+        """For each pick what comes of all values that were given to its position."""
+        values = _swapped(values, axis)
+        winner = ops.convert_to_tensor(self._winner())
+        if op == "add":
+            start = ops.broadcast_to(neutral("add", dtype_of(values)), ops.shape(values))
+            reduced = scatter_add(start, winner, values)
+        elif op in ("max", "min") and dtype_of(values) in _OF_32_BITS:
+            # Keras has the greatest of segments alone, and on PyTorch computes it in float32.
+            numbers = values if kind(dtype_of(values)) > 1 else ops.cast(values, "int32")
+            numbers = ops.negative(numbers) if op == "min" else numbers
+            reduced = ops.segment_max(numbers, winner, sizes(winner)[0])
+            reduced = ops.negative(reduced) if op == "min" else reduced
+            reduced = ops.cast(reduced, dtype_of(values))
+        else:
+            return _swapped(self._scanned(values, op), axis)
+        return _swapped(ops.take(reduced, winner, axis=0), axis)
+
+    def _scanned(self, values: Tensor, op: str) -> Tensor:
+        """As `reduce`, along axis 0."""
+        library = self.library
+        order = self._order()
+        ascending = library.take(self.flat, order)
+        before = library.concatenate([library.full((1,), -1, dtype="int32"), ascending[:-1]])
+        follows = before == ascending
+        if self.is_seen:
+            starts = np.append(np.flatnonzero(~follows), len(follows))
+            longest = int(np.diff(starts).max(initial=1))
+        else:
+            longest = 2**31 if self.count is None else self.count
+        values = ops.take(values, order, axis=0)
+        follows = ops.convert_to_tensor(follows)
+        values = scan(values, follows, op, (longest - 1).bit_length())
+        # The last pick of each run has taken in all of it.
+        rank = number_of(order, library.shape(order)[0])
+        return ops.take(values, library.take(rank, self._winner()), axis=0)
+
+    def number(self) -> Tensor:
+        """For each place on the axis the number of the pick that wins it, else -1."""
+        if self.count == 1:
+            library = self.library
+            return library.where(library.arange(self.size, dtype="int32") == self.flat, 0, -1)
+        return self._last()[:-1]
+
+    def _last(self) -> Tensor:
+        """For each place on the axis, and that behind it, the last pick that names it, else -1."""
+        if self._numbers is None:
+            self._numbers = self._find_last()
+        return self._numbers
+
+    def _find_last(self) -> Tensor:
+        size = self.size + 1
+        if self.is_seen or not self.has_duplicates:  # NumPy's last one wins
+            return number_of(self.flat, size)
+        if self.count is not None and self.count <= 2**24:
+            # In floats, which hold these numbers, as that is what PyTorch computes with.
+            last = ops.segment_max(ops.arange(self.count, dtype="float32"), self.flat, size)
+            return ops.cast(ops.maximum(last, -1.0), "int32")
+        order = self._order()
+        ascending = ops.take(self.flat, order)
+        next_one = ops.concatenate([ascending[1:], ops.full((1,), -1, dtype="int32")])
+        # The one place behind the axis may be named by many; its entry is not used.
+        ends = ops.where(ascending == next_one, self.size, ascending)
+        last = number_of(ends, size)
+        if self.count is None:  # there may turn out to be none, and nothing to take from
+            order = pad(order, 0)
+        return ops.where(last >= 0, ops.take(order, ops.maximum(last, 0)), -1)
+
+    def _winner(self) -> Any:
+        """For each pick the number of the last one that names its position."""
+        return self.library.maximum(self.library.take(self._last(), self.flat), 0)
+
+    def _order(self) -> Any:
+        """The picks in order of their positions."""
+        if self._sorted is None:
+            if self.is_sorted and self.inside is None:  # what is dropped was moved to the end
+                count = self.library.shape(self.flat)[0]
+                self._sorted = self.library.arange(count, dtype="int32")
+            else:
+                self._sorted = _argsort(self.flat)
+        return self._sorted
+
+
+def _swapped(values: Tensor, axis: int) -> Tensor:
+    """Change places of an axis and the first one, and back."""
+    order = list(range(len(values.shape)))
+    order[0], order[axis] = axis, 0
+    return ops.transpose(values, order) if axis else values
+
+
+def resolve(
+    layout: Layout,
+    edit: Any,
+    sizes: tuple[Any, ...],
+    library: Any = ops,
+    *,
+    may_read_values: bool = False,
+) -> Layout:
+    """The layout with computed positions in place of what they are computed from.
+
+    Args:
+        layout: The layout.
+        edit: The edit.
+        sizes: Sizes of the axes.
+        library: What to compute with, `keras.ops` or NumPy.
+        may_read_values: Whether to read the values of index tensors in eager mode and compute with
+            NumPy, where that saves a sort and what follows it. Constants always are.
+    """
+    tensors = edit.selection.index.tensors()
+    computed = [pick for pick in layout.picks if pick.is_computed]
+    gains = not tensors or (
+        may_read_values and any([_gains_by_reading_values(pick, edit) for pick in computed])
+    )
+    if library is ops and gains and all([isinstance(size, int) for size in sizes]):
+        values = seen(tensors)
+        if values is not None:
+            tensors, library = values, np
+    picks = [
+        ComputedPositions(pick, edit, tensors, sizes, library) if pick.is_computed else pick
+        for pick in layout.picks
+    ]
+    return Layout(
+        layout.shape,
+        layout.result,
+        layout.order,
+        layout.start,
+        layout.merged,
+        tuple(picks),
+        layout.mask,
+        layout.mask_dim,
+    )
+
+
+def _gains_by_reading_values(pick: Pick, edit: Any) -> bool:
+    """Whether it has to be found out which pick wins, or which ones are out of bounds."""
+    if edit.op == "get" or pick.count == 1:
+        return False
+    adds = edit.op in ("add", "subtract")
+    return (pick.has_duplicates and not adds) or edit.mode in (None, "drop", "fill")
+
+
+def _has_one_each(positions: Any) -> bool:
+    """Whether there is one position in each row."""
+    return positions.parts[0].kind == "rows" and size_of(positions.shape[1:]) == 1
+
+
+def source_of(source: Any, tensors: Any, library: Any) -> Tensor:
+    """What a part or a mask is made of, as a tensor or an array."""
+    if isinstance(source, TracedSlot):
+        return tensors[source.number]
+    if isinstance(source, int):
+        return library.array(int(source), dtype="int32")
+    if isinstance(source, Positions):
+        numbers: Any = source.numbers
+        numbers = np.array(numbers, "int32") if library is np else known(numbers)
+        return library.reshape(numbers, source.shape)
+    return source.array if library is np else constant(source, "bool")
+
+
+def _argsort(x: Any) -> Any:
+    """The order of numbers, equal ones as they come; Keras's NumPy backend mixes them up."""
+    return np.argsort(x, kind="stable") if isinstance(x, np.ndarray) else ops.argsort(x)
+
+
+def _both(left: Any, right: Any, library: Any) -> Any:
+    if left is None or right is None:
+        return right if left is None else left
+    return library.logical_and(left, right)
+
+
+def _compute(
+    part: Part, tensors: Any, mode: Mode | None, size: Any, rank: int, library: Any
+) -> tuple[Any, Any]:
+    """Positions of a part on its axes, and whether each exists; None if all do."""
+    if part.kind == "rows":
+        return library.reshape(library.arange(size, dtype="int32"), (-1, *[1] * (rank - 1))), None
+    source = source_of(part.source, tensors, library)
+    if part.kind == "mask":
+        counted = library.cumsum(library.array(library.reshape(source, (-1,)), dtype="int32"))
+        wanted = library.arange(1, part.size + 1, dtype="int32")
+        places = library.array(library.searchsorted(counted, wanted), dtype="int32")
+        # Of the mask, which may have no element where the axes have some.
+        return places, places < library.shape(counted)[0]
+    numbers = _of_32_bits(source, size, mode, library)
+    if part.kind == "block":
+        return _block(numbers, int(part.size), size, mode, library)
+    if part.each and len(numbers.shape) < rank:
+        given = tuple(library.shape(numbers))
+        numbers = library.reshape(numbers, (given[0], *[1] * (rank - len(given)), *given[1:]))
+    return _bounded(_from_start(numbers, size, library), size, mode, library)
+
+
+def _of_32_bits(numbers: Any, size: Any, mode: Mode | None, library: Any) -> Any:
+    """Integers of any width as int32, where they are as far out of bounds as they were.
+
+    In NumPy as int64, which holds all but the largest of uint64.
+    """
+    if library is np:
+        if numbers.dtype == "uint64":
+            size = np.uint64(max(1, size))
+            numbers = numbers % size if mode == "wrap" else np.minimum(numbers, np.uint64(2**62))
+        return numbers.astype("int64")
+    dtype = dtype_of(numbers)
+    low, high = integer_range(dtype)
+    if high > LARGEST:
+        if mode == "wrap":
+            size = ops.cast(_at_least(1, size, ops), dtype)
+            return ops.cast(ops.mod(numbers, size), "int32")
+        largest = constant(LARGEST, dtype)
+        numbers = ops.where(numbers > largest, largest, numbers)
+        if low < 0:
+            numbers = ops.where(numbers < -largest, -largest, numbers)
+    return ops.cast(numbers, "int32")
+
+
+def _at_least(least: int, size: Any, library: Any) -> Any:
+    return max(least, size) if isinstance(size, int) else library.maximum(size, least)
+
+
+def _from_start(numbers: Any, size: Any, library: Any) -> Any:
+    return library.where(numbers < 0, numbers + size, numbers)
+
+
+def _bounded(place: Any, size: Any, mode: Mode | None, library: Any) -> tuple[Any, Any]:
+    """Positions that count from the start, brought to where `mode` wants them."""
+    never_empty = isinstance(size, int) and size > 0
+    if mode == "wrap":
+        place = library.mod(place, _at_least(1, size, library))
+        return place, None if never_empty else place < size
+    if mode in ("clip", "promise_in_bounds"):
+        place = library.minimum(library.maximum(place, 0), size - 1)
+        return place, None if never_empty else place >= 0
+    return place, library.logical_and(place >= 0, place < size)
+
+
+def _block(start: Any, count: int, size: Any, mode: Mode | None, library: Any) -> tuple[Any, Any]:
+    start = _from_start(start, size, library)
+    if mode == "wrap":  # before anything is added, which might overflow
+        start = library.mod(start, _at_least(1, size, library))
+    if mode in ("clip", "promise_in_bounds"):
+        start = library.minimum(library.maximum(start, 0), _at_least(0, size - count, library))
+    return _bounded(start + library.arange(count, dtype="int32"), size, mode, library)

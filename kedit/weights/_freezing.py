@@ -1,0 +1,111 @@
+"""Holding chosen elements of a weight."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from kedit._at import Place, at
+from kedit._run import ops
+from kedit.errors import OperandError
+from kedit.weights._weight_editing import WeightEditing, weight_of
+
+
+def freeze_elements(
+    base: keras.layers.Layer, name: str, index: Any, value: Any = None
+) -> WeightEditing:
+    """Hold chosen elements of a weight of a layer or a model that exists.
+
+    Constraints and masked gradients let them drift, under weight decay, momentum
+    or `use_ema`, or are lost when the model is saved. Here they are constants of
+    the computation, to the last bit; all other elements train as before.
+
+    Args:
+        base: Layer, or model of any kind. Its weights are shared, not copied. Of one in
+            which elements are held already, more can be held; the last to hold
+            one decides.
+        name: End of the weight's `path`, as "kernel" or "dense/kernel".
+        index: Which elements: boolean mask of the shape of the weight, anything
+            else that `at[...]` takes, or `at[...]` itself.
+        value: Number or array that broadcasts to the selection. Defaults to None:
+            what the elements are now, after the edits that `base` has.
+
+    Returns:
+        `kedit.interventions.WeightEditing`: a model to compile, train and save, or
+        a layer for another model. `model.weight(name)` is the held weight;
+        `model.base` holds it underneath, where held elements may drift, until
+        `model.bake()` writes them.
+
+    Raises:
+        kedit.errors.OperandError: If there is no such weight, or several, or it is
+            quantized.
+        kedit.errors.EditError: If index or value do not fit it.
+
+    Gradient:
+        Exactly 0 for the held elements; that of `base` for the others.
+
+    Example:
+    >>> layer = keras.layers.Dense(2, kernel_initializer="ones")
+    >>> layer.build((None, 2))
+    >>> held = kedit.interventions.freeze_elements(layer, "kernel", np.eye(2) > 0, 0.0)
+    >>> ops.convert_to_numpy(held.weight("kernel")).tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
+    place = index if isinstance(index, Place) else at[index]
+    if place.selection.condition is not None:
+        raise OperandError(
+            "Elements should be frozen by an index or a mask, which stays the same. Received: "
+            f"`{place!r}`. Write `keras.ops.convert_to_numpy(kernel) > 0.0`."
+        )
+    if value is None:
+        now = ops.convert_to_numpy(weight_of(base, name))
+        mask = place.selection.index.mask
+        is_full = mask is not None and tuple(mask.shape) == now.shape
+        if is_full:  # as one choice between two arrays, not as many positions
+            held = np.asarray(mask.array)
+            return WeightEditing(base, {name: at.where(held).set(np.where(held, now, 0))})
+        value = place.get()(now)
+    return WeightEditing(base, {name: place.set(value)})
+
+
+def prune(base: keras.layers.Layer, name: str, sparsity: float) -> WeightEditing:
+    """Set the elements of a weight that are least in magnitude to 0, and hold them there.
+
+    Of a weight that is pruned or frozen already, those of what is computed with.
+
+    Args:
+        base: Layer or model, built; see `freeze_elements`.
+        name: End of the weight's `path`.
+        sparsity: Share of the elements to set to 0, from 0 to 1. Of equal ones the
+            first in C order go first.
+
+    Returns:
+        As `freeze_elements`.
+
+    Raises:
+        kedit.errors.OperandError: As `freeze_elements`, or if `sparsity` is not
+            from 0 to 1.
+
+    Gradient:
+        As `freeze_elements`.
+
+    References:
+        S. Han, J. Pool, J. Tran and W. J. Dally, *Learning both Weights and
+        Connections for Efficient Neural Networks*, NeurIPS 2015.
+
+    Example:
+    >>> layer = keras.layers.Dense(3)
+    >>> layer.build((None, 1))
+    >>> layer.set_weights([np.array([[3.0, -1.0, 2.0]]), np.zeros(3)])
+    >>> pruned = kedit.interventions.prune(layer, "kernel", 1 / 3)
+    >>> ops.convert_to_numpy(pruned.weight("kernel")).tolist()
+    [[3.0, 0.0, 2.0]]
+    """
+    if not isinstance(sparsity, (int, float)) or not 0 <= sparsity <= 1:
+        raise OperandError(f"`sparsity` should be from 0 to 1. Received: sparsity={sparsity!r}.")
+    weight = ops.convert_to_numpy(ops.cast(weight_of(base, name), "float32"))
+    count = math.floor(sparsity * weight.size + 0.5)
+    mask = np.zeros(weight.size, bool)
+    mask[np.argsort(np.abs(weight), axis=None, kind="stable")[:count]] = True
+    return freeze_elements(base, name, mask.reshape(weight.shape), 0.0)

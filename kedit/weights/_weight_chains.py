@@ -1,0 +1,177 @@
+"""Edits of weights within one another: which ones a weight passes through, and in which order."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import keras
+
+from kedit import _run
+from kedit._addresses import children
+from kedit._edit import Edit, EditSequence
+from kedit._run import ops
+from kedit.errors import OperandError
+
+Chain = tuple[Edit | EditSequence, ...]
+"""Edits of one weight, the first to be applied first: that of the innermost model."""
+_ACTIVE = threading.local()
+_FUNCTIONS = ("predict_function", "test_function", "train_function")
+
+
+class EditsWeights:
+    """Base of models that compute what another one does, with edits of its weights."""
+
+    base: Any
+
+    def edit_of(self, variable: Any) -> Edit | EditSequence | None:
+        """Its own edit of a weight."""
+        raise NotImplementedError
+
+
+class Scope(keras.StatelessScope):
+    """Gives weights values while a model runs, and leaves all other variables as they are outside.
+
+    Those of an edit that is applied to an activation inside of the model are such.
+    """
+
+    def __init__(self, weights: list[Any], values: list[Any]) -> None:
+        super().__init__(list(zip(weights, values, strict=True)), collect_losses=True)
+        self.updated: dict[int, Any] = {}
+
+    def __enter__(self) -> Any:
+        super().__enter__()
+        if self.original_scope is not None:
+            self.collect_losses = self.original_scope.collect_losses
+        return self
+
+    def add_loss(self, loss: Any) -> None:
+        super().add_loss(loss)
+        # Keras knows a loss by its identity in the scope that it looks at, which has to keep it:
+        # of one that is gone, another may have the identity, and be counted twice.
+        if self.original_scope is not None:
+            self.original_scope.add_loss(loss)
+
+    def get_current_value(self, variable: Any) -> Any:
+        value = super().get_current_value(variable)
+        if value is None and self.original_scope is not None:
+            value = self.original_scope.get_current_value(variable)
+        return value
+
+    def add_update(self, update: tuple[Any, Any]) -> None:
+        super().add_update(update)
+        self.updated[id(update[0])] = update[0]
+
+    def hand_over(self, layer: Any) -> None:
+        """Do, outside of the scope, what was done inside: to moving averages, and to losses."""
+        for variable in self.updated.values():
+            variable.assign(self.get_current_value(variable))
+        if self.original_scope is None:
+            layer.add_loss(self.losses)
+
+
+class Passed(NamedTuple):
+    """A weight as a model passes it to the layers inside of it: as it is stored, and its edits."""
+
+    stored: Any
+    chain: Chain
+
+
+class _Frame(NamedTuple):
+    """What the model that runs now has passed on, and put in place, by identity."""
+
+    scope: Any
+    passed: dict[int, Passed]
+    placed: dict[int, Any]
+
+
+def edited(stored: Any, chain: Chain) -> Any:
+    """A weight after its edits."""
+    for edit in chain:
+        for part in edit.edits:
+            stored = _run.apply(part, stored)
+    return stored
+
+
+def passed_on(variable: Any, own: Edit | EditSequence | None) -> Passed:
+    """A weight as a model that is called now passes it on, given its own edit of it.
+
+    A model around it may have edited the weight already: that edit has to come after
+    those of the models inside, which start from what is stored.
+    """
+    stored = variable
+    chain: Chain = ()
+    frame: _Frame | None = getattr(_ACTIVE, "frame", None)
+    if frame is not None and id(variable) in frame.passed:
+        outer = frame.passed[id(variable)]
+        chain = outer.chain
+        # A layer that has written to the weight since, as to a moving average, has stored another.
+        if frame.scope.get_current_value(variable) is frame.placed[id(variable)]:
+            stored = outer.stored
+    chain = chain if own is None else (own, *chain)
+    # A copy, because on TensorFlow Keras takes a variable for a tensor, and reads it later.
+    return Passed(ops.copy(stored) if chain else stored, chain)
+
+
+@contextmanager
+def passing_on(scope: Any, variables: list[Any], passed: list[Passed]) -> Iterator[None]:
+    """Tell `passed_on` of what a model passes on in a scope, in this thread, in the block."""
+    edits = [(v, weight) for v, weight in zip(variables, passed, strict=True) if weight.chain]
+    before = getattr(_ACTIVE, "frame", None)
+    _ACTIVE.frame = _Frame(
+        scope,
+        {id(v): weight for v, weight in edits},
+        {id(v): scope.get_current_value(v) for v, _ in edits},
+    )
+    try:
+        yield
+    finally:
+        _ACTIVE.frame = before
+
+
+def chain_of(model: Any, variable: Any) -> Chain:
+    """The edits that a weight passes through wherever a model computes with it.
+
+    Raises:
+        kedit.errors.OperandError: If it passes through others elsewhere in the model.
+    """
+    first, *others = _chains(model, variable, {}) or [()]
+    if any([other != first for other in others]):
+        raise OperandError(
+            "A weight that layers share should be edited alike in all of them. Received: "
+            f"{variable.path!r}, of which a model computes with several versions. Edit the "
+            "outermost model that holds them all: `WeightEditing(model, {...})`."
+        )
+    return first
+
+
+def _chains(owner: Any, variable: Any, found: dict[int, list[Chain]]) -> list[Chain]:
+    """The edits of each way from a layer to a weight."""
+    if id(owner) in found:
+        return found[id(owner)]
+    found[id(owner)] = []  # as long as it is looked through, in case that it holds itself
+    if not any([held is variable for held in getattr(owner, "variables", [])]):
+        return []
+    ways: list[Chain] = []
+    for _, child in children(owner):
+        ways += [way for way in _chains(child, variable, found) if way not in ways]
+    if not ways or _holds(owner, variable):
+        ways.append(())
+    own = owner.edit_of(variable) if isinstance(owner, EditsWeights) else None
+    found[id(owner)] = ways if own is None else [(*way, own) for way in ways]
+    return found[id(owner)]
+
+
+def _holds(owner: Any, variable: Any) -> bool:
+    """Whether a layer holds a weight itself, not in a layer inside of it."""
+    values = list(vars(owner).values())
+    lists = [value for value in values if isinstance(value, (list, tuple))]
+    return any([value is variable for some in (values, *lists) for value in some])
+
+
+def forget_compiled(layers: list[Any]) -> None:
+    """Let models compile their functions anew, with the edits that are in them now."""
+    for layer in layers:
+        for name in _FUNCTIONS:
+            if getattr(layer, name, None) is not None:
+                setattr(layer, name, None)
