@@ -4,11 +4,6 @@
 [[0.0, 0.0, 100.0], [0.0, 0.0, 0.0]]
 """
 
-from kedit import _backend_choice
-
-if _backend_choice.is_starting():  # `python -m kedit`; an import by others leaves Keras alone
-    _backend_choice.choose()
-
 from kedit import (
     callbacks,
     constraints,

@@ -1,13 +1,11 @@
 """`python -m kedit`: it does what it says, and says so when it does not."""
 
 import functools
-import importlib.util
 import os
 import runpy
 import subprocess
 import sys
 
-import keras
 import pytest
 
 import kedit
@@ -161,94 +159,3 @@ def test_says_which_extra_is_missing(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)  # as if it was not installed
     with pytest.raises(SystemExit, match=r'pip install "kedit\[demo\]"'):
         runpy.run_path(demo.__file__)
-
-
-@pytest.fixture
-def choice(monkeypatch, tmp_path):
-    """The choice of a backend where nobody said one, and Keras is not configured."""
-    monkeypatch.setenv("KERAS_BACKEND", "")
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    return importlib.import_module("kedit._backend_choice")
-
-
-@pytest.mark.once
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_chooses_the_backend_that_is_installed(choice, place, monkeypatch):
-    installed = choice.BACKENDS[place]
-    monkeypatch.setattr(choice, "is_installed", lambda backend: backend == installed)
-    choice.choose()
-    assert os.environ["KERAS_BACKEND"] == installed
-
-
-@pytest.mark.once
-def test_chooses_the_backend_that_keras_is_configured_for(choice, monkeypatch, tmp_path):
-    monkeypatch.setattr(choice, "is_installed", lambda backend: True)
-    *_, last = choice.BACKENDS
-    (tmp_path / "keras.json").write_text(f'{{"backend": "{last}"}}')
-    choice.choose()
-    assert os.environ["KERAS_BACKEND"] == last
-
-
-@pytest.mark.once
-def test_leaves_the_backend_that_was_said(choice, monkeypatch):
-    monkeypatch.setattr(choice, "is_installed", lambda backend: True)
-    monkeypatch.setenv("KERAS_BACKEND", "said")
-    choice.choose()
-    assert os.environ["KERAS_BACKEND"] == "said"
-
-
-@pytest.mark.once
-@pytest.mark.parametrize("said", ["", "said"])
-def test_says_which_backend_to_install(choice, said, monkeypatch):
-    monkeypatch.setattr(choice, "is_installed", lambda backend: False)
-    monkeypatch.setenv("KERAS_BACKEND", said)
-    with pytest.raises(SystemExit, match=r'pip install "kedit\['):
-        choice.choose()
-
-
-@pytest.mark.once
-def test_a_mere_folder_is_no_backend(choice, monkeypatch, tmp_path):
-    (tmp_path / "mere_folder").mkdir()
-    monkeypatch.syspath_prepend(tmp_path)
-    assert importlib.util.find_spec("mere_folder") is not None
-    assert not choice.is_installed("mere_folder")
-
-
-@pytest.mark.once
-@pytest.mark.parametrize(
-    ("given", "now", "starting"),
-    [
-        (["python", "-m", "kedit"], ["-m"], True),
-        (["python", "-W", "error", "-m", "kedit", "--seed", "1"], ["-m", "--seed", "1"], True),
-        (["python", "-m", "trainer", "kedit"], ["-m", "kedit"], False),
-        (["python", "train.py", "-m", "kedit"], ["train.py", "-m", "kedit"], False),
-        (["python"], [""], False),
-    ],
-)
-def test_only_the_program_chooses(choice, given, now, starting, monkeypatch):
-    monkeypatch.setattr(sys, "orig_argv", given)
-    monkeypatch.setattr(sys, "argv", now)
-    assert choice.is_starting() == starting
-
-
-def test_the_running_backend_is_installed(choice):
-    assert choice.is_installed(keras.backend.backend())
-
-
-@pytest.mark.once
-@pytest.mark.gradient
-def test_runs_where_no_backend_is_said(choice, tmp_path):
-    process = start("--strategy", "outputs", "--quiet", folder=tmp_path, KERAS_BACKEND="")
-    assert process.returncode == 0, process.stderr
-    backend = process.stdout.splitlines()[0].split()[-1]
-    assert choice.is_installed(backend)
-    assert (tmp_path / "kedit-demo.png").exists()
-
-
-@pytest.mark.once
-def test_names_the_backend_that_is_not_installed(choice, tmp_path):
-    process = start(folder=tmp_path, KERAS_BACKEND="said")
-    assert process.returncode == 1
-    assert process.stderr.startswith(
-        "KERAS_BACKEND should be an installed backend. Received: 'said'"
-    )

@@ -1,5 +1,6 @@
 """What is public, and that its prose says what the house demands."""
 
+import ast
 import inspect
 import re
 
@@ -131,6 +132,16 @@ def test_public_names(package, names):
     assert package.__doc__
     for name in names:
         assert getattr(package, name) is not None
+
+
+def test_importing_looks_at_no_arguments():
+    """`kedit/__init__.py` only shows the public names."""
+    tree = ast.parse(inspect.getsource(kedit))
+    kinds = {type(node) for node in tree.body}
+    assert kinds == {ast.Expr, ast.ImportFrom, ast.Assign}
+    assert {
+        alias.name for n in tree.body if isinstance(n, ast.ImportFrom) for alias in n.names
+    } <= {*kedit.__all__}
 
 
 def test_version():
