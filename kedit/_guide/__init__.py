@@ -1,0 +1,1 @@
+"""Where outputs should be, and what it costs that they are not."""

@@ -1,0 +1,16 @@
+"""What is said: the parts of an edit, as data."""
+
+import sys
+
+from kedit._language import constants, expression, index, items, selection, trainable
+
+# Pickles of edits that were written before name these modules as they were called then.
+_RENAMED = {
+    "_data": constants,
+    "_expression": expression,
+    "_index": index,
+    "_items": items,
+    "_selection": selection,
+    "_trainable": trainable,
+}
+sys.modules.update({f"kedit.{name}": module for name, module in _RENAMED.items()})

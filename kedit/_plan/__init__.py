@@ -1,0 +1,1 @@
+"""What is planned: all that is known of an edit before the tensor is there."""
