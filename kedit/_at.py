@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-from kedit._edit import Edit
+from kedit._edit import Edit, Spelled
+from kedit._language.batch import STRUCTURES
 from kedit._language.constants import Array, freeze, is_scalar, to_code
 from kedit._language.expression import Expression
 from kedit._language.index import Index
 from kedit._language.selection import Selection, freeze_operand
+from kedit._language.spelling import index_of, spell_index, spell_value, value_of
 from kedit._language.types import Casting, Coordinates, Mode, Tensor
+from kedit._run import apply
 from kedit.errors import DTypeError, OperandError
 
 
@@ -51,6 +54,11 @@ class At:
         return At(self._coordinates, x)
 
     def __getitem__(self, index: Any) -> "Place":
+        if self._x is not _LATER:
+            leaves: list[Any] = []
+            spelled = spell_index(index, leaves)
+            if spelled is not None:
+                return Place(None, self._x, (self._coordinates, spelled, ()), leaves)
         return Place(Selection(self._coordinates, Index(index)), self._x)
 
     def where(self, condition: Any) -> "Place":
@@ -74,11 +82,24 @@ class Place:
     not, and `kedit.errors.DTypeError` (a `TypeError`) if the dtype does not.
     """
 
-    __slots__ = ("_x", "selection")
+    __slots__ = ("_leaves", "_selection", "_spelled", "_x")
 
-    def __init__(self, selection: Selection, x: Any = _LATER) -> None:
-        self.selection = selection
+    def __init__(
+        self, selection: Selection | None, x: Any = _LATER, spelled: Any = None, leaves: Any = ()
+    ) -> None:
+        self._selection = selection
         self._x = x
+        self._spelled = spelled
+        self._leaves = leaves
+
+    @property
+    def selection(self) -> Selection:
+        """Which elements."""
+        if self._selection is None:
+            coordinates, index, condition = self._spelled
+            items = Index(index_of(index, self._leaves))
+            self._selection = Selection(coordinates, items, value_of(condition, self._leaves))
+        return self._selection
 
     def __repr__(self) -> str:
         return repr(self.selection)
@@ -121,8 +142,13 @@ class Place:
                     "A condition should be an expression over `X`, a boolean mask or a function "
                     f"that gives one. Received: {to_code(condition)}. Write `.where(mask != 0)`."
                 )
-        index = self.selection.index
-        return Place(Selection(self.selection.coordinates, index, condition), self._x)
+        selection = Selection(self.selection.coordinates, self.selection.index, condition)
+        if self._spelled is not None:
+            leaves = list(self._leaves)
+            spelled = spell_value(condition, leaves)
+            if spelled is not None:
+                return Place(selection, self._x, (*self._spelled[:2], spelled), leaves)
+        return Place(selection, self._x)
 
     def get(
         self,
@@ -169,7 +195,7 @@ class Place:
         if fill is not None and not is_scalar(fill):
             raise OperandError(f"`fill_value` should be a number. Received: {to_code(fill)}.")
         options = (mode, fill, size, unique_indices, indices_are_sorted)
-        return self._finish(Edit(self.selection, "get", None, "same_kind", None, "x", *options))
+        return self._finish("get", None, "same_kind", options)
 
     def set(
         self,
@@ -484,11 +510,18 @@ class Place:
                 f"`{op}` should be given a number, an array, a tensor or an expression over `X`. "
                 f"Received: {values!r}. To apply a function, use `.apply(function)`."
             )
-        operand = freeze_operand(values)
-        options = (mode, None, None, unique, ascending)
-        return self._finish(Edit(self.selection, op, operand, casting, None, "x", *options))
+        return self._finish(op, values, casting, (mode, None, None, unique, ascending))
 
-    def _finish(self, edit: Edit) -> Any:
+    def _finish(self, op: str, values: Any, casting: Casting, options: tuple[Any, ...]) -> Any:
+        """The edit, or what it makes of the tensor; found by its spelling if it has one."""
+        if self._spelled is not None and not isinstance(self._x, STRUCTURES):
+            leaves = list(self._leaves)
+            spelled = spell_value(values, leaves)
+            if spelled is not None:
+                spelling = (*self._spelled, op, spelled, casting, None, "x", *options)
+                return apply(Spelled(spelling, leaves), self._x)
+        operand = None if op == "get" else freeze_operand(values)
+        edit = Edit(self.selection, op, operand, casting, None, "x", *options)
         return edit if self._x is _LATER else edit(self._x)
 
 

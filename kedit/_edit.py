@@ -1,15 +1,26 @@
 """`Edit` and `EditSequence`: edits as values. What they do to a tensor is in `_lowering`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from inspect import isclass
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
 from kedit import _run
-from kedit._language.batch import PARTS, Part, edit_batch, is_batch
-from kedit._language.constants import Array, Frozen, Slot, from_json, is_scalar, to_code, to_json
+from kedit._language.batch import PARTS, STRUCTURES, Part, edit_batch, is_batch
+from kedit._language.constants import (
+    Array,
+    Frozen,
+    Placeholder,
+    Slot,
+    from_json,
+    is_scalar,
+    is_tensor,
+    stand_ins,
+    to_code,
+    to_json,
+)
 from kedit._language.decoding import (
     LONGEST,
     check_fields,
@@ -21,32 +32,31 @@ from kedit._language.decoding import (
 )
 from kedit._language.expression import Expression
 from kedit._language.index import Index
+from kedit._language.operations import OPERATIONS
 from kedit._language.selection import (
     Selection,
     code_of,
+    freeze_operand,
     key_of,
+    leaves_in,
     map_tensors,
-    placeholders_in,
-    tensors_in,
+    stand_in,
 )
+from kedit._language.spelling import index_of, value_of
 from kedit._language.trainable import describe, described, take_out
 from kedit._language.types import Casting, Mode
+from kedit._plan.compiler import as_number, as_numbers, called_when_traced, reads_bytecode
+from kedit._plan.plan import Plan, make
 from kedit.errors import CoordinateError, OperandError, SavingError
 
-OPERATIONS = (
-    "get",
-    "set",
-    "add",
-    "subtract",
-    "multiply",
-    "divide",
-    "power",
-    "min",
-    "max",
-    "apply",
-)
 CASTINGS = ("same_kind", "unsafe")
 MODES = ("drop", "fill", "clip", "wrap", "promise_in_bounds", "raise")
+_ALLOWED: dict[str, tuple[Any, ...]] = {
+    "op": tuple(OPERATIONS),
+    "mode": (None, *MODES),
+    "casting": CASTINGS,
+    "part": PARTS,
+}
 _OPTIONS = ("mode", "fill_value", "size", "unique_indices", "indices_are_sorted")
 _REST = ("casting", "path", "part", *_OPTIONS)
 
@@ -108,6 +118,8 @@ class Edit:
     True
     """
 
+    _spelling: ClassVar[tuple[Any, ...]] = ()  # its plans are its own: nothing tells them apart
+
     selection: Selection
     op: str
     operand: Any = None
@@ -119,12 +131,16 @@ class Edit:
     size: int | None = None
     unique_indices: bool = False
     indices_are_sorted: bool = False
+    _leaves: tuple[Any, ...] = field(init=False)
+    _held: tuple[Any, ...] = field(init=False)
+    _is_open: bool = field(init=False)
+    _plans: dict[Any, Any] = field(init=False)
+    _is_traced: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        check_one_of("op", self.op, OPERATIONS)
-        check_one_of("mode", self.mode, (None, *MODES))
-        check_one_of("casting", self.casting, CASTINGS)
-        check_one_of("part", self.part, PARTS)
+        for name, allowed in _ALLOWED.items():
+            if getattr(self, name) not in allowed:
+                check_one_of(name, getattr(self, name), allowed)
         if self.op != "get" and (self.fill_value is not None or self.size is not None):
             raise OperandError(
                 "`fill_value` and `size` say what `get` reads. Received: "
@@ -137,17 +153,28 @@ class Edit:
             raise OperandError(f"`size` should be an int, not negative. Received: {self.size!r}.")
         if self.op != "get" and self.operand is None:
             raise OperandError(f"`{self.op}` should be given values. Received: None.")
+        in_condition, in_operand = leaves_in(self.selection.condition), leaves_in(self.operand)
+        found = [*self.selection.index.leaves(), *in_condition, *in_operand]
+        leaves = tuple([leaf for leaf in found if not isinstance(leaf, (Slot, Placeholder))])
+        held = [leaf for leaf in in_operand + in_condition if isinstance(leaf, Placeholder)]
+        keep = object.__setattr__
+        keep(self, "_leaves", leaves)
+        keep(self, "_held", tuple(held))
+        keep(self, "_is_open", len(leaves) < len(found) or any([is_tensor(n) for n in leaves]))
+        keep(self, "_plans", {})
+        keep(self, "_is_traced", reads_bytecode())
 
     def __call__(self, x: Any, *rest: Any) -> Any:
         if rest:
             return self((x, *rest))
-        if self.placeholders():
-            held = self.placeholders()[0]
+        if self._held:
+            held = self._held[0]
             raise OperandError(
                 f"An edit that holds a {type(held).__name__} should be applied by {held.home}. "
                 f"Received: `{self!r}`. Write `{held.fix.format(edit=self)}`."
             )
-        if self.path is None and self.part == "x" and not is_batch(x):
+        is_array = not isinstance(x, STRUCTURES) or not is_batch(x)
+        if self.path is None and self.part == "x" and is_array:
             return _run.apply(self, x)
         return edit_batch(lambda leaf: _run.apply(self, leaf), x, self.path, self.part)
 
@@ -202,7 +229,7 @@ class Edit:
         return f"{code}.on({', '.join(where)})"
 
     def __reduce__(self) -> Any:
-        return (Edit, tuple(getattr(self, field.name) for field in fields(self)))
+        return (Edit, tuple(getattr(self, field.name) for field in fields(self) if field.init))
 
     def _options(self) -> list[tuple[str, Any]]:
         """The options that are not left at their defaults, None and False."""
@@ -213,23 +240,57 @@ class Edit:
 
     def tensors(self) -> list[Any]:
         """The tensors in the edit, which are no constants; those that `map` replaces."""
-        return self.selection.tensors() + tensors_in(self.operand)
+        return [leaf for leaf in self._leaves if is_tensor(leaf)]
 
     def placeholders(self) -> list[Any]:
         """The `Trainable`s and their like in the edit, in the order in which `map` meets them."""
-        return placeholders_in(self.operand) + placeholders_in(self.selection.condition)
+        return list(self._held)
 
     def map(self, replace_tensor: Callable[[Any], Any]) -> "Edit":
         """The same edit with `replace_tensor` applied to every tensor and placeholder in it."""
+        if not self._is_open:
+            return self
         operand = map_tensors(self.operand, replace_tensor)
-        return self._with(self.selection.map(replace_tensor), operand)
+        return self._like(self.selection.map(replace_tensor), operand)
+
+    def _said(self, signature: tuple[Any, ...]) -> "Edit":
+        """The edit with stand-ins for its tensors and functions, of which plans are made.
+
+        Args:
+            signature: Of each leaf the shape and the dtype, or of a function None.
+        """
+        return self._with(stand_ins(signature))
+
+    def _with(self, leaves: list[Any]) -> "Edit":
+        """The edit with others for its tensors and functions."""
+        if not self._leaves:
+            return self
+        given = iter(leaves)
+
+        def replaced(leaf: Any) -> Any:
+            return next(given)
+
+        index = self.selection.index.map(replaced)
+        condition = stand_in(self.selection.condition, replaced)
+        selection = Selection(self.selection.coordinates, index, condition)
+        return self._like(selection, stand_in(self.operand, replaced))
+
+    def _edit(self) -> "Edit":
+        """The edit itself."""
+        return self
+
+    def _plan_when_traced(self, signature: tuple[Any, ...], bound: Any) -> Plan:
+        """The plan, for a compiler that reads bytecode."""
+        if self._is_traced:  # it was made in what is compiled, and is not there to be passed on
+            return make(self._said(signature), *bound, is_traced=True)
+        return _plan_of_edit(self, signature, bound)
 
     def with_index(self, index: Index) -> "Edit":
         """The same edit at another index."""
         selection = Selection(self.selection.coordinates, index, self.selection.condition)
-        return self._with(selection, self.operand)
+        return self._like(selection, self.operand)
 
-    def _with(self, selection: Selection, operand: Any) -> "Edit":
+    def _like(self, selection: Selection, operand: Any) -> "Edit":
         return Edit(selection, self.op, operand, *[getattr(self, name) for name in _REST])
 
     def get_config(self) -> dict[str, Any]:
@@ -301,7 +362,7 @@ class Edit:
         """The edit, with slots, and what is to fill them."""
         fields = check_fields("A saved edit", config, _FIELDS, _OPTIONAL)
         check_one_of("coordinates", fields["coordinates"], ("at", "sample"))
-        check_one_of("op", fields["op"], OPERATIONS)
+        check_one_of("op", fields["op"], (*OPERATIONS,))
         selection = Selection(
             fields["coordinates"],
             Index.from_json(fields["index"]),
@@ -328,6 +389,59 @@ class Edit:
         if self.op == "get" and self.casting != "same_kind":
             raise refused("`get` should have the casting 'same_kind'", self.casting)
         check_same("A saved edit", again, config)
+
+
+class Spelled:
+    """An edit of one tensor that is applied at once, of which plans are found without parsing.
+
+    Args:
+        spelling: Coordinates, the index as `spell_index` writes it, the condition as `spell_value`
+            does, the name of the operation, the operand, and what follows it in `Edit`.
+        leaves: Its tensors and functions.
+    """
+
+    __slots__ = ("_leaves", "_spelling")
+    _plans: ClassVar[dict[Any, Any]] = {}
+
+    def __init__(self, spelling: tuple[Any, ...], leaves: list[Any]) -> None:
+        self._spelling = spelling
+        self._leaves = leaves
+
+    def _said(self, signature: tuple[Any, ...]) -> Edit:
+        """As `Edit._said`."""
+        return edit_of(self._spelling, stand_ins(signature))
+
+    def _with(self, leaves: Any) -> Edit:
+        """As `Edit._with`."""
+        return edit_of(self._spelling, leaves)
+
+    def _edit(self) -> Edit:
+        """The edit itself."""
+        return edit_of(self._spelling, self._leaves)
+
+    def _plan_when_traced(self, signature: tuple[Any, ...], bound: Any) -> Plan:
+        """As `Edit._plan_when_traced`."""
+        coordinates, index, *rest = self._spelling
+        index = [as_numbers(i) if isinstance(i, tuple) else as_number(i) for i in index]
+        return _plan_of_spelling((coordinates, tuple(index), *rest), signature, bound)
+
+
+def edit_of(spelling: tuple[Any, ...], leaves: Any) -> Edit:
+    """The edit that a `Spelled` stands for, with leaves or what stands in for them."""
+    coordinates, index, condition, op, operand, *options = spelling
+    selection = Selection(coordinates, Index(index_of(index, leaves)), value_of(condition, leaves))
+    values = value_of(operand, leaves)
+    return Edit(selection, op, None if values is None else freeze_operand(values), *options)
+
+
+@called_when_traced
+def _plan_of_spelling(spelling: tuple[Any, ...], signature: tuple[Any, ...], bound: Any) -> Plan:
+    return make(edit_of(spelling, stand_ins(signature)), *bound, is_traced=True)
+
+
+@called_when_traced
+def _plan_of_edit(edit: Edit, signature: tuple[Any, ...], bound: Any) -> Plan:
+    return make(edit._said(signature), *bound, is_traced=True)
 
 
 @keras.saving.register_keras_serializable(package="kedit")

@@ -9,6 +9,8 @@ from kedit._language.constants import is_tensor
 from kedit.errors import OperandError
 
 Part: TypeAlias = Literal["x", "y", "sample_weight"]
+STRUCTURES = (Mapping, list, tuple)
+"""What a structure of arrays is an instance of; a list may be one array."""
 PARTS: tuple[Part, ...] = ("x", "y", "sample_weight")
 
 

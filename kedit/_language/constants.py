@@ -10,6 +10,7 @@ contents it cannot know.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,6 +114,43 @@ class Slot(NamedTuple):
     """Place of the tensor number `number` of an edit."""
 
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class StandIn:
+    """Stands in a plan for a tensor of the edit, of which it knows the shape and the dtype.
+
+    Attributes:
+        number: Which of the tensors and functions of the edit it is.
+        shape: Its shape.
+        dtype: Name of its dtype.
+    """
+
+    number: int
+    shape: Shape
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionStandIn:
+    """Stands in a plan for a function of the edit; `name` is what messages call it."""
+
+    number: int
+    name: str
+
+    def __call__(self, *given: Any) -> Any:
+        raise TypeError(f"{self.name} should be called when the edit is applied.")
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def stand_ins(signature: tuple[Any, ...]) -> list[Any]:
+    """What stands in for tensors, of which shapes and dtypes are given, and functions (None)."""
+    return [
+        StandIn(number, *form) if form else FunctionStandIn(number, "function")
+        for number, form in enumerate(signature)
+    ]
 
 
 class Placeholder(Frozen):

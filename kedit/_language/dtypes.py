@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from kedit._language.constants import Array, brief, is_scalar, to_code
+from kedit._language.operations import OPERATIONS
 from kedit._language.types import Casting
 from kedit.errors import DTypeError
 
@@ -16,7 +17,6 @@ FLOAT_MAX = {
     "float64": 1.7976931348623157e308,
 }
 _KINDS = ("bool", "int", "float", "complex")
-_BOOL_OPS = frozenset({"get", "set", "apply", "min", "max"})
 
 
 _RANKS = {
@@ -51,37 +51,34 @@ def integer_range(dtype: str) -> tuple[int, int]:
 
 def check_operation(op: str, operand: Any, dtype: str) -> None:
     """Refuse an operation that has no answer in `dtype`."""
-    rank = kind(dtype)
-    if rank == 0 and op not in _BOOL_OPS:
-        raise DTypeError(
-            f"`{op}` should be given numbers. Received: a tensor of dtype 'bool'. Write "
-            "`.set(...)`, `.max(...)` for a logical or, `.min(...)` for a logical and, or cast "
-            "the tensor: `keras.ops.cast(x, 'int32')`."
-        )
-    if rank == 3 and op in ("min", "max"):
-        raise DTypeError(
-            f"`{op}` should be given numbers that have an order. Received: a tensor of dtype "
-            f"{dtype!r}. Edit its real or imaginary part: `keras.ops.real(x)`."
-        )
-    if rank == 1 and op == "divide":
-        raise DTypeError(
-            f"`divide` should be given floats. Received: a tensor of dtype {dtype!r}. Cast it "
-            "first, as in `at(keras.ops.cast(x, 'float32'))[...].divide(...)`."
-        )
-    if rank == 1 and op == "power":
-        _check_integer_power(operand, dtype)
+    row, rank = OPERATIONS[op], kind(dtype)
+    if rank not in row.kinds:
+        raise DTypeError(_NO_ANSWER[rank].format(op=op, dtype=dtype))
+    if rank == 1 and row.needs_natural:
+        _check_natural(op, operand, dtype)
 
 
-def _check_integer_power(operand: Any, dtype: str) -> None:
+_NO_ANSWER = {
+    0: "`{op}` should be given numbers. Received: a tensor of dtype {dtype!r}. Write `.set(...)`, "
+    "`.max(...)` for a logical or, `.min(...)` for a logical and, or cast the tensor: "
+    "`keras.ops.cast(x, 'int32')`.",
+    1: "`{op}` should be given floats. Received: a tensor of dtype {dtype!r}. Cast it first, as in "
+    "`at(keras.ops.cast(x, 'float32'))[...].{op}(...)`.",
+    3: "`{op}` should be given numbers that have an order. Received: a tensor of dtype {dtype!r}. "
+    "Edit its real or imaginary part: `keras.ops.real(x)`.",
+}
+
+
+def _check_natural(op: str, operand: Any, dtype: str) -> None:
     if isinstance(operand, Array):
         natural = kind(operand.dtype) < 2 and operand.low >= 0
     else:
         natural = isinstance(operand, int) and operand >= 0
     if not natural:
         raise DTypeError(
-            f"`power` of a tensor of dtype {dtype!r} should be given an exponent that is known "
+            f"`{op}` of a tensor of dtype {dtype!r} should be given an operand that is known "
             f"beforehand, whole and not negative. Received: {to_code(operand)}. Cast the tensor "
-            "first, as in `at(keras.ops.cast(x, 'float32'))[...].power(...)`."
+            f"first, as in `at(keras.ops.cast(x, 'float32'))[...].{op}(...)`."
         )
 
 
@@ -155,7 +152,7 @@ def promoted(edit: Any, dtype: str) -> str:
         for constant in operand.constants():
             wide = _promoted_by(constant, wide)
         return wide
-    return dtype if edit.op == "set" else _promoted_by(operand, dtype)
+    return dtype if OPERATIONS[edit.op].writes else _promoted_by(operand, dtype)
 
 
 def _promoted_by(operand: Any, dtype: str) -> str:

@@ -21,6 +21,7 @@ from kedit._language.constants import (
 )
 from kedit._language.decoding import NESTING, TERMS, check_fields, refused
 from kedit._language.dtypes import check_operation, check_values, dtype_name, integer_range, kind
+from kedit._language.operations import OPERATIONS
 from kedit.errors import DTypeError, OperandError, SavingError
 
 _COMPARISONS = {
@@ -31,8 +32,9 @@ _COMPARISONS = {
     "equal": "==",
     "not_equal": "!=",
 }
-_ARITHMETIC = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "power": "**"}
+_ARITHMETIC = {row.name: row.infix for row in OPERATIONS.values() if row.infix}
 _LOGIC = {"logical_and": "&", "logical_or": "|"}
+_JOINING = (*_LOGIC, "logical_not")
 _INFIX = _COMPARISONS | _ARITHMETIC | _LOGIC
 _PREFIX = {"negative": "-", "logical_not": "~"}
 _CALLS = {"abs": "abs({})", "isnan": "{}.isnan()", "isinf": "{}.isinf()"}
@@ -125,11 +127,12 @@ class Expression(Operators, Frozen):
     at.where((abs(X) > 2.0) & ~X.isinf()).set(0.0)
     """
 
-    __slots__ = ("args", "depth", "name", "terms")
+    __slots__ = ("args", "depth", "leaves", "name", "terms")
     name: str
     args: tuple[Any, ...]
     depth: int
     terms: int
+    leaves: tuple[Any, ...]
 
     def __init__(self, name: str, *args: Any) -> None:
         if name not in _NAMES:
@@ -142,7 +145,13 @@ class Expression(Operators, Frozen):
         inner = [arg for arg in frozen if isinstance(arg, Expression)]
         depth = 1 + max([arg.depth for arg in inner], default=0)
         terms = 1 + sum([arg.terms for arg in inner])
-        self._init(name=name, args=tuple(frozen), depth=depth, terms=terms)
+        leaves: list[Any] = []  # what is no constant, from left to right
+        for arg in frozen:
+            if isinstance(arg, Expression):
+                leaves.extend(arg.leaves)
+            elif is_replaced(arg):
+                leaves.append(arg)
+        self._init(name=name, args=tuple(frozen), depth=depth, terms=terms, leaves=tuple(leaves))
 
     def __eq__(self, other: object) -> "Expression":  # type: ignore[override]
         return Expression("equal", self, other)
@@ -255,53 +264,32 @@ class Expression(Operators, Frozen):
             raise refused("An expression should have `X` in it, on the left if it compares", data)
         return made
 
-    def evaluate(
-        self, x: Any, dtype: str, library: Any, constant: Callable[[Any, str], Any]
-    ) -> Any:
-        """Value of the expression where `X` is `x`.
-
-        Args:
-            x: Array or tensor of dtype `dtype`.
-            library: `numpy` or `keras.ops`.
-            constant: Turns a constant into an array or tensor of a given dtype.
-        """
-        if self.name == "X":
-            return x
+    def check(self, dtype: str) -> None:
+        """Refuse what has no answer in `dtype`, or another one in another library."""
         if (
             self.name in _COMPARISONS
             and kind(dtype) == 1
             and isinstance(self.args[1], (int, float))
         ):
-            return self._compare_integers(x, dtype, library, constant)
+            if isinstance(self.args[0], Expression):
+                self.args[0].check(dtype)
+            return
         self._check(dtype)
-        args = [
-            arg.evaluate(x, dtype, library, constant)
-            if isinstance(arg, Expression)
-            else constant(arg, "bool" if self._is_logic else dtype)
-            for arg in self.args
-        ]
-        if self.name == "abs" and kind(dtype) == 2:
-            # The gradient of abs at 0 differs between backends; that of a constant is 0.
-            zero = constant(0.0, dtype)
-            return library.where(library.equal(args[0], zero), zero, library.abs(args[0]))
-        return getattr(library, self.name)(*args)
-
-    @property
-    def _is_logic(self) -> bool:
-        return self.name in _LOGIC or self.name == "logical_not"
+        for arg in self.args:
+            if isinstance(arg, Expression):
+                arg.check(dtype)
 
     def _check(self, dtype: str) -> None:
-        """Refuse what has no answer in `dtype`, or another one in another library."""
         for arg in self.args:
             if isinstance(arg, Expression):
                 fits = arg.is_condition or (arg.name == "X" and dtype == "bool")
-                if self._is_logic and not fits:
+                if self.name in _JOINING and not fits:
                     raise DTypeError(
                         "`&`, `|` and `~` should join conditions. Received: "
                         f"`{self!r}` for a tensor of dtype {dtype!r}. Compare, as in `X != 0`."
                     )
             else:
-                check_values(arg, dtype_name(arg), "bool" if self._is_logic else dtype)
+                check_values(arg, dtype_name(arg), "bool" if self.name in _JOINING else dtype)
         if kind(dtype) == 0 and self.name in (*_ORDERED, "negative"):
             raise DTypeError(
                 "A condition on booleans should use `X`, `~X`, `==`, `&` or `|`. "
@@ -320,18 +308,48 @@ class Expression(Operators, Frozen):
                 f"Received: {self!r}. Write a mask: `at.where(keras.ops.abs(x) > 2.0)`."
             )
 
-    def _compare_integers(
-        self, x: Any, dtype: str, library: Any, constant: Callable[[Any, str], Any]
-    ) -> Any:
-        """Compare integers with any number exactly, though the number may not fit the dtype."""
-        left = self.args[0].evaluate(x, dtype, library, constant)
-        verdict = _integer_comparison(self.name, self.args[1], *integer_range(dtype))
-        if isinstance(verdict, bool):
-            return (library.equal if verdict else library.not_equal)(left, left)
-        return getattr(library, self.name)(left, constant(verdict, dtype))
-
 
 X = Expression("X")
+
+
+def evaluate(
+    expression: Expression,
+    x: Any,
+    dtype: str,
+    library: Any,
+    constant: Callable[[Any, str], Any],
+) -> Any:
+    """Value of an expression where `X` is `x`.
+
+    Args:
+        expression: The expression.
+        x: Array or tensor of dtype `dtype`.
+        dtype: Name of the dtype.
+        library: `numpy` or `keras.ops`.
+        constant: Turns a constant into an array or tensor of a given dtype.
+    """
+    name, args = expression.name, expression.args
+    if name == "X":
+        return x
+    if name in _COMPARISONS and kind(dtype) == 1 and isinstance(args[1], (int, float)):
+        # Exactly, though the number may not fit the dtype.
+        left = evaluate(args[0], x, dtype, library, constant)
+        verdict = _integer_comparison(name, args[1], *integer_range(dtype))
+        if isinstance(verdict, bool):
+            return (library.equal if verdict else library.not_equal)(left, left)
+        return getattr(library, name)(left, constant(verdict, dtype))
+    of = "bool" if name in _JOINING else dtype
+    values = [
+        evaluate(arg, x, dtype, library, constant)
+        if isinstance(arg, Expression)
+        else constant(arg, of)
+        for arg in args
+    ]
+    if name == "abs" and kind(dtype) == 2:
+        # The gradient of abs at 0 differs between backends; that of a constant is 0.
+        zero = constant(0.0, dtype)
+        return library.where(library.equal(values[0], zero), zero, library.abs(values[0]))
+    return getattr(library, name)(*values)
 
 
 def _map(arg: Any, replace: Callable[[Any], Any]) -> Any:

@@ -18,6 +18,7 @@ from kedit._language.items import (
     item_from_json,
     item_key,
     item_to_json,
+    leaves_in_item,
     map_item,
     shape_of_item,
     tensors_in_item,
@@ -88,6 +89,10 @@ class Index(Frozen):
     def tensors(self) -> list[Any]:
         """The tensors in the index, in order."""
         return [tensor for item in self.items for tensor in tensors_in_item(item)]
+
+    def leaves(self) -> list[Any]:
+        """The tensors in the index, and slots for them, in order."""
+        return [leaf for item in self.items for leaf in leaves_in_item(item)]
 
     def outline(self) -> tuple[Item, ...]:
         """The items with what planning needs to know of tensors in place of them."""

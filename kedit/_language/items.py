@@ -220,6 +220,13 @@ def tensors_in_item(item: Item) -> list[Any]:
     return [item.tensor] if isinstance(item, Traced) else []
 
 
+def leaves_in_item(item: Item) -> list[Any]:
+    """The tensors in an item, or the slots for them."""
+    if isinstance(item, (Each, Block)):
+        return leaves_in_item(_first(item))
+    return [item.tensor] if isinstance(item, Traced) else [item] if isinstance(item, Slot) else []
+
+
 def _first(item: Each | Block) -> Item:
     """Where a tensor may stand in an item."""
     return item.positions if isinstance(item, Each) else item.start

@@ -4,7 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kedit._language.constants import Placeholder, freeze, is_replaced, is_tensor, to_code, to_key
+from kedit._language.constants import (
+    Placeholder,
+    freeze,
+    is_replaced,
+    is_scalar,
+    is_tensor,
+    to_code,
+    to_key,
+)
 from kedit._language.expression import Expression
 from kedit._language.index import Index
 from kedit._language.types import Coordinates
@@ -89,18 +97,30 @@ def freeze_operand(value: Any) -> Any:
     return value if keep else freeze(value)
 
 
+def leaves_in(value: Any) -> list[Any]:
+    """What is no constant in an operand or a condition: tensors, placeholders, slots, functions."""
+    if isinstance(value, Expression):
+        return list(value.leaves)
+    if value is None or is_scalar(value):
+        return []
+    return [value] if is_replaced(value) or callable(value) else []
+
+
+def stand_in(value: Any, replace: Callable[[Any], Any]) -> Any:
+    """`value` with `replace` applied to every tensor in it, and to a function."""
+    if not leaves_in(value):
+        return value
+    return value.map(replace) if isinstance(value, Expression) else replace(value)
+
+
 def tensors_in(value: Any) -> list[Any]:
     """The tensors in an operand or a condition."""
-    return [leaf for leaf in _leaves(value) if is_tensor(leaf)]
+    return [leaf for leaf in leaves_in(value) if is_tensor(leaf)]
 
 
 def placeholders_in(value: Any) -> list[Any]:
     """The placeholders in an operand or a condition."""
-    return [leaf for leaf in _leaves(value) if isinstance(leaf, Placeholder)]
-
-
-def _leaves(value: Any) -> list[Any]:
-    return value.constants() if isinstance(value, Expression) else [value]
+    return [leaf for leaf in leaves_in(value) if isinstance(leaf, Placeholder)]
 
 
 def map_tensors(value: Any, replace: Callable[[Any], Any]) -> Any:

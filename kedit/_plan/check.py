@@ -1,22 +1,20 @@
 """Whether an edit fits a tensor: all that can be said before a value is touched."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 
 from kedit._language.constants import is_scalar, is_tensor, shape_of
-from kedit._language.dtypes import check_operation, check_values, dtype_name, kind
+from kedit._language.dtypes import check_operation, check_values, dtype_name, kind, promoted
 from kedit._language.expression import Expression
 from kedit._language.items import Traced, TracedSlot, is_mask
+from kedit._language.operations import OPERATIONS
 from kedit._language.selection import Selection
 from kedit._language.types import Casting, Mode, Shape
 from kedit._plan.bind import BindOptions, bind
 from kedit._plan.layout import Layout
 from kedit.errors import DTypeError, OperandError, ShapeError
-
-ACCUMULATING = frozenset({"add", "subtract", "multiply", "divide", "min", "max"})
 
 
 class Edit(Protocol):
@@ -94,7 +92,7 @@ def check(
         return Bound(layout, layout.result)
     bound = _bound(layout)
     _check_operand(edit, bound, dtype)
-    _check_condition(selection, bound)
+    _check_condition(selection, bound, dtype)
     _check_one_answer_per_place(edit, layout)
     return bound
 
@@ -177,6 +175,7 @@ def _check_operand(edit: Edit, bound: Bound, dtype: str) -> None:
             )
         for constant in operand.constants():
             _check_broadcast(constant, bound, edit.selection, "A constant of an expression")
+        operand.check(promoted(edit, dtype))
     elif is_scalar(operand):
         check_values(operand, type(operand).__name__, dtype, edit.casting)
     elif not callable(operand):
@@ -184,11 +183,12 @@ def _check_operand(edit: Edit, bound: Bound, dtype: str) -> None:
         check_values(operand, dtype_name(operand), dtype, edit.casting)
 
 
-def _check_condition(selection: Selection, bound: Bound) -> None:
+def _check_condition(selection: Selection, bound: Bound, dtype: str) -> None:
     condition = selection.condition
     if isinstance(condition, Expression):
         for constant in condition.constants():
             _check_broadcast(constant, bound, selection, "A constant of a condition")
+        condition.check(dtype)
     elif condition is not None and not callable(condition):
         if dtype_name(condition) != "bool":
             raise DTypeError(
@@ -226,7 +226,7 @@ def _check_broadcast(
 def _check_one_answer_per_place(edit: Edit, layout: Layout) -> None:
     """Refuse a condition that may differ between two picks of one element, where one must win."""
     varies = not is_one_for_all(edit.selection.condition)
-    if layout.has_duplicates and varies and edit.op not in ACCUMULATING:
+    if layout.has_duplicates and varies and not OPERATIONS[edit.op].combines:
         raise OperandError(
             f"`{edit.op}` where an index names an element twice should be given a condition that "
             "is the same for both. Received: a condition that differs along the index, in "
@@ -272,39 +272,4 @@ def check_computed_condition(chosen: Any, shape: Shape) -> None:
         raise ShapeError(
             f"A condition should keep the shape of the selected elements, {shape}. Received: "
             f"shape {shape_of(chosen)}."
-        )
-
-
-def _is_dense(x: Any) -> bool:
-    """Whether `x` is none of the tensors that have the looks but not the layout of others."""
-    if isinstance(x, np.ma.MaskedArray) or _says_not_dense(type(x).__name__):
-        return False
-    if getattr(getattr(x, "shape", None), "rank", 0) is None:
-        return False
-    cls: Any = type(x)
-    for name in _flags(cls):
-        flag = getattr(x, name)
-        if flag is True or (name == "layout" and _says_not_dense(str(flag))):
-            return False
-    return True
-
-
-@lru_cache(maxsize=256)
-def _flags(cls: Any) -> tuple[str, ...]:
-    """By which attributes a tensor of a class says that it is not dense; looking is slow."""
-    return tuple([n for n in ("layout", "is_nested", "sparse", "ragged") if hasattr(cls, n)])
-
-
-@lru_cache(maxsize=256)
-def _says_not_dense(name: str) -> bool:
-    return any([kind in name.lower() for kind in ("sparse", "ragged", "bcoo")])
-
-
-def check_dense(x: Any) -> None:
-    """Refuse a tensor that is not what it looks like."""
-    if not _is_dense(x):
-        raise OperandError(
-            "An edit works on dense tensors of known rank. Received: a sparse, ragged or masked "
-            f"one, or one of unknown rank, {type(x).__name__}. Convert it first, as in "
-            "`x.to_dense()` or `x.filled()`, or give it a shape."
         )

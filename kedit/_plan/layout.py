@@ -8,13 +8,14 @@ that; here is what comes of it.
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from kedit._language.constants import SMALL
+from kedit._language.items import TracedSlot
 from kedit._language.types import Shape
 from kedit._plan.compiler import called_when_traced
 
@@ -57,6 +58,11 @@ class TracedPositions(NamedTuple):
     parts: tuple[Part, ...]
     shape: Shape
     may_repeat: bool
+
+
+def has_one_each(positions: TracedPositions) -> bool:
+    """Whether there is one position in each row of the batch."""
+    return positions.parts[0].kind == "rows" and size_of(positions.shape[1:]) == 1
 
 
 @dataclass(eq=False)
@@ -194,6 +200,7 @@ class Layout:
             of one with computed positions.
         mask: The mask, `Array` or `TracedSlot`, of which the result has all places.
         mask_dim: The dimension of the result that runs along its places.
+        like: A layout that differs in its picks alone, in what is known of them.
         dims: The result's dimensions in the order of the picks; those of `None` come last.
         is_plain: Whether the result has one dimension for each pick and no other.
         is_whole: Whether the whole tensor is selected, in order.
@@ -201,6 +208,7 @@ class Layout:
         is_computed: Whether any positions are computed when the tensor is there.
         has_duplicates: Whether an element is selected more than once, or may be.
         is_in_order: Whether the axes stand in the tensor's order, and merged ones come first.
+        index_tensors: The numbers of the tensors of the index from which positions are computed.
         few_positions: The places that are picked, in order of the picks, if they are few of very
             many; each counts the first axes of the canonical form. Else None.
     """
@@ -213,6 +221,7 @@ class Layout:
     picks: tuple[Any, ...]
     mask: Any = None
     mask_dim: int = 0
+    like: InitVar[Any] = None
     dims: tuple[int, ...] = field(init=False)
     is_plain: bool = field(init=False)
     is_whole: bool = field(init=False)
@@ -220,9 +229,16 @@ class Layout:
     is_computed: bool = field(init=False)
     has_duplicates: bool = field(init=False)
     is_in_order: bool = field(init=False)
+    index_tensors: tuple[int, ...] = field(init=False)
     few_positions: list[tuple[int, ...]] | None = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, like: Any) -> None:
+        if like is not None:
+            self.dims, self.is_plain, self.is_whole = like.dims, like.is_plain, like.is_whole
+            self.is_empty, self.is_computed = like.is_empty, like.is_computed
+            self.has_duplicates, self.is_in_order = like.has_duplicates, like.is_in_order
+            self.index_tensors, self.few_positions = like.index_tensors, like.few_positions
+            return
         picked = [dim for pick in self.picks for dim in pick.dims]
         self.dims = (*picked, *[dim for dim in range(len(self.result)) if dim not in picked])
         one_each = all([len(pick.dims) == 1 for pick in self.picks])
@@ -232,6 +248,9 @@ class Layout:
         self.is_computed = any([pick.is_computed for pick in self.picks])
         self.has_duplicates = any([pick.has_duplicates for pick in self.picks])
         self.is_in_order = self.order == tuple(range(len(self.order))) and self.start == 0
+        parts = [p for pick in self.picks if pick.is_computed for p in pick.positions.parts]
+        sources = [part.source for part in parts if isinstance(part.source, TracedSlot)]
+        self.index_tensors = tuple([source.number for source in sources])
         self.few_positions = self._few_of_many()
 
     def _few_of_many(self) -> list[tuple[int, ...]] | None:
@@ -286,6 +305,12 @@ class Layout:
                 here[list(pick.positions)] = True
                 places &= here.reshape([-1 if a == axis else 1 for a in range(len(sizes))])
         return places
+
+
+def with_picks(layout: Layout, picks: list[Any]) -> Layout:
+    """The same layout, in which computed picks have taken the place of what they replace."""
+    given = (layout.shape, layout.result, layout.order, layout.start, layout.merged, tuple(picks))
+    return Layout(*given, layout.mask, layout.mask_dim, layout)
 
 
 def size_of(shape: Shape) -> int | None:

@@ -8,70 +8,64 @@ from typing import Any
 import numpy as np
 
 from kedit._language.constants import Array, as_array, is_array
-from kedit._language.dtypes import default_fill, promoted, saturate
-from kedit._language.expression import Expression
+from kedit._language.dtypes import default_fill, saturate
+from kedit._language.expression import Expression, evaluate
 from kedit._language.items import Block, Each, Positions
+from kedit._language.operations import OPERATIONS
 from kedit._language.types import Shape
 from kedit._plan.check import (
-    ACCUMULATING,
-    Edit,
     call_function,
-    check,
     check_computed,
     check_computed_condition,
     is_computed,
 )
+from kedit._plan.plan import Plan, given, keep, make, signature
 from kedit._run import ops
-from kedit._run.positions import resolve
-
-
-def _power(x: Any, exponent: Any, out: Any = None) -> Any:
-    """NumPy's power, and that of IEEE 754 where NumPy takes the root: for an exponent of 0.5.
-
-    The power of -inf is inf and that of -0.0 is 0.0; the roots are NaN and -0.0.
-    """
-    if x.dtype.kind not in "iuc" and exponent.dtype.kind != "c":
-        x = np.where((exponent == 0.5) & ((x == 0) | (x == -np.inf)), abs(x), x)
-    return np.power(x, exponent, out=out)
+from kedit._run.positions import computed
 
 
 class _Functions:
     """NumPy's functions, as an expression calls them."""
 
-    power = staticmethod(_power)
+    power = staticmethod(OPERATIONS["power"].ufunc)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
 
 
-_UFUNCS: dict[str, Any] = {
-    "add": np.add,
-    "subtract": np.subtract,
-    "multiply": np.multiply,
-    "divide": np.divide,
-    "power": _power,
-    "min": np.minimum,
-    "max": np.maximum,
-}
+def apply(said: Any, x: Any) -> Any:
+    """Apply an edit to a NumPy array: a new array of the same shape and dtype.
 
-
-def apply(edit: Edit, x: Any) -> Any:
-    """Apply an edit to a NumPy array: a new array of the same shape and dtype."""
+    Args:
+        said: As of `kedit._run.apply`; without tensors.
+        x: Array, list or number.
+    """
     x = as_array(x)
-    layout = check(edit, x.shape, x.dtype.name, spread_masks=False).layout
+    key = (said._spelling, "array", x.shape, x.dtype.name)
+    plan = said._plans.get(key)
+    if plan is None:
+        forms = signature(said._leaves)
+        plan = make(said._said(forms), x.shape, x.dtype.name, spread_masks=False)
+        keep(said._plans, key, plan)
+    return _carry_out(plan, x, said._leaves)
+
+
+def _carry_out(plan: Plan, x: Any, leaves: Any) -> Any:
+    layout = plan.layout
     # What NumPy has no index for is selected by flat positions, with one more element for those
     # that do not exist. In sample coordinates the batch axis stands last, where the index does
     # not reach it.
-    items = edit.selection.index.items
+    selection = plan.edit.selection
+    items = selection.index.items
     own_items = any([isinstance(item, (Block, Each)) for item in items])
-    flat = own_items or edit.mode is not None or edit.size is not None
-    per_sample = edit.selection.coordinates == "sample" and not flat
+    flat = own_items or plan.mode is not None or plan.edit.size is not None
+    per_sample = selection.coordinates == "sample" and not flat
     rank = len(layout.result)
     if flat:
-        index = (_flat_positions(resolve(layout, edit, x.shape, np)),)
+        index = (_flat_positions(computed(plan, x.shape, (), np)),)
         result = np.append(x.ravel(), np.ones((), x.dtype))
     else:
-        index = _numpy_index(edit, per_sample)
+        index = _numpy_index(items, per_sample)
         result = np.array(x)
     target = np.moveaxis(result, 0, -1) if per_sample else result
 
@@ -79,20 +73,21 @@ def apply(edit: Edit, x: Any) -> Any:
         selected = target[index]
         return np.asarray(np.moveaxis(selected, -1, 0) if per_sample else selected)
 
-    if edit.op == "get":
+    if plan.operation.name == "get":
         if flat:
-            fill = default_fill(x.dtype.name) if edit.fill_value is None else edit.fill_value
+            fill = default_fill(plan.dtype) if plan.fill_value is None else plan.fill_value
             target[-1] = fill
         return np.array(read())
     with np.errstate(all="ignore"):
-        values, chosen = _values(edit, read, x.dtype.name)
+        values, chosen = _values(plan, read, leaves)
         if per_sample:
             values = _batch_last(values, rank)
             chosen = None if chosen is None else _batch_last(chosen, rank)
-        if edit.op in ACCUMULATING and layout.has_duplicates:
-            _accumulate(edit.op, target, index, values, chosen)
+        ufunc = plan.operation.ufunc
+        if plan.operation.combines and layout.has_duplicates:
+            _accumulate(ufunc, target, index, values, chosen)
         else:
-            _write(edit.op, target, index, values, chosen)
+            _write(ufunc, target, index, values, chosen)
     return result[:-1].reshape(x.shape) if flat else result
 
 
@@ -138,9 +133,9 @@ def _dims_of(layout: Any, pick: Any) -> list[int]:
     return list(pick.dim_sizes) if pick.is_computed else [layout.result[dim] for dim in pick.dims]
 
 
-def _numpy_index(edit: Edit, per_sample: bool) -> tuple[Any, ...]:
-    items = tuple([_numpy_item(item) for item in edit.selection.index.items])
-    return (*items, slice(None)) if per_sample and any(i is ... for i in items) else items
+def _numpy_index(items: tuple[Any, ...], per_sample: bool) -> tuple[Any, ...]:
+    index = tuple([_numpy_item(item) for item in items])
+    return (*index, slice(None)) if per_sample and any(i is ... for i in index) else index
 
 
 def _numpy_item(item: Any) -> Any:
@@ -154,24 +149,24 @@ def _batch_last(values: Any, rank: int) -> Any:
     return np.moveaxis(values, 0, -1) if values.ndim == rank else values[..., None]
 
 
-def _values(edit: Edit, read: Callable[[], Any], dtype: str) -> tuple[Any, Any]:
+def _values(plan: Plan, read: Callable[[], Any], leaves: Any) -> tuple[Any, Any]:
     """The operand in the dtype to compute with, and the condition, if there is one."""
-    condition, operand = edit.selection.condition, edit.operand
-    wide = promoted(edit, dtype)
+    condition, operand = given(plan.condition, leaves), given(plan.operand, leaves)
     chosen = None
     if condition is not None:
-        chosen = _condition(condition, read, dtype)
-    if not is_computed(operand):
-        return _constant(operand, wide, edit.casting), chosen
+        chosen = _condition(condition, read, plan.dtype)
+    if not plan.computes:
+        return _constant(operand, plan.wide, plan.casting), chosen
     selected = read()
     if chosen is not None:
         selected = np.where(chosen, selected, _safe_element(selected, chosen))
     if isinstance(operand, Expression):
-        values = _evaluate(operand, selected.astype(wide), wide)
+        values = _evaluate(operand, selected.astype(plan.wide), plan.wide)
     else:
-        values = _array(call_function(operand, selected.copy(), dtype))
-        check_computed(values, selected.shape, dtype, edit.casting)
-    return _constant(values, dtype if edit.op in ("set", "apply") else wide, edit.casting), chosen
+        values = _array(call_function(operand, selected.copy(), plan.dtype))
+        check_computed(values, selected.shape, plan.dtype, plan.casting)
+    dtype = plan.dtype if plan.operation.writes else plan.wide
+    return _constant(values, dtype, plan.casting), chosen
 
 
 def _condition(condition: Any, read: Callable[[], Any], dtype: str) -> Any:
@@ -188,7 +183,7 @@ def _condition(condition: Any, read: Callable[[], Any], dtype: str) -> Any:
 
 def _evaluate(expression: Expression, selected: Any, dtype: str) -> Any:
     """The value of an expression for each selected element, also of one without `X`."""
-    value = expression.evaluate(selected, dtype, _Functions(), _constant)
+    value = evaluate(expression, selected, dtype, _Functions(), _constant)
     return np.broadcast_to(value, selected.shape)
 
 
@@ -208,7 +203,7 @@ def _array(values: Any) -> Any:
     return values if is_array(values) else ops.convert_to_numpy(values)
 
 
-def _accumulate(op: str, target: Any, index: tuple[Any, ...], values: Any, chosen: Any) -> None:
+def _accumulate(ufunc: Any, target: Any, index: tuple[Any, ...], values: Any, chosen: Any) -> None:
     """Combine elements of `target`, which is ours, with every value that is given to them."""
     shape = target[index].shape
     # NumPy 2.4 reads past the end of values that it would have to broadcast.
@@ -217,7 +212,7 @@ def _accumulate(op: str, target: Any, index: tuple[Any, ...], values: Any, chose
         chosen = np.broadcast_to(chosen, shape)
         index, values = _places_of(chosen, target.shape, index), values[chosen]
     wide = target if values.dtype == target.dtype else target.astype(values.dtype)
-    _UFUNCS[op].at(wide, index, values)
+    ufunc.at(wide, index, values)
     if wide is not target:
         target[index] = _constant(wide[index], target.dtype.name, "unsafe")
 
@@ -228,14 +223,14 @@ def _places_of(chosen: Any, shape: Any, index: tuple[Any, ...]) -> tuple[Any, ..
     return tuple([np.broadcast_to(axis, shape)[index][chosen] for axis in axes])
 
 
-def _write(op: str, target: Any, index: tuple[Any, ...], values: Any, chosen: Any) -> None:
+def _write(ufunc: Any, target: Any, index: tuple[Any, ...], values: Any, chosen: Any) -> None:
     """Write into `target`, which is ours."""
-    if op in _UFUNCS or chosen is not None:
+    if ufunc or chosen is not None:
         old = np.asarray(target[index])
         is_wide = values.dtype != old.dtype
-        if op in _UFUNCS:
+        if ufunc:
             out = None if is_wide or chosen is not None else old
-            values = _UFUNCS[op](old.astype(values.dtype) if is_wide else old, values, out=out)
+            values = ufunc(old.astype(values.dtype) if is_wide else old, values, out=out)
             if np.may_share_memory(values, target):  # of slices `old` is a view
                 return
         if is_wide:

@@ -17,7 +17,7 @@ from kedit._plan.compiler import as_numbers, reads_bytecode
 from kedit._plan.layout import FEW, Layout, Pick, Sequenced, sequence
 from kedit._run import ops
 from kedit._run.cast import constant, dtype_of, listed
-from kedit.errors import OperandError, ShapeError
+from kedit.errors import OperandError
 
 LARGEST = 2**31 - 1
 
@@ -173,6 +173,11 @@ def read(layout: Layout, x: Tensor, *, unique: bool = False) -> Tensor:
     return x
 
 
+def selected(layout: Layout, x: Tensor) -> Tensor:
+    """What the index selects, in NumPy's layout."""
+    return from_picks(layout, read(layout, merge(layout, x)))
+
+
 def inside(layout: Layout) -> Tensor | None:
     """Whether what the index selects exists, to broadcast to the selection; None if all does."""
     exists = None
@@ -207,72 +212,6 @@ def _slice(pick: Any) -> Any:
 # --- Writing -----------------------------------------------------------------------------------
 
 
-def write(layout: Layout, x: Tensor, values_u: Tensor) -> Tensor:
-    """Write values that broadcast to the unique positions of the picks; the rest is `x`.
-
-    Args:
-        layout: The layout.
-        x: Tensor, not in canonical form.
-        values_u: Values in canonical form.
-    """
-    partial = [axis for axis, pick in enumerate(layout.picks) if not pick.is_whole]
-    several = partial == [0] and values_u.shape[0] != 1
-    if layout.few_positions is not None or (several and layout.picks[0].is_array):
-        # Few positions in long axes: the cost is theirs, not that of the axes.
-        targets = None if reads_bytecode() else layout.targets
-        if targets is not None:  # axes that are merged are left apart: to join them may copy
-            return _write_targets(layout, x, known_array(targets), values_u)
-    seen = partial == [0] and layout.picks[0].is_computed and layout.picks[0].is_seen
-    if seen and layout.is_in_order:
-        places, values_u = layout.picks[0].kept(values_u)
-        if layout.merged:
-            places = np.stack(np.unravel_index(places, x.shape[: layout.merged]), 1)
-            places = places.astype("int32")
-        return scatter(x, places, values_u)
-    canonical = merge(layout, x)
-    return split(layout, _write_canonical(layout, partial, canonical, values_u), x)
-
-
-def _write_canonical(layout: Layout, partial: list[int], x: Tensor, values_u: Tensor) -> Tensor:
-    if layout.is_whole:
-        return values_u
-    first = layout.picks[0]
-    several = partial == [0] and values_u.shape[0] != 1
-    if layout.few_positions is not None:
-        targets = known([place for position in layout.few_positions for place in position])
-        return _write_targets(layout, x, ops.reshape(targets, (-1, len(partial))), values_u)
-    if several and first.is_array:
-        return scatter(x, known_of(first, "unique"), values_u)
-    if partial == [0] and first.is_computed and (several or first.row_start is not None):
-        written = first.write(x, values_u)
-        if written is not None:
-            return written
-    for axis in partial:
-        pick = layout.picks[axis]
-        if not pick.is_computed:
-            _check_length(pick, sizes(x)[axis], values_u.shape[axis])
-        if values_u.shape[axis] != 1:
-            values_u = _spread(values_u, pick, sizes(x)[axis], axis)
-    return ops.where(places(layout, x), values_u, x)
-
-
-def _write_targets(layout: Layout, x: Tensor, targets: Tensor, values_u: Tensor) -> Tensor:
-    """Write at places of the first axes, of which all picks that are not whole name some."""
-    picked = [len(pick.unique) for pick in layout.picks if not pick.is_whole]
-    rest = sizes(values_u)[len(picked) :]
-    values_u = ops.broadcast_to(values_u, (*picked, *rest))
-    return scatter(x, targets, ops.reshape(values_u, (math.prod(picked), *rest)))
-
-
-def adds_by_scatter(layout: Layout) -> bool:
-    """Whether positions are computed on the first axis alone, several of them."""
-    if not layout.is_computed:
-        return False
-    first, *others = layout.picks
-    alone = all([pick.is_whole for pick in others])
-    return alone and first.is_computed and first.count != 1
-
-
 def places(layout: Layout, x: Tensor) -> Tensor:
     """Whether each place of `x`, in canonical form, is picked; broadcasts to it."""
     known = None if reads_bytecode() else layout.places
@@ -289,7 +228,7 @@ def places(layout: Layout, x: Tensor) -> Tensor:
 def _picked(pick: Any, size: Any) -> Tensor:
     """Whether each place on the axis is picked."""
     if pick.is_array or pick.is_computed or pick.size is None:
-        return _number(pick, size) >= 0
+        return pick_at(pick, size) >= 0
     ascending = pick.positions if pick.positions.step > 0 else pick.positions[::-1]
     first, step, count = ascending.start, ascending.step, len(ascending)
     if pick.size > FEW:
@@ -306,17 +245,6 @@ def _picked(pick: Any, size: Any) -> Tensor:
     tests += [place >= first] if first >= step else []
     tests += [place <= ascending[-1]] if ascending[-1] + step < size else []
     return reduce(ops.logical_and, tests or [place >= 0])  # all are, where an axis is turned
-
-
-def _check_length(pick: Pick, size: Any, given: Any) -> None:
-    """Refuse values that do not fit a slice whose length shows only now."""
-    if isinstance(pick.positions, slice) and isinstance(size, int) and isinstance(given, int):
-        length = len(range(*pick.positions.indices(size)))
-        if given not in (1, length):
-            raise ShapeError(
-                f"Values should broadcast to the selection. Received: {given} values for a slice "
-                f"that has {length} elements on an axis of size {size}."
-            )
 
 
 def scatter(x: Tensor, places: Any, values: Tensor) -> Tensor:
@@ -379,18 +307,7 @@ def pad(x: Tensor, axis: int, before: int = 0, after: int = 1) -> Tensor:
     return ops.reshape(padded, (*start, shape[axis] + before + after, *stop))
 
 
-def _spread(values_u: Tensor, pick: Any, size: Any, axis: int) -> Tensor:
-    """Move values to their positions on the whole axis; what lies between does not matter."""
-    if not pick.is_computed and isinstance(pick.positions, range) and pick.positions.step == 1:
-        return pad(values_u, axis, pick.positions.start, pick.size - pick.positions.stop)
-    number = _number(pick, size)
-    if pick.count is None:  # there may turn out to be one value for all, or none to take
-        number = number * ops.cast(ops.not_equal(sizes(values_u)[axis], 1), "int32")
-        values_u = pad(values_u, axis)
-    return ops.take(values_u, ops.maximum(number, 0), axis=axis)
-
-
-def _number(pick: Any, size: Any) -> Tensor:
+def pick_at(pick: Any, size: Any) -> Tensor:
     """For each place on the axis the number of the unique pick that names it, else -1."""
     if pick.is_computed:
         return pick.number()

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 
 from kedit._language.constants import Array, is_tensor
-from kedit._language.dtypes import integer_range, kind, promoted, saturate
+from kedit._language.dtypes import integer_range, kind, saturate
+from kedit._language.operations import OPERATIONS
 from kedit._language.types import Casting, Tensor
 from kedit._plan.compiler import called_when_traced, reads_bytecode
 from kedit._run import ops
@@ -47,12 +48,29 @@ def constant(value: Any, dtype: str) -> Tensor:
         as_dtype = {0: int, 1: int, 2: float, 3: complex}[max(kind(value.dtype), kind(dtype))]
         numbers = [as_dtype(number) for number in value.numbers]
         return ops.reshape(listed(numbers, dtype), value.shape)
-    if type(value) is int and kind(dtype) > 1:
-        value = float(value)  # frameworks refuse integers of more than 63 bits
     if isinstance(value, float) and str(value) == "-0.0":
         # Frameworks may keep constants by value, where -0.0 equals 0.0 and would pass for it.
         return ops.negative(ops.zeros((), dtype=dtype))
-    return ops.convert_to_tensor(int(value) if isinstance(value, bool) else value, dtype=dtype)
+    return ops.convert_to_tensor(_made_anew(value, dtype), dtype=dtype)
+
+
+def _made_anew(value: Any, dtype: str) -> Any:
+    """A number; torch's compiler follows one that was kept to where it was, which Keras asks for.
+
+    As a float if it is to be one: frameworks refuse integers of more than 63 bits.
+    """
+    if isinstance(value, complex):
+        return value
+    is_float = isinstance(value, float) or (kind(dtype) > 1 and not isinstance(value, bool))
+    return float(value) if is_float else int(value)
+
+
+def constant_like(value: Any, x: Tensor, dtype: str) -> Tensor:
+    """A number as a tensor beside `x`, of dtype `dtype`."""
+    simple = isinstance(value, float) or -(2**63) <= abs(value) < 2**63
+    if hasattr(x, "new_full") and simple and str(value) != "-0.0":
+        return x.new_full((), _made_anew(value, dtype))  # a third of the way through Keras
+    return constant(value, dtype)
 
 
 def listed(numbers: list[Any], dtype: str) -> Tensor:
@@ -61,19 +79,13 @@ def listed(numbers: list[Any], dtype: str) -> Tensor:
 
 
 def neutral(op: str, dtype: str) -> Tensor:
-    """What changes nothing by "add", not even -0.0, or by "multiply"."""
-    if op == "multiply":
-        return constant(1, dtype)
-    return constant(-0.0 if kind(dtype) > 1 else 0, dtype)
+    """What changes nothing by an operation, not even -0.0."""
+    numbers: Any = OPERATIONS[op].neutral
+    return constant(numbers[kind(dtype) > 1], dtype)
 
 
-def wide_dtype(edit: Any, dtype: str) -> str:
-    """The dtype that an edit computes in, for a tensor of dtype `dtype`.
-
-    That of the tensor, unless `casting="unsafe"`: then what NumPy would promote to, or where the
-    backend has none of 64 bits, float32.
-    """
-    wide = promoted(edit, dtype)
+def existing(wide: str, dtype: str) -> str:
+    """The dtype to compute in: `wide`, unless it is not `dtype`, and the backend lacks 64 bits."""
     if wide == dtype or reads_bytecode() or _exists(wide):
         return wide
     return "complex64" if kind(wide) == 3 else "float32"

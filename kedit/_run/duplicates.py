@@ -8,6 +8,7 @@ are computed, each pick is given what comes of all for its position.
 
 from typing import Any
 
+from kedit._language.operations import OPERATIONS
 from kedit._language.types import Tensor
 from kedit._plan.layout import Layout, Pick, merging
 from kedit._run import ops
@@ -120,7 +121,7 @@ def _pair(op: str, left: Tensor, right: Tensor) -> Tensor:
 
 def _alone(op: str, values: Tensor) -> Tensor | None:
     """What leaves a value as it is, or None if the value itself does."""
-    return neutral(op, dtype_of(values)) if op in ("add", "multiply") else None
+    return None if OPERATIONS[op].neutral is None else neutral(op, dtype_of(values))
 
 
 def _reduce_axis(pick: Pick, values: Tensor, axis: int, op: str) -> Tensor:

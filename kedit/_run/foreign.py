@@ -5,8 +5,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from kedit._plan.check import Edit, check_dense
+from kedit._plan.check import Edit
 from kedit._run import arrays, ops
+from kedit._run.dense import check_dense
 from kedit.errors import OperandError
 
 

@@ -7,8 +7,8 @@ import keras
 from kedit._language.constants import Slot
 from kedit._language.decoding import check_fields, loading, refused
 from kedit._language.types import Shape, Tensor
-from kedit._plan.check import Edit, check, check_dense
-from kedit._run import cast, tf_data, update
+from kedit._plan.check import Edit, check
+from kedit._run import cast, tensors, tf_data
 from kedit.errors import OperandError, SavingError
 
 
@@ -30,23 +30,19 @@ class EditOperation(keras.Operation):
         self.edit = edit
         self._shape: Shape | None = None
 
-    def call(self, x: Tensor, *tensors: Tensor) -> Tensor:
-        return tf_data.run(self._apply, self.edit, x, tensors)
-
-    def _apply(self, edit: Any, x: Tensor, tensors: tuple[Tensor, ...]) -> Tensor:
-        for tensor in (x, *tensors):  # of which a graph only guesses whether they are sparse
-            check_dense(tensor)
-        built = tuple(x.shape) if self._shape is None else self._shape
-        return update.apply(fill(edit, tensors), x, known_shape(x, built), already_checked=True)
+    def call(self, x: Tensor, *given: Tensor) -> Tensor:
+        edit = fill(self.edit, given) if given else self.edit
+        return tf_data.run(tensors.apply, (x, *given), edit, x, self._shape, True)
 
     def compute_output_spec(self, x: Any, *tensors: Any) -> keras.KerasTensor:
-        if _count_slots(self.edit) != len(tensors):
+        count = _count_slots(self.edit)
+        if count != len(tensors):
             raise SavingError(
                 "An edit of a model should be given a tensor for each of its slots, "
-                f"{_count_slots(self.edit)}. Received: {len(tensors)} tensors. Save the model "
+                f"{count}. Received: {len(tensors)} tensors. Save the model "
                 "again, and leave it as it is."
             )
-        edit: Edit = fill(self.edit, tensors)
+        edit: Edit = fill(self.edit, tensors) if tensors else self.edit
         shape = tuple(x.shape)
         bound = check(edit, shape, cast.dtype_of(x))
         if self._shape is None:  # a model that is called again keeps the meaning it was built with
@@ -106,6 +102,8 @@ def fill(edit: Any, tensors: Any) -> Any:
 
 
 def _count_slots(edit: Any) -> int:
+    if not edit._is_open:
+        return 0
     found: list[Any] = []
 
     def look(leaf: Any) -> Any:
@@ -114,20 +112,6 @@ def _count_slots(edit: Any) -> int:
 
     edit.map(look)
     return len(found)
-
-
-def known_shape(x: Tensor, built: Shape) -> Shape:
-    """Shape of `x` with None wherever the model was built without a size.
-
-    Such an axis means the same on every backend, also on those that know its
-    size when the model runs.
-    """
-    return tuple(
-        [
-            size if isinstance(size, int) and built_size is not None else None
-            for size, built_size in zip(tuple(x.shape), built, strict=True)
-        ]
-    )
 
 
 def _unique_name(prefix: str) -> str:

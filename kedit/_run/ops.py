@@ -120,6 +120,11 @@ _ops: Any = sys.modules[__name__]
 """This module: its own functions call the others by it, as torch's compiler can look up only so."""
 
 
+def is_used_otherwise() -> bool:
+    """Whether functions of another library than Keras are in use."""
+    return _library.get() is not keras_ops
+
+
 @contextmanager
 def using(library: Any) -> Iterator[None]:
     """Compute with the functions of `library` for a while."""
@@ -251,12 +256,19 @@ def where(condition: Any, x1: Any, x2: Any) -> Any:
 
     Keras 3.15.1 makes a tensor of `floatx()` of a number on PyTorch, so that float64 is rounded,
     and one of int32 on JAX, which not all numbers of uint32 fit. Not reported. Tensors that can
-    choose themselves, do, as it is called more often than any other.
+    choose themselves, do, as it is called more often than any other; and of a condition and a
+    number that are NumPy arrays none is made where that takes longer than the choice.
     """
-    x1, x2 = _as_tensors(x1, x2)
-    if not _is_torch(x1):
+    is_number = isinstance(x1, np.ndarray) and not x1.ndim and hasattr(x2, "dtype")
+    if is_number and _is_torch(x2) and (x1.dtype.kind != "u" or x1 < 2**63):
+        x1 = x2.new_full((), x1.item())
+    elif not is_number or _is_torch(x2):
+        x1, x2 = _as_tensors(x1, x2)
+    if not _is_torch(x2):
         return _ops.keras_where(condition, x1, x2)
-    if not _is_torch(condition):
+    if isinstance(condition, np.ndarray):
+        condition = x2.new_tensor(condition).bool()
+    elif not _is_torch(condition):
         condition = _ops.convert_to_tensor(condition, dtype="bool")
     return x1.where(condition, x2)
 

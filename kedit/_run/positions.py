@@ -15,16 +15,16 @@ from kedit._language.dtypes import integer_range, kind
 from kedit._language.items import Positions, TracedSlot
 from kedit._language.types import Mode, Tensor
 from kedit._plan.compiler import reads_bytecode
-from kedit._plan.layout import Layout, Part, Pick, size_of
+from kedit._plan.layout import Layout, Part, Pick, has_one_each, with_picks
+from kedit._plan.plan import Plan
+from kedit._plan.strategy import How
 from kedit._run import ops
 from kedit._run.axes import (
     LARGEST,
-    along,
     check_countable,
     known,
     number_of,
     pad,
-    scatter,
     scatter_add,
     sizes,
 )
@@ -58,14 +58,14 @@ class ComputedPositions:
     is_whole = is_array = is_ordered = False
 
     def __init__(
-        self, pick: Pick, edit: Any, tensors: Any, sizes: tuple[Any, ...], library: Any
+        self, pick: Pick, plan: Any, tensors: Any, sizes: tuple[Any, ...], library: Any
     ) -> None:
         positions = pick.positions
         self.library = library
         self.dims = pick.dims
         self.count = None if pick.count is None else int(pick.count)
         self.has_duplicates = pick.has_duplicates
-        self.is_sorted = edit.indices_are_sorted
+        self.is_sorted = plan.is_sorted
         flat: Any = None
         inside: Any = None
         total: Any = 1
@@ -76,7 +76,7 @@ class ComputedPositions:
             size = math.prod([sizes[axis] for axis in part.axes])
             known = isinstance(size, int) and size > 0
             self.may_be_empty = self.may_be_empty or not (known or part.kind == "rows")
-            place, here = _compute(part, tensors, edit.mode, size, len(positions.shape), library)
+            place, here = _compute(part, tensors, plan.mode, size, len(positions.shape), library)
             flat = place if flat is None else flat * size + place
             row_size = row_size if part.kind == "rows" else row_size * size
             inside = _both(inside, here, library)
@@ -101,7 +101,7 @@ class ComputedPositions:
                 inside = None
         flat = library.reshape(flat, (-1,))
         self.row_start: Any = None
-        if _has_one_each(positions):
+        if has_one_each(positions):
             self.row_start = library.arange(sizes[0], dtype="int32") * row_size
         flat = flat if inside is None else library.where(inside, flat, total)
         self.flat = flat.astype("int32") if self.is_seen else flat
@@ -126,69 +126,12 @@ class ComputedPositions:
 
     def winners(self, values: Tensor, axis: int) -> Tensor:
         """For each pick the value that was given last to its position."""
-        return ops.take(values, self._winner(), axis=axis)
-
-    def write(self, x: Tensor, values: Tensor) -> Tensor | None:
-        """Write values on the first axis by a scatter, where it may be trusted; else None."""
-        if self.is_seen:
-            return scatter(x, *self.kept(values))
-        if self.inside is None and not self.has_duplicates:
-            return scatter(x, self.flat, values)
-        if reads_bytecode() and self.row_start is None:
-            # One place more, for what is dropped. To take values to the whole axis instead is as
-            # fast, but torch's compiler adds up their gradient element by element.
-            places = self.flat
-            if self.has_duplicates:
-                wins = self._winner() == ops.arange(sizes(places)[0], dtype="int32")
-                places = ops.where(wins, places, self.size)
-            return scatter(pad(x, 0), places, values)[:-1]
-        if self.row_start is None or self.may_be_empty:
-            return None
-        # What is dropped from a row writes the first of the row again.
-        places = ops.where(self.inside, self.flat, self.row_start)
-        inside = along(self.inside, 0, len(x.shape))
-        values = ops.where(inside, values, ops.take(x, places, axis=0))
-        return scatter(x, places, values)
-
-    def kept(self, values: Tensor) -> tuple[Any, Tensor]:
-        """The positions that are in bounds, each once, and the value that each is given."""
-        number = self.number() if self.has_duplicates or self.inside is not None else self.flat
-        kept = number[number >= 0]
-        if len(kept) == len(self.flat):
-            return self.flat, values
-        return self.flat[kept], values if values.shape[0] == 1 else ops.take(values, kept, axis=0)
-
-    def add(self, x: Tensor, values: Tensor) -> Tensor:
-        """Add values on the first axis; other elements keep their bits.
-
-        A scatter that adds may be trusted with duplicates, and with its gradient.
-        """
-        if self.inside is None:
-            return scatter_add(x, self.flat, values)
-        if self.is_seen:
-            kept = np.flatnonzero(self.inside)
-            values = values if values.shape[0] == 1 else ops.take(values, kept, axis=0)
-            return scatter_add(x, self.flat[kept], values)
-        if not isinstance(self.size, int) or not self.size:  # one place more, to drop them there
-            return scatter_add(pad(x, 0), self.flat, values)[:-1]
-        # What is dropped adds nothing to a place to which something is added anyway. If there is
-        # none, the first is put back: even to add -0.0 changes the bits of some numbers.
-        first = ops.argmax(
-            ops.concatenate([ops.cast(self.inside, "int32"), ops.ones((1,), "int32")])
-        )
-        any_inside = first < ops.shape(self.inside)[0]
-        spare = ops.take(pad(self.flat, 0), first, axis=0)
-        inside = along(self.inside, 0, len(x.shape))
-        values = ops.where(inside, values, neutral("add", dtype_of(x)))
-        added = scatter_add(x, ops.where(self.inside, self.flat, spare), values)
-        spare = ops.reshape(spare, (1,))
-        row = ops.where(any_inside, ops.take(added, spare, axis=0), ops.take(x, spare, axis=0))
-        return scatter(added, spare, row)
+        return ops.take(values, self.winner(), axis=axis)
 
     def reduce(self, values: Tensor, axis: int, op: str) -> Tensor:
         """For each pick what comes of all values that were given to its position."""
         values = _swapped(values, axis)
-        winner = ops.convert_to_tensor(self._winner())
+        winner = ops.convert_to_tensor(self.winner())
         if op == "add":
             start = ops.broadcast_to(neutral("add", dtype_of(values)), ops.shape(values))
             reduced = scatter_add(start, winner, values)
@@ -220,7 +163,7 @@ class ComputedPositions:
         values = scan(values, follows, op, (longest - 1).bit_length())
         # The last pick of each run has taken in all of it.
         rank = number_of(order, library.shape(order)[0])
-        return ops.take(values, library.take(rank, self._winner()), axis=0)
+        return ops.take(values, library.take(rank, self.winner()), axis=0)
 
     def number(self) -> Tensor:
         """For each place on the axis the number of the pick that wins it, else -1."""
@@ -253,7 +196,7 @@ class ComputedPositions:
             order = pad(order, 0)
         return ops.where(last >= 0, ops.take(order, ops.maximum(last, 0)), -1)
 
-    def _winner(self) -> Any:
+    def winner(self) -> Any:
         """For each pick the number of the last one that names its position."""
         return self.library.maximum(self.library.take(self._last(), self.flat), 0)
 
@@ -275,60 +218,42 @@ def _swapped(values: Tensor, axis: int) -> Tensor:
     return ops.transpose(values, order) if axis else values
 
 
-def resolve(
-    layout: Layout,
-    edit: Any,
-    sizes: tuple[Any, ...],
-    library: Any = ops,
-    *,
-    may_read_values: bool = False,
-) -> Layout:
+def resolve(plan: Plan, sizes: tuple[Any, ...], leaves: Any) -> tuple[Layout, How]:
     """The layout with computed positions in place of what they are computed from.
 
+    Where that saves to find out which positions win or are out of bounds, index tensors are read,
+    in eager mode, and NumPy computes. Constants always are.
+
     Args:
-        layout: The layout.
-        edit: The edit.
+        plan: The plan.
         sizes: Sizes of the axes.
-        library: What to compute with, `keras.ops` or NumPy.
-        may_read_values: Whether to read the values of index tensors in eager mode and compute with
-            NumPy, where that saves a sort and what follows it. Constants always are.
+        leaves: The tensors and functions of the edit, those of the index first.
+
+    Returns:
+        The layout, and how its positions are given.
     """
-    tensors = edit.selection.index.tensors()
-    computed = [pick for pick in layout.picks if pick.is_computed]
-    gains = not tensors or (
-        may_read_values and any([_gains_by_reading_values(pick, edit) for pick in computed])
-    )
-    if library is ops and gains and all([isinstance(size, int) for size in sizes]):
+    layout = plan.layout
+    tensors = [leaves[number] for number in layout.index_tensors]
+    reads = not tensors or (plan.may_read and plan.gains_by_reading)
+    if reads and all([isinstance(size, int) for size in sizes]):
         values = seen(tensors)
         if values is not None:
-            tensors, library = values, np
-    picks = [
-        ComputedPositions(pick, edit, tensors, sizes, library) if pick.is_computed else pick
-        for pick in layout.picks
-    ]
-    return Layout(
-        layout.shape,
-        layout.result,
-        layout.order,
-        layout.start,
-        layout.merged,
-        tuple(picks),
-        layout.mask,
-        layout.mask_dim,
+            return computed(
+                plan, sizes, dict(zip(layout.index_tensors, values, strict=True)), np
+            ), "seen"
+    found = computed(plan, sizes, leaves, ops)
+    return found, "traced" if reads_bytecode() else "hidden"
+
+
+def computed(plan: Plan, sizes: tuple[Any, ...], tensors: Any, library: Any) -> Layout:
+    """The layout with positions that `library`, `keras.ops` or NumPy, has computed."""
+    return with_picks(
+        plan.layout,
+        [
+            ComputedPositions(pick, plan, tensors, sizes, library) if pick.is_computed else pick
+            for pick in plan.layout.picks
+        ],
     )
-
-
-def _gains_by_reading_values(pick: Pick, edit: Any) -> bool:
-    """Whether it has to be found out which pick wins, or which ones are out of bounds."""
-    if edit.op == "get" or pick.count == 1:
-        return False
-    adds = edit.op in ("add", "subtract")
-    return (pick.has_duplicates and not adds) or edit.mode in (None, "drop", "fill")
-
-
-def _has_one_each(positions: Any) -> bool:
-    """Whether there is one position in each row."""
-    return positions.parts[0].kind == "rows" and size_of(positions.shape[1:]) == 1
 
 
 def source_of(source: Any, tensors: Any, library: Any) -> Tensor:

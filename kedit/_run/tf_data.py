@@ -119,11 +119,11 @@ def _library() -> TensorFlowOps:
     return TensorFlowOps()
 
 
-def run(function: Callable[..., Any], edit: Any, x: Any, tensors: Any, *arguments: Any) -> Any:
-    """Call a function of the lowering, which lowers to TensorFlow if a tensor asks for it."""
-    if not any([_is_foreign(tensor) for tensor in (x, *tensors)]):
-        return function(edit, x, tensors, *arguments)
+def run(function: Callable[..., Any], tensors: Any, *arguments: Any) -> Any:
+    """Call a function that applies an edit, on TensorFlow's functions if a tensor asks for it."""
+    if not any([_is_foreign(tensor) for tensor in tensors]):
+        return function(*arguments)
     # It has no branches for AutoGraph to convert, which would take seconds.
     function = _library().autograph.experimental.do_not_convert(function)
     with ops.using(_library()):
-        return function(edit, x, tensors, *arguments)
+        return function(*arguments)

@@ -7,11 +7,12 @@ import keras
 from kedit import _run
 from kedit._edit import Edit, EditSequence, check_weight_edit, edit_from_json
 from kedit._language.decoding import check_fields, loading
+from kedit._language.operations import OPERATIONS
 from kedit._language.types import Tensor
 from kedit._run import ops
 from kedit.errors import OperandError
 
-_REPEATABLE = ("set", "min", "max", "apply")
+_REPEATABLE = tuple([row.name for row in OPERATIONS.values() if row.repeats])
 
 
 @keras.saving.register_keras_serializable(package="kedit")

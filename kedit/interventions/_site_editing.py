@@ -11,6 +11,7 @@ from kedit import _run
 from kedit._edit import Edit, EditSequence
 from kedit._language.constants import Array, freeze, is_scalar, to_code
 from kedit._language.dtypes import kind
+from kedit._language.operations import OPERATIONS
 from kedit._language.selection import Selection
 from kedit._language.trainable import Trainable
 from kedit._language.types import Shape, Tensor
@@ -149,7 +150,9 @@ def _with_value(edit: Edit) -> Edit:
     is_constant = is_scalar(edit.operand) or isinstance(edit.operand, Array)
     # An exponent decides what is differentiable.
     return (
-        replace(edit, operand=Value(edit.operand)) if is_constant and edit.op != "power" else edit
+        replace(edit, operand=Value(edit.operand))
+        if is_constant and not OPERATIONS[edit.op].needs_natural
+        else edit
     )
 
 

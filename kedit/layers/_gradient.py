@@ -9,7 +9,7 @@ from kedit import _run
 from kedit._edit import Edit
 from kedit._language.constants import Placeholder
 from kedit._language.dtypes import kind
-from kedit._language.expression import Expression
+from kedit._language.expression import Expression, evaluate
 from kedit._language.selection import Selection, placeholders_in
 from kedit._language.trainable import Trainable
 from kedit._language.types import Shape, Tensor
@@ -133,13 +133,13 @@ def _surrogate(condition: Any, x: Tensor, dtype: str, temperature: float) -> tup
                 return left * right, right * left_slope + left * right_slope
             joined = left + right - left * right
             return joined, (one - right) * left_slope + (one - left) * right_slope
-        hard = part.evaluate(x, dtype, ops, _run.constant)
+        hard = evaluate(part, x, dtype, ops, _run.constant)
         value = ops.cast(hard, dtype)
         return value, _slope(part) if part.name in _ORDERED else zero
 
     def _slope(part: Expression) -> Tensor:
         left, right = [
-            arg.evaluate(safe, dtype, ops, _run.constant)
+            evaluate(arg, safe, dtype, ops, _run.constant)
             if isinstance(arg, Expression)
             else _run.constant(arg, dtype)
             for arg in part.args

@@ -1,0 +1,173 @@
+"""The plan of an edit: all that is known before the tensor is there, but its numbers."""
+
+import copy
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from kedit._language.constants import FunctionStandIn, StandIn
+from kedit._language.dtypes import dtype_name, promoted
+from kedit._language.operations import OPERATIONS, Operation
+from kedit._language.types import Casting, Mode, Shape
+from kedit._plan.check import Edit, check, is_computed, is_one_for_all
+from kedit._plan.layout import Layout, TracedPositions
+from kedit._plan.strategy import COMPUTED, How, choose
+
+_KEPT = 1024
+"""So many plans are kept side by side."""
+
+
+@dataclass(eq=False)
+class Plan:
+    """An edit bound to a tensor's shape and dtype, and checked.
+
+    Attributes:
+        edit: The edit, with stand-ins for its tensors and functions.
+        operation: What happens to the elements.
+        operand: Its number, array, expression, or what stands in for a tensor or a function.
+        condition: The condition, of the same kinds, or None.
+        casting: As of the edit.
+        mode: As of the edit.
+        fill_value: As of the edit.
+        is_sorted: Whether the user promises that positions ascend.
+        shape: Shape of the tensor, with None where a size is not known.
+        dtype: Dtype of the tensor.
+        layout: Where the index lands.
+        selected: Shape of what is selected, to which values broadcast.
+        is_one_for_all: Whether the condition is the same for all elements.
+        may_read: Whether positions that are tensors may be read where a backend shows them.
+        wide: The dtype to compute in, as NumPy promotes.
+        is_traced: Whether it is made for a compiler that reads bytecode, and no NumPy arrays.
+        computes: Whether the operand is computed from the selected elements.
+        meets_all: Whether the operation may meet elements that are not chosen.
+        narrows: Whether some of the elements that the index selects may not be chosen.
+        may_drop: Whether computed positions may be out of bounds, or of an empty axis.
+        may_be_empty: Whether an axis with computed positions may have no element.
+        gains_by_reading: Whether it pays to read positions that are tensors.
+        mask: Where the strategy "choose" writes a number: a boolean NumPy array, if it is short and
+            broadcasts to the tensor as it is. Else None.
+        number: The number as a NumPy array of the tensor's dtype.
+        strategies: Which strategy carries the plan out, by how its positions are given.
+    """
+
+    edit: Edit
+    operation: Operation
+    operand: Any
+    condition: Any
+    casting: Casting
+    mode: Mode | None
+    fill_value: Any
+    is_sorted: bool
+    shape: Shape
+    dtype: str
+    layout: Layout
+    selected: Shape
+    is_one_for_all: bool
+    may_read: bool
+    wide: str
+    is_traced: bool
+    computes: bool = field(init=False)
+    meets_all: bool = field(init=False)
+    narrows: bool = field(init=False)
+    may_drop: bool = field(init=False)
+    may_be_empty: bool = field(init=False)
+    gains_by_reading: bool = field(init=False)
+    strategies: dict[How, str] = field(init=False)
+    mask: Any = field(init=False)
+    number: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.computes = is_computed(self.operand)
+        self.meets_all = self.operation.may_meet_all(self.operand)
+        self.narrows = self.condition is not None or self.layout.mask is not None
+        computed = [pick for pick in self.layout.picks if pick.is_computed]
+        self.may_be_empty = any([self._may_be_empty(pick.positions) for pick in computed])
+        bounds = self.mode not in ("clip", "wrap", "promise_in_bounds")
+        masks = any([part.kind == "mask" for pick in computed for part in pick.positions.parts])
+        self.may_drop = bounds or masks or self.may_be_empty
+        self.gains_by_reading = any([self._gains(pick) for pick in computed])
+        ways: tuple[How, ...] = COMPUTED if computed else ("known",)
+        self.strategies = {how: choose(self, how) for how in ways}
+        self.mask = self.number = None
+        layout = self.layout
+        as_it_is = layout.is_in_order and len(layout.picks) == len(layout.shape)
+        fills = self.strategies.get("known") == "choose" and self.operation.writes
+        if fills and as_it_is and not self.is_traced:
+            self.mask, self.number = layout.places, np.array(self.operand, self.dtype)
+
+    def _may_be_empty(self, positions: TracedPositions) -> bool:
+        parts = [part for part in positions.parts if part.kind != "rows"]
+        return not all([math.prod([self.shape[a] or 0 for a in part.axes]) for part in parts])
+
+    def _gains(self, pick: Any) -> bool:
+        """Whether it has to be found out which pick wins, or which ones are out of bounds."""
+        if self.operation.name == "get" or pick.count == 1:
+            return False
+        adds = self.operation.combines == "add"
+        return (pick.has_duplicates and not adds) or self.mode in (None, "drop", "fill")
+
+
+def make(
+    edit: Edit,
+    shape: Shape,
+    dtype: str,
+    already_checked: bool = False,
+    *,
+    spread_masks: bool = True,
+    is_traced: bool = False,
+) -> Plan:
+    """Plan an edit of a tensor, or say why it does not fit.
+
+    Args:
+        edit: The edit, with stand-ins for its tensors and functions.
+        shape: Shape of the tensor, with None where a size is not known.
+        dtype: Dtype of the tensor.
+        already_checked: Whether it was checked when a graph was built; see `check`. The positions
+            of a graph are not read, also where a backend would show them.
+        spread_masks: As of `check`.
+        is_traced: Whether a compiler that reads bytecode asks for it.
+    """
+    bound = check(edit, shape, dtype, already_checked=already_checked, spread_masks=spread_masks)
+    condition = edit.selection.condition
+    return Plan(
+        edit=edit,
+        operation=copy.copy(OPERATIONS[edit.op]),  # torch's compiler guards what is shared
+        operand=edit.operand,
+        condition=condition,
+        casting=edit.casting,
+        mode=edit.mode,
+        fill_value=edit.fill_value,
+        is_sorted=edit.indices_are_sorted,
+        shape=shape,
+        dtype=dtype,
+        layout=bound.layout,
+        selected=bound.selected,
+        is_one_for_all=is_one_for_all(condition),
+        may_read=not already_checked,
+        wide=promoted(edit, dtype),
+        is_traced=is_traced,
+    )
+
+
+def given(part: Any, leaves: Any) -> Any:
+    """An operand or a condition of a plan, or the tensor or function that is stood in for."""
+    return leaves[part.number] if isinstance(part, (StandIn, FunctionStandIn)) else part
+
+
+def keep(plans: dict[Any, Plan], key: Any, plan: Plan) -> None:
+    """Keep a plan; of too many all are forgotten."""
+    if len(plans) >= _KEPT:
+        plans.clear()
+    plans[key] = plan
+
+
+def signature(leaves: Any) -> tuple[Any, ...]:
+    """What a plan depends on of its leaves: of tensors shape and dtype, of functions nothing."""
+    return tuple(
+        [
+            (tuple(leaf.shape), dtype_name(leaf)) if hasattr(leaf, "shape") else None
+            for leaf in leaves
+        ]
+    )

@@ -1,0 +1,121 @@
+"""The strategies "scatter" and "add": values are written where each place occurs once, or added.
+
+Positions that are computed may be out of bounds, or repeat; then only those are written that win.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from kedit._language.types import Tensor
+from kedit._plan.compiler import reads_bytecode
+from kedit._plan.plan import Plan
+from kedit._plan.strategy import partial
+from kedit._run import axes, ops
+from kedit._run.axes import scatter, scatter_add, sizes
+from kedit._run.cast import neutral
+from kedit._run.values import chosen_and_values, negative, new_values
+
+
+def run(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
+    values = new_values(plan, layout, x, leaves)
+    first = layout.picks[0]
+    if not layout.is_computed:
+        return _at_known(layout, x, values)
+    if first.is_seen and layout.is_in_order:  # axes that are merged are left apart
+        places, values = _kept(first, values)
+        if layout.merged:
+            places = np.stack(np.unravel_index(places, x.shape[: layout.merged]), 1)
+            places = places.astype("int32")
+        return scatter(x, places, values)
+    canonical = axes.merge(layout, x)
+    return axes.split(layout, _at_computed(first, canonical, values), x)
+
+
+def _at_known(layout: Any, x: Tensor, values: Tensor) -> Tensor:
+    """Write at places that are known beforehand."""
+    targets = None if reads_bytecode() else layout.targets
+    if targets is not None:  # axes that are merged are left apart: to join them may copy
+        return _at_targets(layout, x, axes.known_array(targets), values)
+    canonical = axes.merge(layout, x)
+    if layout.few_positions is None:
+        targets = axes.known_of(layout.picks[0], "unique")
+        return axes.split(layout, scatter(canonical, targets, values), x)
+    targets = axes.known([place for position in layout.few_positions for place in position])
+    targets = ops.reshape(targets, (-1, len(partial(layout))))
+    return axes.split(layout, _at_targets(layout, canonical, targets, values), x)
+
+
+def _at_targets(layout: Any, x: Tensor, targets: Tensor, values: Tensor) -> Tensor:
+    """Write at places of the first axes, of which all picks that are not whole name some."""
+    picked = [len(pick.unique) for pick in layout.picks if not pick.is_whole]
+    rest = sizes(values)[len(picked) :]
+    values = ops.broadcast_to(values, (*picked, *rest))
+    return scatter(x, targets, ops.reshape(values, (math.prod(picked), *rest)))
+
+
+def _at_computed(pick: Any, x: Tensor, values: Tensor) -> Tensor:
+    """Write at computed positions on the first axis."""
+    if pick.is_seen:
+        return scatter(x, *_kept(pick, values))
+    if pick.inside is None and not pick.has_duplicates:
+        return scatter(x, pick.flat, values)
+    if pick.row_start is not None and not pick.may_be_empty:
+        # What is dropped from a row writes the first of the row again.
+        places = pick.flat
+        if pick.inside is not None:
+            places = ops.where(pick.inside, pick.flat, pick.row_start)
+            inside = axes.along(pick.inside, 0, len(x.shape))
+            values = ops.where(inside, values, ops.take(x, places, axis=0))
+        return scatter(x, places, values)
+    # One place more, for what is dropped. To take values to the whole axis instead is as fast, but
+    # torch's compiler adds up their gradient element by element.
+    places = pick.flat
+    if pick.has_duplicates:
+        wins = pick.winner() == ops.arange(sizes(places)[0], dtype="int32")
+        places = ops.where(wins, places, pick.size)
+    return scatter(axes.pad(x, 0), places, values)[:-1]
+
+
+def _kept(pick: Any, values: Tensor) -> tuple[Any, Tensor]:
+    """The positions that are in bounds, each once, and the value that each is given."""
+    number = pick.number() if pick.has_duplicates or pick.inside is not None else pick.flat
+    kept = number[number >= 0]
+    if len(kept) == len(pick.flat):
+        return pick.flat, values
+    return pick.flat[kept], values if values.shape[0] == 1 else ops.take(values, kept, axis=0)
+
+
+def run_add(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
+    """Add on the first axis; other elements keep their bits.
+
+    A scatter that adds may be trusted with duplicates, and with its gradient.
+    """
+    _, values = chosen_and_values(plan, layout, x, leaves)
+    values = axes.to_picks(layout, values)
+    if plan.operation.negates:
+        values = negative(values)
+    return axes.split(layout, _added(layout.picks[0], axes.merge(layout, x), values, plan.dtype), x)
+
+
+def _added(pick: Any, x: Tensor, values: Tensor, dtype: str) -> Tensor:
+    if pick.inside is None:
+        return scatter_add(x, pick.flat, values)
+    if pick.is_seen:
+        kept = np.flatnonzero(pick.inside)
+        values = values if values.shape[0] == 1 else ops.take(values, kept, axis=0)
+        return scatter_add(x, pick.flat[kept], values)
+    if not isinstance(pick.size, int) or not pick.size:  # one place more, to drop them there
+        return scatter_add(axes.pad(x, 0), pick.flat, values)[:-1]
+    # What is dropped adds nothing to a place to which something is added anyway. If there is
+    # none, the first is put back: even to add -0.0 changes the bits of some numbers.
+    first = ops.argmax(ops.concatenate([ops.cast(pick.inside, "int32"), ops.ones((1,), "int32")]))
+    any_inside = first < ops.shape(pick.inside)[0]
+    spare = ops.take(axes.pad(pick.flat, 0), first, axis=0)
+    inside = axes.along(pick.inside, 0, len(x.shape))
+    values = ops.where(inside, values, neutral("add", dtype))
+    added = scatter_add(x, ops.where(pick.inside, pick.flat, spare), values)
+    spare = ops.reshape(spare, (1,))
+    row = ops.where(any_inside, ops.take(added, spare, axis=0), ops.take(x, spare, axis=0))
+    return scatter(added, spare, row)

@@ -1,0 +1,45 @@
+"""The strategy "spread": new values are taken to the whole axes, and a mask chooses."""
+
+from typing import Any
+
+from kedit._language.types import Tensor
+from kedit._plan.plan import Plan
+from kedit._run import axes, ops
+from kedit._run.values import new_values
+from kedit.errors import ShapeError
+
+
+def run(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
+    values = new_values(plan, layout, x, leaves)
+    canonical = axes.merge(layout, x)
+    for axis, pick in enumerate(layout.picks):
+        if pick.is_whole:
+            continue
+        size = axes.sizes(canonical)[axis]
+        if not pick.is_computed:
+            _check_length(pick, size, values.shape[axis])
+        if values.shape[axis] != 1:
+            values = _spread(values, pick, size, axis)
+    return axes.split(layout, ops.where(axes.places(layout, canonical), values, canonical), x)
+
+
+def _check_length(pick: Any, size: Any, given: Any) -> None:
+    """Refuse values that do not fit a slice whose length shows only now."""
+    if isinstance(pick.positions, slice) and isinstance(size, int) and isinstance(given, int):
+        length = len(range(*pick.positions.indices(size)))
+        if given not in (1, length):
+            raise ShapeError(
+                f"Values should broadcast to the selection. Received: {given} values for a slice "
+                f"that has {length} elements on an axis of size {size}."
+            )
+
+
+def _spread(values: Tensor, pick: Any, size: Any, axis: int) -> Tensor:
+    """Move values to their positions on the whole axis; what lies between does not matter."""
+    if not pick.is_computed and isinstance(pick.positions, range) and pick.positions.step == 1:
+        return axes.pad(values, axis, pick.positions.start, pick.size - pick.positions.stop)
+    number = axes.pick_at(pick, size)
+    if pick.count is None:  # there may turn out to be one value for all, or none to take
+        number = number * ops.cast(ops.not_equal(axes.sizes(values)[axis], 1), "int32")
+        values = axes.pad(values, axis)
+    return ops.take(values, ops.maximum(number, 0), axis=axis)

@@ -1,0 +1,185 @@
+"""An edit of tensors of the running backend: its plan is found or made, and carried out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from kedit._language.constants import as_array, is_array
+from kedit._language.types import Shape, Tensor
+from kedit._plan.check import Edit, check
+from kedit._plan.compiler import as_numbers, reads_bytecode
+from kedit._plan.plan import Plan, keep, make, signature
+from kedit._run import arrays, axes, cast, choose, ops, positions, read, scatter, spread, whole
+from kedit._run.dense import check_dense, flags
+from kedit.errors import DTypeError, OperandError
+
+RUN: dict[str, Callable[[Plan, Any, Tensor, Any], Tensor]] = {
+    "read": read.run,
+    "copy": lambda plan, layout, x, leaves: ops.copy(x),
+    "choose": choose.run,
+    "whole": whole.run,
+    "add": scatter.run_add,
+    "scatter": scatter.run,
+    "spread": spread.run,
+}
+"""What carries out each strategy of `kedit._plan.strategy`."""
+
+
+def apply(said: Any, x: Any, shape: Shape | None = None, already_checked: bool = False) -> Tensor:
+    """Apply an edit to a tensor: a new tensor of the same shape and dtype.
+
+    Args:
+        said: As of `kedit._run.apply`.
+        x: Tensor, Variable or array.
+        shape: Shape of `x` as a layer was built with.
+        already_checked: Whether the edit was checked before, when a graph was built.
+    """
+    x = tensor(x)
+    leaves = [tensor(leaf) if hasattr(leaf, "shape") else leaf for leaf in said._leaves]
+    known = known_shape(x, tuple(x.shape) if shape is None else shape)
+    if is_array(x):  # of Keras's NumPy backend
+        edit = said._with(leaves)
+        check(edit, known, cast.dtype_of(x), already_checked=already_checked)
+        return arrays.apply_to_built(edit, x, known)
+    forms = signature(leaves)
+    if reads_bytecode():
+        forms = tuple([form and (as_numbers(form[0]), form[1]) for form in forms])
+        bound = (as_numbers(known), cast.dtype_of(x), already_checked)
+        return carry_out(said._plan_when_traced(forms, bound), x, leaves)
+    key: Any = (said._spelling, known, x.dtype, forms)
+    if already_checked or ops.is_used_otherwise():
+        key = (*key, already_checked, ops.is_used_otherwise())
+    plan = said._plans.get(key)
+    if plan is None:
+        if not already_checked and _needs_values(said._said(forms)):
+            edit = _with_known_index(said._with(leaves))
+            if edit is not None:
+                return apply(edit, x, shape)
+        plan = make(said._said(forms), known, cast.dtype_of(x), already_checked)
+        keep(said._plans, key, plan)
+        for met in (x, *leaves):
+            _remember(met)
+    return carry_out(plan, x, leaves)
+
+
+def carry_out(plan: Plan, x: Tensor, leaves: Any) -> Tensor:
+    """Carry out a plan.
+
+    Args:
+        plan: The plan.
+        x: Tensor of the running backend.
+        leaves: The tensors and functions of the edit.
+    """
+    layout = plan.layout
+    if not layout.is_computed:
+        name = plan.strategies["known"]
+    else:
+        layout, how = positions.resolve(plan, axes.sizes(x), leaves)
+        name = plan.strategies[how]
+    if 0 in tuple(x.shape) and name != "read":  # an axis whose size was not known
+        name = "copy"
+    return RUN[name](plan, layout, x, leaves)
+
+
+_PLAIN: dict[type, tuple[str, ...]] = {}
+"""Types of tensors of the running backend that were met, and the attributes to look at."""
+_STRIDED = ("torch.strided",)
+
+
+def is_plain(x: Any) -> bool:
+    """Whether it can be used as it is: a dense tensor of a type that was met, of known sizes."""
+    names = _PLAIN.get(type(x))
+    if names is None:
+        return False
+    for name in names:
+        flag = getattr(x, name)
+        if flag is not False and str(flag) not in _STRIDED:
+            return False
+    return all([type(size) is int for size in x.shape])
+
+
+def _remember(x: Any) -> None:
+    """Let tensors of this type be found plain, if they are of the running backend."""
+    kind: Any = type(x)
+    if isinstance(x, (keras.Variable, keras.KerasTensor)) or not ops.is_tensor(x):
+        return
+    # Of a tensor in TensorFlow's graphs not even the rank has to be known.
+    if hasattr(x.shape, "rank") and kind.__name__ != "EagerTensor":
+        return
+    _PLAIN[kind] = flags(kind)
+
+
+def _needs_values(edit: Edit) -> bool:
+    """Whether an edit can be had only if the values of its index are there to look at."""
+    tensors = edit.selection.index.tensors()
+    if edit.mode == "raise":
+        return bool(tensors)
+    reads = edit.op == "get" and edit.size is None
+    return reads and any([cast.dtype_of(tensor) == "bool" for tensor in tensors])
+
+
+def _with_known_index(edit: Any) -> Any:
+    """The edit with the values that it needs, or None where a compiler has hidden them all."""
+    found_any = False
+
+    def values(tensor: Any) -> Any:
+        nonlocal found_any
+        needed = edit.mode == "raise" or cast.dtype_of(tensor) == "bool"
+        found = cast.seen([tensor]) if needed else None
+        found_any = found_any or found is not None
+        return tensor if found is None else found[0]  # what is hidden will be refused
+
+    index = edit.selection.index.known(values)
+    return edit.with_index(index) if found_any else None
+
+
+def is_numpy(x: Any) -> bool:
+    if isinstance(x, (list, tuple)):
+        return all(is_numpy(entry) and not isinstance(entry, np.ndarray) for entry in x)
+    if isinstance(x, np.ma.MaskedArray):
+        return False
+    return is_array(x) or isinstance(x, (bool, int, float, complex))
+
+
+def tensor(x: Any) -> Any:
+    """A tensor of the running backend, or, beside one of `tf.data`, of TensorFlow."""
+    if reads_bytecode() and hasattr(x, "index_add") and str(x.layout) == "torch.strided":
+        return x  # each further call is read
+    check_dense(x)
+    if not (ops.is_tensor(x) or isinstance(x, keras.Variable) or is_numpy(x)):
+        raise OperandError(
+            "An edit works on NumPy arrays, lists and tensors of the running backend, "
+            f"{keras.backend.backend()!r}. Received: {x!r} of type {type(x).__name__}. Convert it "
+            "first, as in `at(numpy.asarray(x))[...]`."
+        )
+    tensor = ops.convert_to_tensor(as_array(x) if isinstance(x, (list, tuple)) else x)
+    if is_array(x) and x.dtype.kind in "iu" and cast.dtype_of(tensor) != x.dtype.name:
+        _check_narrowed(x, cast.dtype_of(tensor))
+    return tensor
+
+
+def _check_narrowed(x: Any, dtype: str) -> None:
+    """Refuse integers that a backend without integers of their width would change."""
+    limits = np.iinfo(dtype)
+    if x.size and not limits.min <= x.min() <= x.max() <= limits.max:
+        raise DTypeError(
+            f"An array of dtype {x.dtype.name!r} becomes a tensor of dtype {dtype!r} on the "
+            f"{keras.backend.backend()} backend and should fit it. Received: numbers from "
+            f"{x.min()} to {x.max()}. Edit the array by arrays, which stays in NumPy."
+        )
+
+
+def known_shape(x: Tensor, built: Shape) -> Shape:
+    """Shape of `x` with None wherever the model was built without a size.
+
+    Such an axis means the same on every backend, also on those that know its
+    size when the model runs.
+    """
+    return tuple(
+        [
+            size if isinstance(size, int) and built_size is not None else None
+            for size, built_size in zip(tuple(x.shape), built, strict=True)
+        ]
+    )
