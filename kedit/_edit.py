@@ -45,15 +45,15 @@ from kedit._language.selection import (
 from kedit._language.spelling import index_of, value_of
 from kedit._language.trainable import describe, described, take_out
 from kedit._language.types import Casting, Mode
+from kedit._plan.bounds import RULES
 from kedit._plan.compiler import as_number, as_numbers, called_when_traced, reads_bytecode
 from kedit._plan.plan import Plan, make
 from kedit.errors import CoordinateError, OperandError, SavingError
 
 CASTINGS = ("same_kind", "unsafe")
-MODES = ("drop", "fill", "clip", "wrap", "promise_in_bounds", "raise")
 _ALLOWED: dict[str, tuple[Any, ...]] = {
     "op": tuple(OPERATIONS),
-    "mode": (None, *MODES),
+    "mode": tuple(RULES),
     "casting": CASTINGS,
     "part": PARTS,
 }

@@ -13,6 +13,7 @@ from kedit._language.index import Index
 from kedit._language.items import Block, Each, Positions, TracedSlot, axes_of, is_mask, item_code
 from kedit._language.selection import Selection
 from kedit._language.types import Mode, Shape
+from kedit._plan.bounds import INTS, RULES, from_start, of_32_bits
 from kedit._plan.compiler import as_numbers, called_when_traced, reads_bytecode
 from kedit._plan.layout import Layout, Part, Pick, TracedPositions, size_of
 from kedit.errors import BroadcastError, CoordinateError, OperandError, PositionError, ShapeError
@@ -209,7 +210,7 @@ def _one(item: Any, axis: int, shape: Shape, options: BindOptions) -> Any:
         position = _normalized(item, axis, shape, options.mode)
         if position is not None:
             return range(position, position + 1)
-        item = Positions((), (_of_32_bits(item, shape[axis], options.mode),))
+        item = Positions((), (of_32_bits(item, shape[axis], RULES[options.mode]),))
     return TracedPositions((Part("numbers", (axis,), item),), (), False)
 
 
@@ -226,9 +227,8 @@ def _block(item: Block, axis: int, shape: Shape, options: BindOptions) -> Any:
             f"{item.size} on axis {axis} of size {size}."
         )
     if isinstance(item.start, int) and size is not None:
-        start = item.start + size if item.start < 0 else item.start
-        if options.mode in ("clip", "promise_in_bounds"):
-            start = max(0, min(start, size - item.size))
+        start = from_start(item.start, size, INTS)
+        start = RULES[options.mode].start(start, item.size, size, INTS)
         if 0 <= start and start + item.size <= size:
             return range(start, start + item.size)
         if options.mode == "raise":
@@ -239,9 +239,9 @@ def _block(item: Block, axis: int, shape: Shape, options: BindOptions) -> Any:
             )
     start = item.start
     if isinstance(start, int):
-        start = _of_32_bits(start, size, options.mode)
+        start = of_32_bits(start, size, RULES[options.mode])
     part = Part("block", (axis,), start, size=item.size)
-    repeats = options.mode in ("clip", "promise_in_bounds", "wrap")
+    repeats = RULES[options.mode].moves
     fits = size is not None and item.size <= size
     return TracedPositions((part,), (item.size,), repeats and not fits and not options.unique)
 
@@ -305,7 +305,7 @@ def _joint(
     for item, axis in arrays:
         if is_mask(item):
             _check_mask(item, axis, shape)
-        elif options.mode in (None, "raise"):
+        elif RULES[options.mode].raises:
             _check_bounds(item.positions if isinstance(item, Each) else item, axis, shape)
     if not arrays:
         return None
@@ -396,7 +396,7 @@ def _computed_joint(
     joint = _broadcast(index, [*shapes, *[(count,) for _ in masks]])
     one_for_each_true = bool(masks) and len(joint) == 1  # the positions of a mask differ
     may_repeat = not options.unique and not one_for_each_true and size_of(joint) != 1
-    if may_repeat and options.mode in (None, "raise", "drop", "fill"):
+    if may_repeat and not RULES[options.mode].moves:
         may_repeat = _may_repeat(arrays, shape, joint)
     axes_all = [axis for part in parts for axis in part.axes]
     return _Joint(axes_all, joint, None, tuple(parts), may_repeat)
@@ -517,17 +517,17 @@ def _normalized(position: int, axis: int, shape: Shape, mode: Mode | None) -> in
     size = shape[axis]
     if size is None:
         return None
-    if -size <= position < size:
-        return position + size if position < 0 else position
-    if mode is None or mode == "raise":
+    place, rule = from_start(position, size, INTS), RULES[mode]
+    if 0 <= place < size:
+        return int(place)
+    if rule.raises:
         raise PositionError(
             f"An index should lie between {-size} and {size - 1} on axis {axis}. Received: index "
             f"{position}, which is out of bounds for axis {axis} with size {size} in a tensor of "
             f"shape {shape}."
         )
-    if mode in ("drop", "fill") or not size:
-        return None
-    return position % size if mode == "wrap" else 0 if position < 0 else size - 1
+    place, exists = rule.place(place, size, INTS)
+    return None if exists is False else int(place)
 
 
 def _check_bounds(item: Any, axis: int, shape: Shape) -> None:
@@ -541,17 +541,10 @@ def _check_bounds(item: Any, axis: int, shape: Shape) -> None:
             _normalized(number, axis, shape, None)
 
 
-def _of_32_bits(number: int, size: int | None, mode: Mode | None) -> int:
-    """A number that is as far out of bounds of an axis, or wraps to the same position."""
-    if mode == "wrap" and size:
-        return number % size
-    return max(-(2**31) + 1, min(2**31 - 1, number))
-
-
 def _positions_32(item: Any, size: int | None, mode: Mode | None) -> Any:
     if not isinstance(item, Positions):
         return item
-    return Positions(item.shape, tuple([_of_32_bits(n, size, mode) for n in item.numbers]))
+    return Positions(item.shape, tuple([of_32_bits(n, size, RULES[mode]) for n in item.numbers]))
 
 
 def _merge(

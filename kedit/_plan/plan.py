@@ -11,6 +11,7 @@ from kedit._language.constants import FunctionStandIn, StandIn
 from kedit._language.dtypes import dtype_name, promoted
 from kedit._language.operations import OPERATIONS, Operation
 from kedit._language.types import Casting, Mode, Shape
+from kedit._plan.bounds import RULES
 from kedit._plan.check import Edit, check, is_computed, is_one_for_all
 from kedit._plan.layout import Layout, TracedPositions
 from kedit._plan.strategy import COMPUTED, How, choose
@@ -84,9 +85,9 @@ class Plan:
         self.narrows = self.condition is not None or self.layout.mask is not None
         computed = [pick for pick in self.layout.picks if pick.is_computed]
         self.may_be_empty = any([self._may_be_empty(pick.positions) for pick in computed])
-        bounds = self.mode not in ("clip", "wrap", "promise_in_bounds")
+        drops = not RULES[self.mode].moves
         masks = any([part.kind == "mask" for pick in computed for part in pick.positions.parts])
-        self.may_drop = bounds or masks or self.may_be_empty
+        self.may_drop = drops or masks or self.may_be_empty
         self.gains_by_reading = any([self._gains(pick) for pick in computed])
         ways: tuple[How, ...] = COMPUTED if computed else ("known",)
         self.strategies = {how: choose(self, how) for how in ways}
@@ -106,7 +107,7 @@ class Plan:
         if self.operation.name == "get" or pick.count == 1:
             return False
         adds = self.operation.combines == "add"
-        return (pick.has_duplicates and not adds) or self.mode in (None, "drop", "fill")
+        return (pick.has_duplicates and not adds) or not RULES[self.mode].moves
 
 
 def make(

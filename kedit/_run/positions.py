@@ -13,14 +13,14 @@ import numpy as np
 
 from kedit._language.dtypes import integer_range, kind
 from kedit._language.items import Positions, TracedSlot
-from kedit._language.types import Mode, Tensor
+from kedit._language.types import Tensor
+from kedit._plan.bounds import LARGEST, RULES, Rule, from_start
 from kedit._plan.compiler import reads_bytecode
 from kedit._plan.layout import Layout, Part, Pick, has_one_each, with_picks
 from kedit._plan.plan import Plan
 from kedit._plan.strategy import How
 from kedit._run import ops
 from kedit._run.axes import (
-    LARGEST,
     check_countable,
     known,
     number_of,
@@ -76,7 +76,9 @@ class ComputedPositions:
             size = math.prod([sizes[axis] for axis in part.axes])
             known = isinstance(size, int) and size > 0
             self.may_be_empty = self.may_be_empty or not (known or part.kind == "rows")
-            place, here = _compute(part, tensors, plan.mode, size, len(positions.shape), library)
+            place, here = _compute(
+                part, tensors, RULES[plan.mode], size, len(positions.shape), library
+            )
             flat = place if flat is None else flat * size + place
             row_size = row_size if part.kind == "rows" else row_size * size
             inside = _both(inside, here, library)
@@ -281,7 +283,7 @@ def _both(left: Any, right: Any, library: Any) -> Any:
 
 
 def _compute(
-    part: Part, tensors: Any, mode: Mode | None, size: Any, rank: int, library: Any
+    part: Part, tensors: Any, rule: Rule, size: Any, rank: int, library: Any
 ) -> tuple[Any, Any]:
     """Positions of a part on its axes, and whether each exists; None if all do."""
     if part.kind == "rows":
@@ -293,16 +295,18 @@ def _compute(
         places = library.array(library.searchsorted(counted, wanted), dtype="int32")
         # Of the mask, which may have no element where the axes have some.
         return places, places < library.shape(counted)[0]
-    numbers = _of_32_bits(source, size, mode, library)
+    numbers = _of_32_bits(source, size, rule, library)
     if part.kind == "block":
-        return _block(numbers, int(part.size), size, mode, library)
+        count = int(part.size)
+        start = rule.start(from_start(numbers, size, library), count, size, library)
+        return rule.place(start + library.arange(count, dtype="int32"), size, library)
     if part.each and len(numbers.shape) < rank:
         given = tuple(library.shape(numbers))
         numbers = library.reshape(numbers, (given[0], *[1] * (rank - len(given)), *given[1:]))
-    return _bounded(_from_start(numbers, size, library), size, mode, library)
+    return rule.place(from_start(numbers, size, library), size, library)
 
 
-def _of_32_bits(numbers: Any, size: Any, mode: Mode | None, library: Any) -> Any:
+def _of_32_bits(numbers: Any, size: Any, rule: Rule, library: Any) -> Any:
     """Integers of any width as int32, where they are as far out of bounds as they were.
 
     In NumPy as int64, which holds all but the largest of uint64.
@@ -310,45 +314,16 @@ def _of_32_bits(numbers: Any, size: Any, mode: Mode | None, library: Any) -> Any
     if library is np:
         if numbers.dtype == "uint64":
             size = np.uint64(max(1, size))
-            numbers = numbers % size if mode == "wrap" else np.minimum(numbers, np.uint64(2**62))
+            numbers = numbers % size if rule.wraps else np.minimum(numbers, np.uint64(2**62))
         return numbers.astype("int64")
     dtype = dtype_of(numbers)
     low, high = integer_range(dtype)
     if high > LARGEST:
-        if mode == "wrap":
-            size = ops.cast(_at_least(1, size, ops), dtype)
+        if rule.wraps:
+            size = ops.cast(max(1, size) if isinstance(size, int) else ops.maximum(size, 1), dtype)
             return ops.cast(ops.mod(numbers, size), "int32")
         largest = constant(LARGEST, dtype)
         numbers = ops.where(numbers > largest, largest, numbers)
         if low < 0:
             numbers = ops.where(numbers < -largest, -largest, numbers)
     return ops.cast(numbers, "int32")
-
-
-def _at_least(least: int, size: Any, library: Any) -> Any:
-    return max(least, size) if isinstance(size, int) else library.maximum(size, least)
-
-
-def _from_start(numbers: Any, size: Any, library: Any) -> Any:
-    return library.where(numbers < 0, numbers + size, numbers)
-
-
-def _bounded(place: Any, size: Any, mode: Mode | None, library: Any) -> tuple[Any, Any]:
-    """Positions that count from the start, brought to where `mode` wants them."""
-    never_empty = isinstance(size, int) and size > 0
-    if mode == "wrap":
-        place = library.mod(place, _at_least(1, size, library))
-        return place, None if never_empty else place < size
-    if mode in ("clip", "promise_in_bounds"):
-        place = library.minimum(library.maximum(place, 0), size - 1)
-        return place, None if never_empty else place >= 0
-    return place, library.logical_and(place >= 0, place < size)
-
-
-def _block(start: Any, count: int, size: Any, mode: Mode | None, library: Any) -> tuple[Any, Any]:
-    start = _from_start(start, size, library)
-    if mode == "wrap":  # before anything is added, which might overflow
-        start = library.mod(start, _at_least(1, size, library))
-    if mode in ("clip", "promise_in_bounds"):
-        start = library.minimum(library.maximum(start, 0), _at_least(0, size - count, library))
-    return _bounded(start + library.arange(count, dtype="int32"), size, mode, library)
