@@ -9,6 +9,7 @@ import keras
 
 from kedit import _run
 from kedit._language.batch import PARTS, STRUCTURES, Part, edit_batch, is_batch
+from kedit._language.compiler import as_number, called_when_traced, reads_bytecode
 from kedit._language.constants import (
     Array,
     Frozen,
@@ -46,7 +47,6 @@ from kedit._language.spelling import index_of, value_of
 from kedit._language.trainable import describe, described, take_out
 from kedit._language.types import Casting, Mode
 from kedit._plan.bounds import RULES
-from kedit._plan.compiler import as_number, as_numbers, called_when_traced, reads_bytecode
 from kedit._plan.plan import Plan, make
 from kedit.errors import CoordinateError, OperandError, SavingError
 
@@ -422,8 +422,7 @@ class Spelled:
     def _plan_when_traced(self, signature: tuple[Any, ...], bound: Any) -> Plan:
         """As `Edit._plan_when_traced`."""
         coordinates, index, *rest = self._spelling
-        index = [as_numbers(i) if isinstance(i, tuple) else as_number(i) for i in index]
-        return _plan_of_spelling((coordinates, tuple(index), *rest), signature, bound)
+        return _plan_of_spelling((coordinates, as_number(index), *rest), signature, bound)
 
 
 def edit_of(spelling: tuple[Any, ...], leaves: Any) -> Edit:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kedit._language.compiler import check_not_read
 from kedit._language.decoding import (
     DTYPES,
     check_dtype,
@@ -240,8 +241,10 @@ def freeze(value: Any) -> Any:
             f"a {type(value).__name__} that holds tensors. Write `keras.ops.stack([...])`."
         )
     flat = flatten(value)
-    if flat is None or not 0 < len(flat[1]) <= SMALL or any([_is_wide(n) for n in flat[1]]):
+    if flat is None or len(flat[1]) > SMALL or any([_is_wide(n) for n in flat[1]]):
         return _freeze_array(value)
+    if not flat[1]:
+        return Array("float64", flat[0], ())
     kinds = [
         isinstance(n, bool) + 2 * isinstance(n, float) + 4 * isinstance(n, complex) for n in flat[1]
     ]
@@ -273,6 +276,7 @@ def flatten(entries: Any) -> tuple[tuple[int, ...], tuple[Any, ...]] | None:
 
 
 def _freeze_array(value: Any) -> Any:
+    check_not_read("What an edit is given", value)
     try:
         array = np.asarray(value)
     except ValueError:  # a ragged list

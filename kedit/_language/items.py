@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from kedit._language.compiler import check_not_read
 from kedit._language.constants import (
     SMALL,
     Array,
@@ -291,9 +292,11 @@ def _integer(value: Any) -> int:
 def _canonical_list(entries: Any) -> Any:
     """Nested lists of integers or booleans without a detour over NumPy; others as an array."""
     flat = flatten(entries)
-    if flat is None or not flat[1] or len(flat[1]) > SMALL:
+    if flat is None or len(flat[1]) > SMALL:
         return _canonical_array(entries)
     shape, numbers = flat
+    if not numbers:  # as in NumPy, an empty list selects nothing
+        return Positions(shape, ())
     kinds = {type(number) for number in numbers}
     if kinds == {bool}:
         return Array("bool", shape, numbers)
@@ -303,6 +306,7 @@ def _canonical_list(entries: Any) -> Any:
 
 
 def _canonical_array(item: Any) -> Any:
+    check_not_read("An index", item)
     if isinstance(item, np.ma.MaskedArray):
         raise PositionError(
             "An index should not be a masked array. Received: one of shape "

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+from kedit._language.compiler import as_numbers, called_when_traced, reads_bytecode
 from kedit._language.constants import SMALL, Array
 from kedit._language.index import Index
 from kedit._language.items import Block, Each, Positions, TracedSlot, axes_of, is_mask, item_code
 from kedit._language.selection import Selection
 from kedit._language.types import Mode, Shape
 from kedit._plan.bounds import INTS, RULES, from_start, of_32_bits
-from kedit._plan.compiler import as_numbers, called_when_traced, reads_bytecode
 from kedit._plan.layout import Layout, Part, Pick, TracedPositions, size_of
 from kedit.errors import BroadcastError, CoordinateError, OperandError, PositionError, ShapeError
 

@@ -14,10 +14,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from kedit._language.compiler import called_when_traced
 from kedit._language.constants import SMALL
 from kedit._language.items import TracedSlot
 from kedit._language.types import Shape
-from kedit._plan.compiler import called_when_traced
 
 FEW = 2**16
 """A plan that is kept does not keep more places than so many."""

@@ -4,9 +4,9 @@ from typing import Any
 
 import keras
 
+from kedit._language.compiler import reads_bytecode
 from kedit._language.types import Shape
 from kedit._plan.check import Edit, check
-from kedit._plan.compiler import reads_bytecode
 from kedit._plan.plan import signature
 from kedit._run import arrays, cast, foreign, tensors, tf_data
 from kedit._run.cast import constant
@@ -30,9 +30,11 @@ def apply(said: Any, x: Any, shape: Shape | None = None) -> Any:
             must not rely on.
     """
     leaves = said._leaves
+    if reads_bytecode() and hasattr(x, "index_add"):  # a tensor of PyTorch
+        return tensors.apply(said, x, shape)
     given = [leaf for leaf in leaves if hasattr(leaf, "shape")] if leaves else leaves
     # The short way: what is given has been met before, and the plan is kept.
-    if not reads_bytecode() and is_plain(x) and all([is_plain(leaf) for leaf in given]):
+    if is_plain(x) and all([is_plain(leaf) for leaf in given]):
         known = tuple(x.shape) if shape is None else known_shape(x, shape)
         plan = said._plans.get(
             (said._spelling, known, x.dtype, signature(leaves) if leaves else ())

@@ -12,9 +12,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from kedit._language.compiler import as_numbers, reads_bytecode
 from kedit._language.types import Tensor
 from kedit._plan.bounds import LARGEST
-from kedit._plan.compiler import as_numbers, reads_bytecode
 from kedit._plan.layout import FEW, Layout, Pick, Sequenced, sequence
 from kedit._run import ops
 from kedit._run.cast import constant, dtype_of, listed

@@ -6,11 +6,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from kedit._language.compiler import called_when_traced, reads_bytecode
 from kedit._language.constants import Array, is_tensor
 from kedit._language.dtypes import integer_range, kind, saturate
 from kedit._language.operations import OPERATIONS
 from kedit._language.types import Casting, Tensor
-from kedit._plan.compiler import called_when_traced, reads_bytecode
 from kedit._run import ops
 
 
@@ -41,7 +41,7 @@ def _name_when_traced(dtype: Any) -> str:
 def constant(value: Any, dtype: str) -> Tensor:
     """A number or array as a tensor of dtype `dtype`; a tensor is cast."""
     if is_tensor(value):
-        return ops.cast(value, dtype)
+        return value if dtype_of(value) == dtype else ops.cast(value, dtype)
     if isinstance(value, Array):
         if value.numbers is None or not reads_bytecode():
             return ops.convert_to_tensor(value.array, dtype=dtype)

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops as keras_ops
 
-from kedit._plan.compiler import reads_bytecode
+from kedit._language.compiler import reads_bytecode
 
 AS_THEY_ARE = frozenset(
     [
@@ -264,13 +264,14 @@ def where(condition: Any, x1: Any, x2: Any) -> Any:
         x1 = x2.new_full((), x1.item())
     elif not is_number or _is_torch(x2):
         x1, x2 = _as_tensors(x1, x2)
-    if not _is_torch(x2):
+    like = x1 if _is_torch(x1) else x2
+    if not _is_torch(like):
         return _ops.keras_where(condition, x1, x2)
     if isinstance(condition, np.ndarray):
-        condition = x2.new_tensor(condition).bool()
+        condition = like.new_tensor(condition).bool()
     elif not _is_torch(condition):
         condition = _ops.convert_to_tensor(condition, dtype="bool")
-    return x1.where(condition, x2)
+    return (x1 if like is x1 else like.new_full((), x1)).where(condition, x2)
 
 
 def isfinite(x: Any) -> Any:
@@ -354,6 +355,11 @@ def _is_torch(x: Any) -> bool:
     return hasattr(x, "index_add")
 
 
+def _is_small(x: Any) -> bool:
+    """Whether it is a number of Python that no dtype of its kind is too narrow for."""
+    return isinstance(x, float) or (isinstance(x, int) and -128 <= x < 128)
+
+
 def _better(beats: str, name: str, x1: Any, x2: Any) -> Any:
     """The one of two that beats the other; as Keras finds it where that is right."""
     dtype = str(x1.dtype)
@@ -371,6 +377,9 @@ def _as_tensors(x1: Any, x2: Any) -> tuple[Any, Any]:
     Without a dtype beside them numbers are of int32, in which kedit counts.
     """
     if type(x1) is type(x2) and hasattr(x1, "dtype") and not isinstance(x1, keras.Variable):
+        return x1, x2
+    # A number beside a tensor of PyTorch is of its dtype already.
+    if (_is_torch(x1) or _is_small(x1)) and (_is_torch(x2) or _is_small(x2)):
         return x1, x2
     given = [_ops.convert_to_tensor(x) if isinstance(x, keras.Variable) else x for x in (x1, x2)]
     dtypes = [x.dtype for x in given if hasattr(x, "dtype")]

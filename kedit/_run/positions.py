@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from kedit._language.compiler import reads_bytecode
 from kedit._language.dtypes import integer_range, kind
 from kedit._language.items import Positions, TracedSlot
 from kedit._language.types import Tensor
 from kedit._plan.bounds import LARGEST, RULES, Rule, from_start
-from kedit._plan.compiler import reads_bytecode
 from kedit._plan.layout import Layout, Part, Pick, has_one_each, with_picks
 from kedit._plan.plan import Plan
 from kedit._plan.strategy import How
@@ -317,6 +317,8 @@ def _of_32_bits(numbers: Any, size: Any, rule: Rule, library: Any) -> Any:
             numbers = numbers % size if rule.wraps else np.minimum(numbers, np.uint64(2**62))
         return numbers.astype("int64")
     dtype = dtype_of(numbers)
+    if dtype == "int32":
+        return numbers
     low, high = integer_range(dtype)
     if high > LARGEST:
         if rule.wraps:

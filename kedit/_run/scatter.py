@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kedit._language.compiler import reads_bytecode
 from kedit._language.types import Tensor
-from kedit._plan.compiler import reads_bytecode
 from kedit._plan.plan import Plan
 from kedit._plan.strategy import partial
 from kedit._run import axes, ops

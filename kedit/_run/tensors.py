@@ -6,10 +6,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from kedit._language.compiler import as_numbers, reads_bytecode
 from kedit._language.constants import as_array, is_array
 from kedit._language.types import Shape, Tensor
 from kedit._plan.check import Edit, check
-from kedit._plan.compiler import as_numbers, reads_bytecode
 from kedit._plan.plan import Plan, keep, make, signature
 from kedit._run import arrays, axes, cast, choose, ops, positions, read, scatter, spread, whole
 from kedit._run.dense import check_dense, flags

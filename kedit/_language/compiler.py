@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from kedit.errors import OperandError
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -29,16 +31,30 @@ def reads_bytecode() -> bool:
     return str(sys._getframe(1).f_globals.get("__name__")).startswith("torch._dynamo")
 
 
+def check_not_read(what: str, value: Any) -> None:
+    """Refuse an array in a function that is read, where nobody can look at what it holds."""
+    if reads_bytecode():
+        raise OperandError(
+            f"{what} in a function that `torch.compile` reads should be a number, a list of at "
+            f"most 1024 numbers, or a tensor. Received: {type(value).__name__}. Make the edit "
+            "outside of the function, `edit = at[index].set(values)`, and write `edit(x)` inside; "
+            "or write `keras.ops.convert_to_tensor(...)`, by which positions out of bounds are "
+            "dropped."
+        )
+
+
 def as_numbers(sizes: Iterable[Any]) -> tuple[Any, ...]:
     """Sizes as numbers, where `torch.compile` may stand a symbol for those that changed.
 
     Plans are made of numbers, so that it compiles a function again for other sizes.
     """
-    return tuple([as_number(size) for size in sizes])
+    return tuple([len(range(size)) if isinstance(size, int) else size for size in sizes])
 
 
-def as_number(value: Any) -> Any:
-    """A number, or anything else as it is, where a compiler may stand a symbol for a number."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        return value
-    return len(range(value)) if value >= 0 else -len(range(-value))
+def as_number(item: Any) -> Any:
+    """A number, or a tuple of numbers and others, as numbers; see `as_numbers`."""
+    if isinstance(item, tuple):
+        return tuple([as_number(part) for part in item])
+    if not isinstance(item, int) or isinstance(item, bool):
+        return item
+    return len(range(item)) if item >= 0 else -len(range(-item))

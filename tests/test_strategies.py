@@ -1,0 +1,161 @@
+"""Every strategy on every case that it fits: the same values, gradients and untouched bits.
+
+A strategy is chosen for its cost alone. So it is taken from the choice here: plans are carried out
+by each strategy that fits, the oracle says what is right, and positions that are tensors are read
+where that would be done, and not.
+"""
+
+import contextlib
+import copy
+from unittest import mock
+
+import numpy as np
+import oracle
+import pytest
+import test_properties
+from _backend import compiled, to_numpy, vjp
+from cases import FEW, FEWER
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from keras import ops
+from kit import check_array, updated
+
+from kedit import at
+from kedit._edit import Spelled
+from kedit._plan import plan as planning
+from kedit._plan.strategy import STRATEGIES, fitting
+from kedit._run import positions
+
+F = "float32"
+pytestmark = pytest.mark.tensors
+
+
+@contextlib.contextmanager
+def forced(number, *, hidden=False):
+    """Have plans carried out by the strategy of this number among those that fit.
+
+    Yields the names of those that were taken.
+    """
+    taken = []
+
+    def take(plan, how):
+        names = fitting(plan, how)
+        taken.append(names[number % len(names)])
+        return taken[-1]
+
+    def unseen(tensors):
+        return None
+
+    Spelled._plans.clear()  # in which are those of `at(x)[...]`; an edit keeps its own
+    patches = [mock.patch.object(planning, "choose", take)]
+    patches += [mock.patch.object(positions, "seen", unseen)] if hidden else []
+    with contextlib.ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch)
+        yield taken
+    Spelled._plans.clear()
+
+
+def places_of(case):
+    return oracle.positions(case.shape, case.index)
+
+
+def as_tensors(index):
+    """An index whose arrays of integers are tensors."""
+    items = index if isinstance(index, tuple) else (index,)
+    arrays = [isinstance(i, list) or (isinstance(i, np.ndarray) and i.dtype != bool) for i in items]
+    return tuple(
+        [
+            ops.convert_to_tensor(np.array(item, "int32")) if is_array else item
+            for item, is_array in zip(items, arrays, strict=True)
+        ]
+    )
+
+
+FORCED = [(number, hidden) for number in range(3) for hidden in (False, True)]
+
+
+@pytest.mark.parametrize("op", oracle.UPDATES)
+@pytest.mark.parametrize(("number", "hidden"), FORCED)
+def test_every_strategy_gives_what_numpy_gives(op, number, hidden):
+    rng = np.random.default_rng(0)
+    for case in FEW:
+        x = rng.uniform(0.5, 2.0, case.shape).astype(F)
+        places = places_of(case)
+        for values in (np.float32(1.5), rng.uniform(0.5, 2.0, places.shape).astype(F)):
+            expected = oracle.update(op, x, places, values)
+            for index in (case.index, as_tensors(case.index)):
+                given = values.item() if not values.ndim else ops.convert_to_tensor(values)
+                with forced(number, hidden=hidden):
+                    found = updated(op, at[index], ops.convert_to_tensor(x), given)
+                check_array(found, expected)
+                untouched = np.setdiff1d(np.arange(x.size), places)
+                np.testing.assert_array_equal(
+                    to_numpy(found).ravel()[untouched], x.ravel()[untouched]
+                )
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("op", ["set", "add", "multiply", "max"])
+@pytest.mark.parametrize("number", range(3))
+def test_every_strategy_has_the_gradient(op, number):
+    rng = np.random.default_rng(1)
+    for case in FEWER:
+        places = places_of(case)
+        x = rng.uniform(0.5, 2.0, case.shape).astype(F)
+        values = rng.uniform(0.5, 2.0, places.shape).astype(F)
+        upstream = rng.uniform(0.5, 2.0, case.shape).astype(F)
+        wanted = oracle.update_vjp(op, x, places, values, upstream)
+        for index in (case.index, as_tensors(case.index)):
+            with forced(number, hidden=True):
+                _, found = vjp(
+                    lambda x, v, i=index: updated(op, at[i], x, v), [x, values], upstream
+                )
+            for gradient, expected in zip(found, wanted, strict=True):
+                np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_every_strategy_compiled(number):
+    rng = np.random.default_rng(2)
+    arrays = [rng.uniform(0.5, 2.0, case.shape).astype(F) for case in FEWER]
+    values = [rng.uniform(0.5, 2.0, places_of(case).shape).astype(F) for case in FEWER]
+    places = [[at[case.index], at[as_tensors(case.index)]] for case in FEWER]
+
+    def edits(*given):
+        xs, vs = given[: len(FEWER)], given[len(FEWER) :]
+        return [
+            updated(op, place, x, v)
+            for op in ("set", "multiply")
+            for x, v, both in zip(xs, vs, places, strict=True)
+            for place in both
+        ]
+
+    with forced(number):
+        found = iter(compiled(edits)(*[ops.convert_to_tensor(array) for array in arrays + values]))
+    for op in ("set", "multiply"):
+        for case, x, v in zip(FEWER, arrays, values, strict=True):
+            expected = oracle.update(op, x, places_of(case), v)
+            for _ in range(2):
+                check_array(next(found), expected)
+
+
+@test_properties.search(60)
+@given(test_properties.cases("some", ["tensor"]), st.integers(0, 2), st.booleans())
+def test_any_edit_by_any_strategy(case, number, hidden):
+    assume(test_properties.mask_beside_arrays(case.place) == "fine")
+    looks = case.place.mode == "raise" or case.op == "get"
+    with forced(number, hidden=hidden and not looks):
+        test_properties.check(case)
+
+
+def test_each_strategy_is_met():
+    met = set()
+    x, i = ops.zeros((4, 4)), ops.convert_to_tensor(np.array([1, 3], "int32"))
+    edits = [at[0].get(), at[[]].set(1.0), at[0].set(1.0), at[:].multiply(2.0), at[i].add(1.0)]
+    for number in range(3):
+        for edit in edits:
+            with forced(number) as taken:
+                copy.deepcopy(edit)(x)
+            met |= set(taken)
+    assert met == set(STRATEGIES)
