@@ -47,7 +47,7 @@ from kedit._language.spelling import index_of, value_of
 from kedit._language.trainable import describe, described, take_out
 from kedit._language.types import Casting, Mode
 from kedit._plan.bounds import RULES
-from kedit._plan.plan import Plan, make
+from kedit._plan.plan import Plan, keep, make
 from kedit.errors import CoordinateError, OperandError, SavingError
 
 CASTINGS = ("same_kind", "unsafe")
@@ -402,6 +402,7 @@ class Spelled:
 
     __slots__ = ("_leaves", "_spelling")
     _plans: ClassVar[dict[Any, Any]] = {}
+    _edits: ClassVar[dict[Any, Edit]] = {}
 
     def __init__(self, spelling: tuple[Any, ...], leaves: list[Any]) -> None:
         self._spelling = spelling
@@ -416,8 +417,14 @@ class Spelled:
         return edit_of(self._spelling, leaves)
 
     def _edit(self) -> Edit:
-        """The edit itself."""
-        return edit_of(self._spelling, self._leaves)
+        """The edit itself; one without leaves is the same every time, and keeps its plans."""
+        if self._leaves:
+            return edit_of(self._spelling, self._leaves)
+        edit = self._edits.get(self._spelling)
+        if edit is None:
+            edit = edit_of(self._spelling, ())
+            keep(self._edits, self._spelling, edit)
+        return edit
 
     def _plan_when_traced(self, signature: tuple[Any, ...], bound: Any) -> Plan:
         """As `Edit._plan_when_traced`."""

@@ -157,11 +157,11 @@ def given(part: Any, leaves: Any) -> Any:
     return leaves[part.number] if isinstance(part, (StandIn, FunctionStandIn)) else part
 
 
-def keep(plans: dict[Any, Plan], key: Any, plan: Plan) -> None:
-    """Keep a plan; of too many all are forgotten."""
-    if len(plans) >= _KEPT:
-        plans.clear()
-    plans[key] = plan
+def keep(kept: dict[Any, Any], key: Any, value: Any) -> None:
+    """Keep a plan, or an edit; of too many all are forgotten."""
+    if len(kept) >= _KEPT:
+        kept.clear()
+    kept[key] = value
 
 
 def signature(leaves: Any) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from kedit._language.constants import Slot
 from kedit._language.decoding import check_fields, loading, refused
 from kedit._language.types import Shape, Tensor
 from kedit._plan.check import Edit, check
+from kedit._plan.plan import keep
 from kedit._run import cast, tensors, tf_data
 from kedit.errors import OperandError, SavingError
 
@@ -42,12 +43,16 @@ class EditOperation(keras.Operation):
                 f"{count}. Received: {len(tensors)} tensors. Save the model "
                 "again, and leave it as it is."
             )
-        edit: Edit = fill(self.edit, tensors) if tensors else self.edit
         shape = tuple(x.shape)
-        bound = check(edit, shape, cast.dtype_of(x))
+        bound: Any = self.edit._plans.get((shape, x.dtype))
+        if bound is None:
+            edit: Edit = fill(self.edit, tensors) if tensors else self.edit
+            bound = check(edit, shape, cast.dtype_of(x))
+            if not tensors:
+                keep(self.edit._plans, (shape, x.dtype), bound)
         if self._shape is None:  # a model that is called again keeps the meaning it was built with
             self._shape = shape
-        shape = bound.selected if edit.op == "get" else shape
+        shape = bound.selected if self.edit.op == "get" else shape
         return keras.KerasTensor(shape, dtype=x.dtype)
 
     def get_config(self) -> dict[str, Any]:

@@ -379,7 +379,7 @@ def _as_tensors(x1: Any, x2: Any) -> tuple[Any, Any]:
     if type(x1) is type(x2) and hasattr(x1, "dtype") and not isinstance(x1, keras.Variable):
         return x1, x2
     # A number beside a tensor of PyTorch is of its dtype already.
-    if (_is_torch(x1) or _is_small(x1)) and (_is_torch(x2) or _is_small(x2)):
+    if (_is_torch(x1) and (_is_torch(x2) or _is_small(x2))) or (_is_torch(x2) and _is_small(x1)):
         return x1, x2
     given = [_ops.convert_to_tensor(x) if isinstance(x, keras.Variable) else x for x in (x1, x2)]
     dtypes = [x.dtype for x in given if hasattr(x, "dtype")]

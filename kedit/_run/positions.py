@@ -50,6 +50,7 @@ class ComputedPositions:
         may_be_empty: Whether the axis may turn out to have no element.
         has_duplicates: Whether a position may occur more than once.
         is_sorted: Whether the user promises that the positions ascend.
+        is_seen: Whether the positions are NumPy arrays, to look at.
         library: What positions are computed with: `keras.ops`, or NumPy where
             their values are there to look at.
     """
@@ -62,6 +63,7 @@ class ComputedPositions:
     ) -> None:
         positions = pick.positions
         self.library = library
+        self.is_seen = library is np
         self.dims = pick.dims
         self.count = None if pick.count is None else int(pick.count)
         self.has_duplicates = pick.has_duplicates
@@ -111,11 +113,6 @@ class ComputedPositions:
         self.size = total
         self._numbers: Tensor | None = None
         self._sorted: Any = None
-
-    @property
-    def is_seen(self) -> bool:
-        """Whether the positions are NumPy arrays, to look at."""
-        return self.library is np
 
     def read(self, x: Tensor, axis: int) -> Tensor:
         """The elements at the positions; at those out of bounds, any."""
