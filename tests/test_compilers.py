@@ -5,6 +5,7 @@ import numpy as np
 import oracle
 import pytest
 from _backend import (
+    BACKEND,
     as_raised_by_compiler,
     compilers,
     gradients,
@@ -329,3 +330,26 @@ def test_second_derivatives_compiled(compiler):
     found = compilers()[compiler](second)(x[0], v[0])
     for result, wanted in zip(found, second(x[0], v[0]), strict=True):
         np.testing.assert_allclose(to_numpy(result), to_numpy(wanted), rtol=1e-5)
+
+
+GIVEN = {
+    "index": lambda x: at(x)[np.array([0, 2])].set(1.0),
+    "mask": lambda x: at(x)[np.array([True, False, True])].set(1.0),
+    "values": lambda x: at(x)[[0, 2]].set(np.array([1.0, 1.0])),
+    "condition": lambda x: at(x).where(np.array([True, False, True])).set(1.0),
+    "list": lambda x: at(x)[[0, 2]].set([1.0, 1.0]),
+    "list of booleans": lambda x: at(x)[[True, False, True]].set(1.0),
+    "empty list": lambda x: at(at(x)[[]].set([]))[[0, 2]].set(1.0),
+}
+
+
+@pytest.mark.parametrize("compiler", compilers())
+@pytest.mark.parametrize("name", GIVEN)
+def test_arrays_and_lists_named_inside_a_compiled_function(name, compiler):
+    """They are constants; where a compiler would hide what an array holds, the error says so."""
+    compiled = compilers()[compiler](GIVEN[name])
+    if BACKEND == "torch" and "list" not in name:
+        with pytest.raises(Exception, match="Make the edit outside of the function"):
+            compiled(ops.zeros(3))
+        return
+    assert to_numpy(compiled(ops.zeros(3))).tolist() == [1.0, 0.0, 1.0]
