@@ -176,6 +176,10 @@ class Place:
         Returns:
             Tensor of the shape of `x[index]` and the dtype of `x`.
 
+        Raises:
+            kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
+                does not fit, an `OperandError` (a `TypeError`) for a condition.
+
         Gradient:
             `x` receives the upstream gradient at the index, summed where the
             index names an element more than once, and 0 elsewhere.
@@ -241,6 +245,14 @@ class Place:
             indices_are_sorted: Promise that they come to lie in ascending order.
                 Saves sorting, too. Defaults to False.
 
+        Returns:
+            A new tensor of the shape and dtype of `x`; of `at[...]` an `Edit`.
+
+        Raises:
+            kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
+                does not fit, a `ShapeError` (a `ValueError`) if the values do not,
+                a `DTypeError` (a `TypeError`) if the dtype does not.
+
         Gradient:
             With upstream gradient `g`: `x` receives `g`, with 0 at the index;
             `values` receive `g[index]`, summed over the axes they were
@@ -270,6 +282,14 @@ class Place:
 
         Args: as for `set`.
 
+        Returns:
+            A new tensor of the shape and dtype of `x`; of `at[...]` an `Edit`.
+
+        Raises:
+            kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
+                does not fit, a `ShapeError` (a `ValueError`) if the values do not,
+                a `DTypeError` (a `TypeError`) if the dtype does not.
+
         Gradient:
             With upstream gradient `g`: `x` receives `g`; `values` receive
             `g[index]`, summed over the axes they were broadcast on.
@@ -296,6 +316,14 @@ class Place:
         If the index names an element more than once, every value is subtracted.
 
         Args: as for `set`.
+
+        Returns:
+            A new tensor of the shape and dtype of `x`; of `at[...]` an `Edit`.
+
+        Raises:
+            kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
+                does not fit, a `ShapeError` (a `ValueError`) if the values do not,
+                a `DTypeError` (a `TypeError`) if the dtype does not.
 
         Gradient:
             With upstream gradient `g`: `x` receives `g`; `values` receive
@@ -324,6 +352,14 @@ class Place:
         product of its values: `numpy.multiply.at`, up to rounding and overflow.
 
         Args: as for `set`.
+
+        Returns:
+            A new tensor of the shape and dtype of `x`; of `at[...]` an `Edit`.
+
+        Raises:
+            kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
+                does not fit, a `ShapeError` (a `ValueError`) if the values do not,
+                a `DTypeError` (a `TypeError`) if the dtype does not.
 
         Gradient:
             With upstream gradient `g`, where `p` is the product of the values
@@ -355,6 +391,14 @@ class Place:
 
         Args: as for `set`.
 
+        Returns:
+            A new tensor of the shape and dtype of `x`; of `at[...]` an `Edit`.
+
+        Raises:
+            kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
+                does not fit, a `ShapeError` (a `ValueError`) if the values do not,
+                a `DTypeError` (a `TypeError`) if the dtype does not.
+
         Gradient:
             With upstream gradient `g`, where `p` is the product of the values
             for an element: `x` receives `g / p` there; a value `v` receives
@@ -385,6 +429,14 @@ class Place:
 
         Args: as for `set`.
 
+        Returns:
+            A new tensor of the shape and dtype of `x`; of `at[...]` an `Edit`.
+
+        Raises:
+            kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
+                does not fit, a `ShapeError` (a `ValueError`) if the values do not,
+                a `DTypeError` (a `TypeError`) if the dtype does not.
+
         Gradient:
             With upstream gradient `g`, where `v` is the exponent of an element:
             `x` receives `g * v * x ** (v - 1)`; `v` receives
@@ -414,6 +466,14 @@ class Place:
 
         Args: as for `set`.
 
+        Returns:
+            A new tensor of the shape and dtype of `x`; of `at[...]` an `Edit`.
+
+        Raises:
+            kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
+                does not fit, a `ShapeError` (a `ValueError`) if the values do not,
+                a `DTypeError` (a `TypeError`) if the dtype does not.
+
         Gradient:
             With upstream gradient `g`: the least receives `g`, and 0 the others;
             where several tie, the element included, each receives an even share.
@@ -441,6 +501,14 @@ class Place:
         its values. NaN wins, as in `numpy.maximum`.
 
         Args: as for `set`.
+
+        Returns:
+            A new tensor of the shape and dtype of `x`; of `at[...]` an `Edit`.
+
+        Raises:
+            kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
+                does not fit, a `ShapeError` (a `ValueError`) if the values do not,
+                a `DTypeError` (a `TypeError`) if the dtype does not.
 
         Gradient:
             With upstream gradient `g`: the greatest receives `g`, and 0 the
@@ -477,6 +545,14 @@ class Place:
             mode: As for `set`.
             unique_indices: As for `set`.
             indices_are_sorted: As for `set`.
+
+        Returns:
+            A new tensor of the shape and dtype of `x`; of `at[...]` an `Edit`.
+
+        Raises:
+            kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
+                does not fit, a `ShapeError` (a `ValueError`) if the values do not,
+                a `DTypeError` (a `TypeError`) if the dtype does not.
 
         Gradient:
             With upstream gradient `g`: `x` receives `g * f'(x)` at the index and
