@@ -21,7 +21,6 @@ from kedit._language.items import (
     leaves_in_item,
     map_item,
     shape_of_item,
-    tensors_in_item,
 )
 from kedit.errors import PositionError
 
@@ -88,7 +87,7 @@ class Index(Frozen):
 
     def tensors(self) -> list[Any]:
         """The tensors in the index, in order."""
-        return [tensor for item in self.items for tensor in tensors_in_item(item)]
+        return [leaf for leaf in self.leaves() if not isinstance(leaf, Slot)]
 
     def leaves(self) -> list[Any]:
         """The tensors in the index, and slots for them, in order."""

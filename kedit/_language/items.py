@@ -214,13 +214,6 @@ def shape_of_item(item: Item) -> Shape:
     return tuple(item.tensor.shape) if isinstance(item, Traced) else tuple(item.shape)
 
 
-def tensors_in_item(item: Item) -> list[Any]:
-    """The tensors in an item."""
-    if isinstance(item, (Each, Block)):
-        return tensors_in_item(_first(item))
-    return [item.tensor] if isinstance(item, Traced) else []
-
-
 def leaves_in_item(item: Item) -> list[Any]:
     """The tensors in an item, or the slots for them."""
     if isinstance(item, (Each, Block)):
