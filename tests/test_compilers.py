@@ -343,7 +343,7 @@ GIVEN = {
 }
 
 
-@pytest.mark.parametrize("compiler", compilers())
+@pytest.mark.parametrize("compiler", compilers(sizes=True))  # which a mask needs
 @pytest.mark.parametrize("name", GIVEN)
 def test_arrays_and_lists_named_inside_a_compiled_function(name, compiler):
     """They are constants; where a compiler would hide what an array holds, the error says so."""
