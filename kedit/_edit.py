@@ -139,8 +139,7 @@ class Edit:
 
     def __post_init__(self) -> None:
         for name, allowed in _ALLOWED.items():
-            if getattr(self, name) not in allowed:
-                check_one_of(name, getattr(self, name), allowed)
+            check_one_of(name, getattr(self, name), allowed)
         if self.op != "get" and (self.fill_value is not None or self.size is not None):
             raise OperandError(
                 "`fill_value` and `size` say what `get` reads. Received: "
@@ -253,16 +252,8 @@ class Edit:
         operand = map_tensors(self.operand, replace_tensor)
         return self._like(self.selection.map(replace_tensor), operand)
 
-    def _said(self, signature: tuple[Any, ...]) -> "Edit":
-        """The edit with stand-ins for its tensors and functions, of which plans are made.
-
-        Args:
-            signature: Of each leaf the shape and the dtype, or of a function None.
-        """
-        return self._with(stand_ins(signature))
-
     def _with(self, leaves: list[Any]) -> "Edit":
-        """The edit with others for its tensors and functions."""
+        """The edit with others for its tensors and functions, as with stand-ins for planning."""
         if not self._leaves:
             return self
         given = iter(leaves)
@@ -282,7 +273,7 @@ class Edit:
     def _plan_when_traced(self, signature: tuple[Any, ...], bound: Any) -> Plan:
         """The plan, for a compiler that reads bytecode."""
         if self._is_traced:  # it was made in what is compiled, and is not there to be passed on
-            return make(self._said(signature), *bound, is_traced=True)
+            return make(self._with(stand_ins(signature)), *bound, is_traced=True)
         return _plan_of_edit(self, signature, bound)
 
     def with_index(self, index: Index) -> "Edit":
@@ -408,10 +399,6 @@ class Spelled:
         self._spelling = spelling
         self._leaves = leaves
 
-    def _said(self, signature: tuple[Any, ...]) -> Edit:
-        """As `Edit._said`."""
-        return edit_of(self._spelling, stand_ins(signature))
-
     def _with(self, leaves: Any) -> Edit:
         """As `Edit._with`."""
         return edit_of(self._spelling, leaves)
@@ -419,10 +406,10 @@ class Spelled:
     def _edit(self) -> Edit:
         """The edit itself; one without leaves is the same every time, and keeps its plans."""
         if self._leaves:
-            return edit_of(self._spelling, self._leaves)
+            return self._with(self._leaves)
         edit = self._edits.get(self._spelling)
         if edit is None:
-            edit = edit_of(self._spelling, ())
+            edit = self._with(())
             keep(self._edits, self._spelling, edit)
         return edit
 
@@ -447,7 +434,7 @@ def _plan_of_spelling(spelling: tuple[Any, ...], signature: tuple[Any, ...], bou
 
 @called_when_traced
 def _plan_of_edit(edit: Edit, signature: tuple[Any, ...], bound: Any) -> Plan:
-    return make(edit._said(signature), *bound, is_traced=True)
+    return make(edit._with(stand_ins(signature)), *bound, is_traced=True)
 
 
 @keras.saving.register_keras_serializable(package="kedit")

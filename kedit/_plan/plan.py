@@ -36,7 +36,6 @@ class Plan:
         shape: Shape of the tensor, with None where a size is not known.
         dtype: Dtype of the tensor.
         layout: Where the index lands.
-        selected: Shape of what is selected, to which values broadcast.
         is_one_for_all: Whether the condition is the same for all elements.
         may_read: Whether positions that are tensors may be read where a backend shows them.
         wide: The dtype to compute in, as NumPy promotes.
@@ -64,7 +63,6 @@ class Plan:
     shape: Shape
     dtype: str
     layout: Layout
-    selected: Shape
     is_one_for_all: bool
     may_read: bool
     wide: str
@@ -144,7 +142,6 @@ def make(
         shape=shape,
         dtype=dtype,
         layout=bound.layout,
-        selected=bound.selected,
         is_one_for_all=is_one_for_all(condition),
         may_read=not already_checked,
         wide=promoted(edit, dtype),

@@ -42,9 +42,8 @@ def apply(said: Any, x: Any, shape: Shape | None = None) -> Any:
         if plan is not None:
             return carry_out(plan, x, leaves)
     if any([isinstance(tensor, keras.KerasTensor) for tensor in (x, *given)]):
-        is_keras = isinstance(
-            x, (keras.KerasTensor, keras.Variable)
-        )  # of which one will be refused
+        # A Variable goes on as it is, to be refused.
+        is_keras = isinstance(x, (keras.KerasTensor, keras.Variable))
         return call_node(said._edit(), x if is_keras else tensors.tensor(x))
     if not given and shape is None:
         if tensors.is_numpy(x):

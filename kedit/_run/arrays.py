@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kedit._language.constants import Array, as_array, is_array
+from kedit._language.constants import Array, as_array, is_array, stand_ins
 from kedit._language.dtypes import default_fill, saturate
 from kedit._language.expression import Expression, evaluate
 from kedit._language.items import Block, Each, Positions
@@ -44,8 +44,8 @@ def apply(said: Any, x: Any) -> Any:
     key = (said._spelling, "array", x.shape, x.dtype.name)
     plan = said._plans.get(key)
     if plan is None:
-        forms = signature(said._leaves)
-        plan = make(said._said(forms), x.shape, x.dtype.name, spread_masks=False)
+        edit = said._with(stand_ins(signature(said._leaves)))
+        plan = make(edit, x.shape, x.dtype.name, spread_masks=False)
         keep(said._plans, key, plan)
     return _carry_out(plan, x, said._leaves)
 

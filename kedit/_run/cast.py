@@ -67,7 +67,7 @@ def _made_anew(value: Any, dtype: str) -> Any:
 
 def constant_like(value: Any, x: Tensor, dtype: str) -> Tensor:
     """A number as a tensor beside `x`, of dtype `dtype`."""
-    simple = isinstance(value, float) or -(2**63) <= abs(value) < 2**63
+    simple = isinstance(value, float) or abs(value) < 2**63
     if hasattr(x, "new_full") and simple and str(value) != "-0.0":
         return x.new_full((), _made_anew(value, dtype))  # a third of the way through Keras
     return constant(value, dtype)

@@ -107,8 +107,6 @@ def fill(edit: Any, tensors: Any) -> Any:
 
 
 def _count_slots(edit: Any) -> int:
-    if not edit._is_open:
-        return 0
     found: list[Any] = []
 
     def look(leaf: Any) -> Any:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from kedit._language.compiler import as_numbers, reads_bytecode
-from kedit._language.constants import as_array, is_array
+from kedit._language.constants import as_array, is_array, stand_ins
 from kedit._language.types import Shape, Tensor
 from kedit._plan.check import Edit, check
 from kedit._plan.plan import Plan, keep, make, signature
@@ -53,11 +53,12 @@ def apply(said: Any, x: Any, shape: Shape | None = None, already_checked: bool =
         key = (*key, already_checked, ops.is_used_otherwise())
     plan = said._plans.get(key)
     if plan is None:
-        if not already_checked and _needs_values(said._said(forms)):
-            edit = _with_known_index(said._with(leaves))
-            if edit is not None:
-                return apply(edit, x, shape)
-        plan = make(said._said(forms), known, cast.dtype_of(x), already_checked)
+        edit = said._with(stand_ins(forms))
+        if not already_checked and _needs_values(edit):
+            looked_at = _with_known_index(said._with(leaves))
+            if looked_at is not None:
+                return apply(looked_at, x, shape)
+        plan = make(edit, known, cast.dtype_of(x), already_checked)
         keep(said._plans, key, plan)
         for met in (x, *leaves):
             _remember(met)
@@ -105,7 +106,7 @@ def _remember(x: Any) -> None:
     kind: Any = type(x)
     if isinstance(x, (keras.Variable, keras.KerasTensor)) or not ops.is_tensor(x):
         return
-    # Of a tensor in TensorFlow's graphs not even the rank has to be known.
+    # A tensor in a graph of TensorFlow may have no known rank.
     if hasattr(x.shape, "rank") and kind.__name__ != "EagerTensor":
         return
     _PLAIN[kind] = flags(kind)
