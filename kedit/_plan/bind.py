@@ -54,29 +54,18 @@ def bind(
     """
     items = selection.index.outline()
     per_sample = selection.coordinates == "sample"
-    key = (_hashable(items), tuple(shape), per_sample, options)
+    plain = tuple([_plain(item) for item in items])
+    key = (plain, as_numbers(shape), per_sample, tuple(options))
     if reads_bytecode():
-        if any([isinstance(item, Array) for item in items]):  # which has no plain form
-            return _plan(*key)
-        plain = tuple([_plain(item) for item in items])
-        return _plan_when_traced(plain, as_numbers(shape), per_sample, tuple(options))
-    # Plans of long index arrays are large, and seldom met twice.
-    long = any([isinstance(i, Positions) and len(i.numbers) > SMALL for i in items])
-    return _plan(*key) if long else _cached(*key)
-
-
-def _hashable(items: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Items with slices as plain tuples: before Python 3.12 a slice cannot be a key."""
-    return tuple([(i.start, i.stop, i.step) if isinstance(i, slice) else i for i in items])
-
-
-@lru_cache(maxsize=1024)
-def _cached(items: tuple[Any, ...], shape: Shape, per_sample: bool, options: BindOptions) -> Layout:
-    return _plan(items, shape, per_sample, options)
+        has_arrays = any([isinstance(item, Array) for item in items])  # which have no plain form
+        return _bound(*key) if has_arrays else _bound_when_traced(*key)
+    # Layouts of long index arrays are large, and seldom met twice.
+    is_long = any([isinstance(i, Positions) and len(i.numbers) > SMALL for i in items])
+    return _bound(*key) if is_long else _cached(*key)
 
 
 def _plain(item: Any) -> Any:
-    """An item as a tuple that says of which kind it is."""
+    """An item as a tuple that says of which kind it is; slices are no keys before Python 3.12."""
     if isinstance(item, slice):
         return ("slice", item.start, item.stop, item.step)
     if isinstance(item, Positions):
@@ -101,17 +90,10 @@ def _from_plain(item: Any) -> Any:
     return _KINDS[item[0]](*item[1:]) if isinstance(item, tuple) else item
 
 
-@called_when_traced
-def _plan_when_traced(
-    items: tuple[Any, ...], shape: Shape, per_sample: bool, options: tuple[Any, ...]
+def _bound(
+    items: tuple[Any, ...], shape: Shape, per_sample: bool, given: tuple[Any, ...]
 ) -> Layout:
-    return _plan(
-        tuple([_from_plain(item) for item in items]), shape, per_sample, BindOptions(*options)
-    )
-
-
-def _plan(items: tuple[Any, ...], shape: Shape, per_sample: bool, options: BindOptions) -> Layout:
-    index = Index(tuple([slice(*item) if type(item) is tuple else item for item in items]))
+    index, options = Index(tuple([_from_plain(item) for item in items])), BindOptions(*given)
     if per_sample and not shape:
         raise PositionError(
             "`sample[...]` should be given a tensor with a batch axis. Received: a tensor of "
@@ -125,6 +107,16 @@ def _plan(items: tuple[Any, ...], shape: Shape, per_sample: bool, options: BindO
     if not per_sample:
         return _bind(index, shape, options, 1)
     return _with_batch_axis(_bind(index, shape[1:], options, shape[0]), shape[0])
+
+
+@called_when_traced
+def _bound_when_traced(*key: Any) -> Layout:
+    return _bound(*key)
+
+
+@lru_cache(maxsize=1024)
+def _cached(*key: Any) -> Layout:
+    return _bound(*key)
 
 
 def _with_batch_axis(layout: Layout, batch: int | None) -> Layout:
