@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable
+from operator import index
 from typing import Any, TypeVar
 
 from kedit.errors import OperandError
@@ -48,7 +49,7 @@ def as_numbers(sizes: Iterable[Any]) -> tuple[Any, ...]:
 
     Plans are made of numbers, so that it compiles a function again for other sizes.
     """
-    return tuple([len(range(size)) if isinstance(size, int) else size for size in sizes])
+    return tuple([index(size) if isinstance(size, int) else size for size in sizes])
 
 
 def as_number(item: Any) -> Any:
@@ -57,4 +58,4 @@ def as_number(item: Any) -> Any:
         return tuple([as_number(part) for part in item])
     if not isinstance(item, int) or isinstance(item, bool):
         return item
-    return len(range(item)) if item >= 0 else -len(range(-item))
+    return index(item)

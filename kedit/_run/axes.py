@@ -256,23 +256,21 @@ def scatter(x: Tensor, places: Any, values: Tensor) -> Tensor:
         values: One for each place, or one for all, and for the axes that follow.
     """
     indices = places if len(places.shape) == 2 else ops.expand_dims(places, 1)
-    values = ops.broadcast_to(values, (sizes(places)[0], *sizes(x)[indices.shape[1] :]))
-    indices, values = _in_what_exists(x, indices, values)
-    if not reads_bytecode():
-        try:
-            return ops.scatter_update(x, indices, values)
-        except RuntimeError:  # `torch.func.vmap` writes only into what is mapped itself
-            pass
-    # Free where a compiler joins it. It must not be what one takes away again, as `x - 0`: torch's
-    # would write all into one place of a tensor that is broadcast.
-    mapped = ops.where(0 * ops.sum(indices) == 0, x, ops.stop_gradient(x))
-    return ops.scatter_update(mapped, indices, values)
+    shape = (places.shape[0], *x.shape[indices.shape[1] :])
+    if None in shape or tuple(values.shape) != shape:
+        shape = (sizes(places)[0], *sizes(x)[indices.shape[1] :])
+        values = ops.broadcast_to(values, shape)
+    if None in tuple(x.shape):
+        indices, values = _in_what_exists(x, indices, values)
+    return ops.scatter_update(x, indices, values)
 
 
 def scatter_add(x: Tensor, places: Any, values: Tensor) -> Tensor:
     """Add values, as for `scatter`, at places on the first axis, which may occur several times."""
     values = ops.broadcast_to(values, (sizes(places)[0], *sizes(x)[1:]))
-    return ops.scatter_add(x, *_in_what_exists(x, places, values))
+    if None in tuple(x.shape):
+        places, values = _in_what_exists(x, places, values)
+    return ops.scatter_add(x, places, values)
 
 
 def _in_what_exists(x: Tensor, places: Any, values: Tensor) -> tuple[Any, Tensor]:
@@ -280,8 +278,6 @@ def _in_what_exists(x: Tensor, places: Any, values: Tensor) -> tuple[Any, Tensor
 
     TensorFlow refuses places in such a tensor, even if nothing would be written there.
     """
-    if None not in tuple(x.shape):
-        return places, values
     exists = reduce(ops.minimum, sizes(x), constant(1, "int32"))
     return tuple([given[: sizes(places)[0] * exists] for given in (places, values)])
 
@@ -301,8 +297,13 @@ def pad(x: Tensor, axis: int, before: int = 0, after: int = 1) -> Tensor:
     """
     shape = sizes(x)
     start, stop = shape[:axis], shape[axis + 1 :]
-    ends = [ops.zeros((*start, n, *stop), dtype=dtype_of(x)) for n in (before, after)]
-    padded = ops.concatenate([ends[0], x, ends[1]], axis=axis)
+
+    def zeros(count: Any) -> list[Tensor]:
+        if isinstance(count, int) and not count:
+            return []
+        return [ops.zeros((*start, count, *stop), dtype=dtype_of(x))]
+
+    padded = ops.concatenate([*zeros(before), x, *zeros(after)], axis=axis)
     return ops.reshape(padded, (*start, shape[axis] + before + after, *stop))
 
 

@@ -24,7 +24,8 @@ def winners(layout: Layout, values: Tensor, *, computes: bool = False) -> Tensor
     only what computes with values must not meet those that lose.
     """
     for axis, pick in enumerate(layout.picks):
-        if values.shape[axis] == 1:
+        given = values.shape[axis]
+        if given == 1 or (pick.is_ordered and given == pick.count):
             continue
         values = _last_of(pick, values, axis)
         if computes and pick.is_computed and pick.has_duplicates:

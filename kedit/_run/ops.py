@@ -8,6 +8,7 @@ Inside `tf.data` tensors are TensorFlow's under every backend of Keras. There th
 the functions of `_tf_data`; each call, in its thread, knows only its own.
 """
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import numpy as np
 from keras import ops as keras_ops
 
 from kedit._language.compiler import reads_bytecode
+from kedit._language.dtypes import integer_range, kind
 
 AS_THEY_ARE = frozenset(
     [
@@ -28,15 +30,12 @@ AS_THEY_ARE = frozenset(
         "argmax",
         "argsort",
         "array",
-        "broadcast_to",
         "cast",
-        "clip",
         "concatenate",
         "convert_to_numpy",
         "convert_to_tensor",
         "copy",
         "cumsum",
-        "expand_dims",
         "flip",
         "full",
         "full_like",
@@ -49,9 +48,7 @@ AS_THEY_ARE = frozenset(
         "qr",
         "real",
         "relu",
-        "scatter_update",
         "searchsorted",
-        "segment_max",
         "shape",
         "sigmoid",
         "sign",
@@ -60,7 +57,6 @@ AS_THEY_ARE = frozenset(
         "stack",
         "stop_gradient",
         "sum",
-        "take",
         "transpose",
         "zeros",
         "zeros_like",
@@ -91,6 +87,9 @@ BY_OPERATORS = frozenset(
 
 REPLACED = frozenset(
     [
+        "broadcast_to",
+        "clip",
+        "expand_dims",
         "isfinite",
         "isinf",
         "isnan",
@@ -100,7 +99,10 @@ REPLACED = frozenset(
         "power",
         "reshape",
         "scatter_add",
+        "scatter_update",
+        "segment_max",
         "subtract",
+        "take",
         "where",
     ]
 )
@@ -251,6 +253,14 @@ def minimum(x1: Any, x2: Any) -> Any:
     return _better("less", "minimum", *_as_tensors(x1, x2))
 
 
+def clip(x: Any, low: Any, high: Any) -> Any:
+    """`x` moved between two bounds: Keras 3.15.1 on PyTorch makes int8 and int16 into int32.
+
+    Not reported.
+    """
+    return x.clip(low, high) if _is_torch(x) else _ops.keras_clip(x, low, high)
+
+
 def where(condition: Any, x1: Any, x2: Any) -> Any:
     """`x1` where the condition holds, else `x2`; a number takes the dtype of the other one.
 
@@ -311,13 +321,32 @@ def power(x1: Any, x2: Any) -> Any:
     return _ops.keras_power(x1, x2)
 
 
-def reshape(x: Any, shape: Any) -> Any:
-    """`x` in another shape, with at most one size of -1.
+# Keras looks at its arguments in dozens of calls, each of which torch's compiler reads; of a shape
+# to `reshape` in seventy. So tensors of PyTorch do themselves what they are asked for most.
 
-    Keras checks the shape in seventy calls, each of which torch's compiler traces. So tensors that
-    can do it themselves, do. Not reported.
-    """
+
+def reshape(x: Any, shape: Any) -> Any:
+    """`x` in another shape, with at most one size of -1."""
     return x.reshape(tuple(shape)) if hasattr(x, "reshape") else _ops.keras_reshape(x, shape)
+
+
+def broadcast_to(x: Any, shape: Any) -> Any:
+    return x.broadcast_to(tuple(shape)) if _is_torch(x) else _ops.keras_broadcast_to(x, shape)
+
+
+def expand_dims(x: Any, axis: int) -> Any:
+    return x.unsqueeze(axis) if _is_torch(x) else _ops.keras_expand_dims(x, axis)
+
+
+def take(x: Any, places: Any, axis: int = 0) -> Any:
+    """The entries of an axis at places of any shape, none of them negative or out of bounds."""
+    if not _is_torch(x):
+        return _ops.keras_take(x, places, axis=axis)
+    places = _of_64_bits(places)
+    taken = x.index_select(axis, places.reshape(-1))
+    if len(places.shape) == 1:
+        return taken
+    return taken.reshape((*x.shape[:axis], *places.shape, *x.shape[axis:][1:]))
 
 
 def scatter_add(x: Any, places: Any, values: Any) -> Any:
@@ -328,12 +357,36 @@ def scatter_add(x: Any, places: Any, values: Any) -> Any:
     order; each function in its place is the faster one of those that do.
     """
     if not _is_torch(x):
-        return _ops.scatter_update(x, _ops.expand_dims(places, 1), values, "add")
-    places = _ops.convert_to_tensor(places, "int64")
+        return _ops.keras_scatter_update(x, _ops.expand_dims(places, 1), values, "add")
+    places = _of_64_bits(places)
     if not reads_bytecode():
         return x.index_add(0, places, values)
-    column = _ops.reshape(places, (-1, *[1] * (len(x.shape) - 1)))
-    return x.scatter_add(0, _ops.broadcast_to(column, tuple(values.shape)), values)
+    return x.scatter_add(0, _along_rows(places, values), values)
+
+
+def scatter_update(x: Any, places: Any, values: Any) -> Any:
+    """Write values at places on the first axes, of shape `(n, axes)`, each of which occurs once.
+
+    On PyTorch Keras 3.15.1 writes into a copy, which `torch.func.vmap` refuses where the values
+    are mapped and `x` is not. Not reported.
+    """
+    if not _is_torch(x):
+        return _ops.keras_scatter_update(x, places, values)
+    return x.index_put(_of_64_bits(places).unbind(1), values)
+
+
+def segment_max(x: Any, segments: Any, count: Any) -> Any:
+    """The greatest of each of `count` segments; of those without numbers, any that is not greater.
+
+    Keras 3.15.1 on PyTorch computes it in float32. Not reported.
+    """
+    if not _is_torch(x):
+        return _ops.keras_segment_max(x, segments, count)
+    dtype = str(x.dtype).rpartition(".")[2]
+    least = x.new_full(
+        (count, *x.shape[1:]), -math.inf if kind(dtype) > 1 else integer_range(dtype)[0]
+    )
+    return least.scatter_reduce(0, _along_rows(_of_64_bits(segments), x), x, "amax")
 
 
 def subtract(x1: Any, x2: Any) -> Any:
@@ -355,6 +408,16 @@ def _is_torch(x: Any) -> bool:
     return hasattr(x, "index_add")
 
 
+def _of_64_bits(places: Any) -> Any:
+    """Integers as PyTorch has to be given them."""
+    return places.long() if _is_torch(places) else _ops.convert_to_tensor(places, "int64")
+
+
+def _along_rows(numbers: Any, x: Any) -> Any:
+    """A number for each row of `x`, written out for each of its elements."""
+    return numbers.reshape((-1, *[1] * (len(x.shape) - 1))).expand(x.shape)
+
+
 def _is_small(x: Any) -> bool:
     """Whether it is a number of Python that no dtype of its kind is too narrow for."""
     return isinstance(x, float) or (isinstance(x, int) and -128 <= x < 128)
@@ -363,7 +426,7 @@ def _is_small(x: Any) -> bool:
 def _better(beats: str, name: str, x1: Any, x2: Any) -> Any:
     """The one of two that beats the other; as Keras finds it where that is right."""
     dtype = str(x1.dtype)
-    if "float" not in dtype and "64" not in dtype:
+    if not _is_torch(x1) and "float" not in dtype and "64" not in dtype:
         return getattr(_ops, f"keras_{name}")(x1, x2)
     first = getattr(_ops, beats)(x1, x2)
     if "float" in dtype:
@@ -379,7 +442,8 @@ def _as_tensors(x1: Any, x2: Any) -> tuple[Any, Any]:
     if type(x1) is type(x2) and hasattr(x1, "dtype") and not isinstance(x1, keras.Variable):
         return x1, x2
     # A number beside a tensor of PyTorch is of its dtype already.
-    if (_is_torch(x1) and (_is_torch(x2) or _is_small(x2))) or (_is_torch(x2) and _is_small(x1)):
+    of_torch = [hasattr(x, "index_add") for x in (x1, x2)]
+    if any(of_torch) and (all(of_torch) or _is_small(x2 if of_torch[0] else x1)):
         return x1, x2
     given = [_ops.convert_to_tensor(x) if isinstance(x, keras.Variable) else x for x in (x1, x2)]
     dtypes = [x.dtype for x in given if hasattr(x, "dtype")]

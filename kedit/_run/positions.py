@@ -1,9 +1,8 @@
 """Positions that are computed when the tensor is there: bounds, and which of several wins.
 
 Positions out of bounds are moved to a place just behind the axis, which is
-never read or written. Of equal positions the last in C order wins. It is the
-greatest of its segment, or found by sorting where a compiler cannot follow
-that: no backend's scatter has to be trusted with them.
+never read or written. Of equal positions the last in C order wins, which is
+the greatest of its segment: no backend's scatter has to be trusted with them.
 """
 
 import math
@@ -30,9 +29,6 @@ from kedit._run.axes import (
 )
 from kedit._run.cast import constant, dtype_of, neutral, seen
 from kedit._run.duplicates import scan
-
-_OF_32_BITS = ("float32", "float16", "bfloat16", "int8", "uint8", "int16", "uint16")
-"""Dtypes whose numbers float32 holds."""
 
 
 class ComputedPositions:
@@ -111,6 +107,7 @@ class ComputedPositions:
         self.flat = flat.astype("int32") if self.is_seen else flat
         self.inside = inside
         self.size = total
+        self._picks: Tensor | None = None
         self._numbers: Tensor | None = None
         self._sorted: Any = None
 
@@ -134,13 +131,10 @@ class ComputedPositions:
         if op == "add":
             start = ops.broadcast_to(neutral("add", dtype_of(values)), ops.shape(values))
             reduced = scatter_add(start, winner, values)
-        elif op in ("max", "min") and dtype_of(values) in _OF_32_BITS:
-            # Keras has the greatest of segments alone, and on PyTorch computes it in float32.
-            numbers = values if kind(dtype_of(values)) > 1 else ops.cast(values, "int32")
-            numbers = ops.negative(numbers) if op == "min" else numbers
+        elif op in ("max", "min"):  # Keras has the greatest of segments alone
+            numbers = _turned(values) if op == "min" else values
             reduced = ops.segment_max(numbers, winner, sizes(winner)[0])
-            reduced = ops.negative(reduced) if op == "min" else reduced
-            reduced = ops.cast(reduced, dtype_of(values))
+            reduced = _turned(reduced) if op == "min" else reduced
         else:
             return _swapped(self._scanned(values, op), axis)
         return _swapped(ops.take(reduced, winner, axis=0), axis)
@@ -181,33 +175,35 @@ class ComputedPositions:
         size = self.size + 1
         if self.is_seen or not self.has_duplicates:  # NumPy's last one wins
             return number_of(self.flat, size)
-        if self.count is not None and self.count <= 2**24:
-            # In floats, which hold these numbers, as that is what PyTorch computes with.
-            last = ops.segment_max(ops.arange(self.count, dtype="float32"), self.flat, size)
-            return ops.cast(ops.maximum(last, -1.0), "int32")
-        order = self._order()
-        ascending = ops.take(self.flat, order)
-        next_one = ops.concatenate([ascending[1:], ops.full((1,), -1, dtype="int32")])
-        # The one place behind the axis may be named by many; its entry is not used.
-        ends = ops.where(ascending == next_one, self.size, ascending)
-        last = number_of(ends, size)
-        if self.count is None:  # there may turn out to be none, and nothing to take from
-            order = pad(order, 0)
-        return ops.where(last >= 0, ops.take(order, ops.maximum(last, 0)), -1)
+        return ops.maximum(ops.segment_max(self.picks(), self.flat, size), -1)
+
+    def picks(self) -> Any:
+        """The numbers of the picks."""
+        if self._picks is None:
+            count = self.library.shape(self.flat)[0]
+            self._picks = self.library.arange(count, dtype="int32")
+        return self._picks
 
     def winner(self) -> Any:
         """For each pick the number of the last one that names its position."""
-        return self.library.maximum(self.library.take(self._last(), self.flat), 0)
+        return self.library.take(self._last(), self.flat)
 
     def _order(self) -> Any:
         """The picks in order of their positions."""
         if self._sorted is None:
             if self.is_sorted and self.inside is None:  # what is dropped was moved to the end
-                count = self.library.shape(self.flat)[0]
-                self._sorted = self.library.arange(count, dtype="int32")
+                self._sorted = self.picks()
             else:
                 self._sorted = _argsort(self.flat)
         return self._sorted
+
+
+def _turned(numbers: Tensor) -> Tensor:
+    """Numbers of which the least has become the greatest, and back."""
+    dtype = dtype_of(numbers)
+    if kind(dtype) > 1:
+        return ops.negative(numbers)
+    return ops.subtract(constant(sum(integer_range(dtype)), dtype), numbers)
 
 
 def _swapped(values: Tensor, axis: int) -> Tensor:
@@ -321,8 +317,5 @@ def _of_32_bits(numbers: Any, size: Any, rule: Rule, library: Any) -> Any:
         if rule.wraps:
             size = ops.cast(max(1, size) if isinstance(size, int) else ops.maximum(size, 1), dtype)
             return ops.cast(ops.mod(numbers, size), "int32")
-        largest = constant(LARGEST, dtype)
-        numbers = ops.where(numbers > largest, largest, numbers)
-        if low < 0:
-            numbers = ops.where(numbers < -largest, -largest, numbers)
+        numbers = ops.clip(numbers, max(low, -LARGEST), LARGEST)
     return ops.cast(numbers, "int32")

@@ -107,9 +107,6 @@ class TensorFlowOps:
         sizes = self._tf.shape(x)
         return tuple([sizes[n] if size is None else size for n, size in enumerate(known)])
 
-    def sum(self, x: Any) -> Any:
-        return self._tf.reduce_sum(x)
-
     def take(self, x: Any, places: Any, axis: int = 0) -> Any:
         return self._tf.gather(x, places, axis=axis)
 
