@@ -9,6 +9,8 @@ import pytest
 
 import kedit
 
+collect_ignore_glob = ["docs/*.py", "docs/auto_examples/*", "docs/_build/*"]
+
 
 @pytest.fixture(autouse=True)
 def names(doctest_namespace):
@@ -21,8 +23,13 @@ _TRAINING = ("counterfactual(", ".gradients(")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark the examples that train a model: like other tests, they need gradients."""
+    """Mark the pages of the documentation, and the examples that train a model.
+
+    Like other tests, they need tensors that are not NumPy's, and gradients.
+    """
     for item in items:
         examples = item.dtest.examples if isinstance(item, pytest.DoctestItem) else []
+        if item.path.suffix == ".md" and item.path.name != "README.md":
+            item.add_marker("tensors")
         if any(train in example.source for example in examples for train in _TRAINING):
             item.add_marker("gradient")

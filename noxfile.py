@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 import nox
@@ -94,6 +95,16 @@ def properties(session, backend):
 
 @nox.session
 @nox.parametrize("backend", DIFFERENTIATING)
+def nightly(session, backend):
+    """The tests with tomorrow's Keras."""
+    install(session, PACKAGES[backend])
+    session.run("python", "-m", "pip", "uninstall", "--yes", "--quiet", "keras")
+    session.install("--upgrade", "--pre", "keras-nightly")
+    run_pytest(session, backend, *session.posargs)
+
+
+@nox.session
+@nox.parametrize("backend", DIFFERENTIATING)
 def bench(session, backend):
     """Time every workload beside the native spelling; arguments after `--` as of the script."""
     session.install(*CONSTRAINTS, PACKAGES[backend], "-e", ".")
@@ -109,6 +120,35 @@ def lint(session):
     session.run("ruff", "check", ".")
     session.run("mypy")
     session.run("lint-imports", env={"KERAS_BACKEND": "numpy"})
+
+
+@nox.session
+def docs(session):
+    """The documentation site, in `docs/_build/html`; warnings are errors."""
+    session.install(*CONSTRAINTS, *group("docs"), PACKAGES["jax"], "-e", ".[plot]")
+    options = ["-W", "--keep-going", "-b", "html", *session.posargs]
+    session.run(
+        *("python", "-m", "sphinx", *options, "docs", "docs/_build/html"),
+        env={"KERAS_BACKEND": "jax"},
+    )
+
+
+@nox.session
+def package(session):
+    """The files for a package index: their metadata, what they hold, and the tests of the sdist."""
+    session.install(*CONSTRAINTS, *group("package"))
+    files = Path(session.create_tmp()).absolute()
+    for old in files.iterdir():
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    session.run("python", "-m", "build", "--outdir", str(files))
+    (wheel,), (sdist,) = files.glob("*.whl"), files.glob("*.tar.gz")
+    session.run("twine", "check", "--strict", str(wheel), str(sdist))
+    session.run("check-wheel-contents", str(wheel))
+    session.run("python", "-m", "tarfile", "-e", str(sdist), str(files))
+    unpacked = str(sdist).removesuffix(".tar.gz")
+    with session.chdir(unpacked):
+        session.install(*CONSTRAINTS, *group("tests"), PACKAGES["jax"], ".[demo]")
+        run_pytest(session, "jax", *session.posargs)
 
 
 @nox.session

@@ -1,4 +1,4 @@
-"""Make a table and a picture of what `run.py` has measured, and put the table into the README.
+"""Make a table and a picture of what `run.py` has measured, and put the table into the guide.
 
 python benchmarks/report.py
 """
@@ -12,7 +12,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 
 HERE = pathlib.Path(__file__).parent
-README = HERE.parent / "README.md"
+GUIDE = HERE.parent / "docs" / "guides" / "speed.md"
 START, END = "<!-- benchmarks: start -->", "<!-- benchmarks: end -->"
 BACKENDS = ("tensorflow", "jax", "torch")
 COMPILED = {"graph": "tf.function", "xla": "XLA", "jit": "jax.jit", "compile": "torch.compile"}
@@ -120,10 +120,10 @@ def main() -> None:
     text = table(measured)
     print(text)
     picture(measured, HERE / "results" / "speed.png")
-    readme = README.read_text()
-    if START in readme:
-        before, after = readme.split(START)[0], readme.split(END)[1]
-        README.write_text(f"{before}{START}\n\n{text}\n\n{END}{after}")
+    guide = GUIDE.read_text()
+    if START in guide:
+        before, after = guide.split(START)[0], guide.split(END)[1]
+        GUIDE.write_text(f"{before}{START}\n\n{text}\n\n{END}{after}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,21 @@
-"""A dead zone that removes noise: small coefficients are set to 0, the width is learned.
+"""Learn a dead zone that removes noise
+====================================
 
-A signal of few oscillations has few large cosine coefficients; noise has many small
-ones. `ConditionalModifier` between the transform and its inverse sets to 0 what lies
-within a threshold, which is learned from pairs of noisy and clean signals. Beside
-it stands the threshold of theory, sigma * sqrt(2 * log(n)): D. L. Donoho and
-I. M. Johnstone, "Ideal spatial adaptation by wavelet shrinkage", Biometrika, 1994.
+A signal made of few oscillations has few large cosine coefficients; noise has many small ones.
+`ConditionalModifier` sits between the transform and its inverse and sets to 0 what lies within a
+threshold. The threshold is learned from pairs of noisy and clean signals, and compared with the one
+of theory, ``sigma * sqrt(2 * log(n))``: D. L. Donoho and I. M. Johnstone, "Ideal spatial adaptation
+by wavelet shrinkage", Biometrika, 1994.
+
+Run it from a clone of the repository::
 
     KERAS_BACKEND=jax python examples/dead_zone.py
+
+.. image:: /../examples/dead_zone.png
+   :alt: A noisy signal, the clean one and the denoised one; and its coefficients with the dead zone
 """
+
+# sphinx_gallery_thumbnail_path = "../examples/dead_zone.png"
 
 import pathlib
 import sys

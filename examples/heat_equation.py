@@ -1,19 +1,27 @@
-"""Solve the heat equation with a network: initial and boundary values by penalty, guide and edit.
+"""Solve the heat equation with its boundary by penalty, guide and edit
+====================================================================
+
+The equation ``u_t = u_xx`` for ``0 < x < 1`` with ``u(0, x) = sin(pi x)`` and
+``u(t, 0) = u(t, 1) = 0`` has the solution ``exp(-pi**2 t) sin(pi x)``. A network maps each point of
+a grid to ``u``. Its loss is the residual of the equation in finite differences (Crank and
+Nicolson), which says nothing about the edge: ``t = 0``, ``x = 0`` and ``x = 1``. There are four
+ways to bring the edge to its values:
+
+- "penalty": an L2 penalty of fixed weight in the loss, common in physics-informed networks
+- "guide": `IndexGuide` of the same weight, whose multipliers `DualAscent` raises: an augmented
+  Lagrangian with one multiplier for each point of the edge
+- "hard": an edit sets the edge, during training and after; only the equation is trained
+- "pinned": the guided network with that edit behind it after training
+
+Run it from a clone of the repository::
 
     KERAS_BACKEND=jax python examples/heat_equation.py
 
-    u_t = u_xx for 0 < x < 1,   u(0, x) = sin(pi x),   u(t, 0) = u(t, 1) = 0
-
-has the solution exp(-pi**2 t) sin(pi x). A network maps each point of a grid to u; its loss is
-the residual of the equation in finite differences (Crank and Nicolson), which says nothing of the
-values at the edge, that is at t = 0, x = 0 and x = 1. Those come by kedit:
-
-- "penalty": an L2 penalty of fixed weight in the loss, as physics-informed networks often have it
-- "guide": `IndexGuide` of the same weight, whose multipliers `DualAscent` raises: an augmented
-  Lagrangian with one multiplier for each point of the edge
-- "hard": an edit sets the edge, in training and after; only the equation is trained
-- "pinned": the guided network, with that edit behind it after training
+.. image:: /../examples/heat_equation.png
+   :alt: The error of the solution with its edge by a penalty, a guide, and an edit
 """
+
+# sphinx_gallery_thumbnail_path = "../examples/heat_equation.png"
 
 import argparse
 from pathlib import Path

@@ -1,13 +1,27 @@
-"""What happens inside a trained model? Three interventions, none of which changes the model.
+"""Ablate, patch and steer a trained model
+=======================================
+
+Three interventions, none of which changes the model:
+
+- Ablation: which channel of a digit classifier matters for which digit?
+- Patching: where does a transformer keep the token that it has to remember?
+- Steering: a vector added to a hidden layer makes the classifier see threes.
+
+Run it from a clone of the repository::
 
     KERAS_BACKEND=jax python examples/inside_a_model.py
 
-- Ablation: which channel of a reader of digits matters for which digit?
-- Patching: where does a transformer keep the token that it has to remember?
-- Steering: a vector, learned by a hidden layer, makes the reader see threes.
+.. image:: /../examples/inside_ablation.png
+   :alt: How much each digit depends on each channel
 
-Prints what was found, and writes a picture of each study next to this file.
+.. image:: /../examples/inside_patching.png
+   :alt: What patching recovers, by layer and position
+
+.. image:: /../examples/inside_steering.png
+   :alt: Predictions as the steering vector grows
 """
+
+# sphinx_gallery_thumbnail_path = "../examples/inside_patching.png"
 
 import argparse
 from functools import partial

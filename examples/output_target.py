@@ -1,11 +1,19 @@
-"""Bring one output of a linear model to 50 while another loss opposes it: six recipes, measured.
+"""Bring one output to a target that another loss opposes
+======================================================
+
+A linear model has five outputs for eight inputs, and 256 samples in batches of 32. The mean squared
+error wants output 2 near 0, where its labels are; the target is 50. Six recipes are compared by
+`kedit.metrics.IndexViolation`, which logs in `fit` by how much an output misses.
+
+Run it from a clone of the repository::
 
     KERAS_BACKEND=jax python examples/output_target.py
 
-The model has five outputs for eight inputs, 256 samples, batches of 32. The mean squared error
-wants output 2 near 0, where its labels are; by how much an output still misses 50 is read from
-`kedit.metrics.IndexViolation`, which logs it in `fit`.
+.. image:: /../examples/output_target.png
+   :alt: Distance to the target over the steps, for six recipes
 """
+
+# sphinx_gallery_thumbnail_path = "../examples/output_target.png"
 
 import argparse
 from dataclasses import dataclass

@@ -1,13 +1,27 @@
-"""What if this element were different? Three studies of models that were trained on real data.
+"""What if this element were different?
+====================================
+
+Three studies of models that were trained on real data:
+
+- How would a patient's predicted disease progression change with the body mass index alone?
+- Which parts of an image make a classifier read the digit?
+- What is the least change of an image for it to be read as another digit?
+
+Run it from a clone of the repository::
 
     KERAS_BACKEND=jax python examples/what_if.py
 
-- How would a patient's predicted disease progression change with the body mass index alone?
-- Which parts of an image make a reader of digits read the digit?
-- What would have to change in an image for it to be read as another digit?
+.. image:: /../examples/what_if_curve.png
+   :alt: Predicted progression by body mass index
 
-Prints what was found, and writes a picture of each study next to this file.
+.. image:: /../examples/what_if_occlusion.png
+   :alt: Which parts of an image matter
+
+.. image:: /../examples/what_if_counterfactual.png
+   :alt: A nine that is read as a zero after a change of four pixels
 """
+
+# sphinx_gallery_thumbnail_path = "../examples/what_if_counterfactual.png"
 
 import argparse
 from pathlib import Path

@@ -171,3 +171,41 @@ def test_heat_equation_briefly(tmp_path):
     inside = {name: example.errors(u)[2] for name, u in found.items()}
     np.testing.assert_allclose(inside["guide, pinned"], inside["guide"])
     assert out.stat().st_size > 1000
+
+
+# --- Quick ones, which run in full on every backend -----------------------------------------------
+
+
+def test_padding_masks(tmp_path):
+    picture = tmp_path / "picture.png"
+    filled, kept = load("padding_masks").main(picture).values()
+    assert np.nanmax(filled) > 0.1
+    assert np.nanmax(kept) < 1e-5
+    assert picture.stat().st_size > 10_000
+
+
+def test_kv_cache(tmp_path):
+    picture = tmp_path / "picture.png"
+    assert max(load("kv_cache").main(picture)) < 1e-5
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures("two_epochs")
+def test_new_tokens(tmp_path):
+    picture = tmp_path / "picture.png"
+    example = load("new_tokens")
+    moved, _ = example.main(picture, count=512)
+    all_rows, frozen = moved.values()
+    assert all_rows[: example.OLD].min() > 0
+    assert frozen[: example.OLD].max() == 0
+    assert frozen[example.OLD :].min() > 0
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures("two_epochs")
+def test_mask_input(tmp_path):
+    picture = tmp_path / "picture.png"
+    error = load("mask_input").main(picture)
+    assert error["hole filled by the network"] < error["hole set to 0"]
+    assert error["known pixels"] == 0
+    assert picture.stat().st_size > 10_000

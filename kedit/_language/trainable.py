@@ -40,7 +40,7 @@ class Trainable(Operators, Placeholder):
     It may stand wherever a number may: as the values, in an expression, as in
     `X * Trainable(1.0)`, and in a condition, as in `X > Trainable(5.0)` or
     `Trainable("zeros") > 0.0`. A value as `kedit.Edit` is: immutable, comparable,
-    printable, picklable, saveable. Two `Trainable`s are two weights, unless they
+    printable, picklable, saveable. Two `Trainable` objects are two weights, unless they
     have the same name.
 
     Args:

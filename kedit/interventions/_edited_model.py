@@ -45,7 +45,7 @@ def edit_model(
             of addresses, for its output; each layer that matches gets the edit, with
             weights of its own. Edits count inside one sample, as
             `sample[..., 17].set(0.0)`, or leave axis 0 alone.
-        train: What `fit` trains: "edits" their `Trainable`s and rotations, while
+        train: What `fit` trains: "edits" each `Trainable` and rotation in them, while
             the model underneath runs as in inference and keeps its weights; "all"
             both; "none" nothing, and `fit` raises. Defaults to "none".
         **kwargs: Keyword arguments of `keras.Model`, as `name`.
@@ -238,7 +238,7 @@ class EditedModel(PartlyTrained):
     # --- What the edits hold ---------------------------------------------------------------
 
     def values(self, site: str | Site) -> list[Any]:
-        """The variables of the edits at a site, in their order: constants and `Trainable`s.
+        """The variables of the edits at a site, in their order: constants and each `Trainable`.
 
         A compiled model sees what is assigned to them.
 

@@ -18,8 +18,10 @@ class IndexViolation(keras.metrics.Metric):
 
     Formula, over all chosen elements since the last reset, with the residuals `r`
     of `kedit.losses.IndexPenalty`:
-        "mean": `mean(abs(r))`; "max": `max(abs(r))`; "satisfied": the fraction of
-        elements with `abs(r) <= tolerance`
+
+    - "mean": `mean(abs(r))`
+    - "max": `max(abs(r))`
+    - "satisfied": the fraction of elements with `abs(r) <= tolerance`
 
     It tells whether a target was reached, which the loss, a sum, does not. Free
     elements, by NaN or a Keras mask, do not count; if there is none that does, the
