@@ -4,6 +4,16 @@
 [[0.0, 0.0, 100.0], [0.0, 0.0, 0.0]]
 """
 
+try:
+    import keras as _keras  # noqa: F401  # first of all, to say what is missing
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        f"`import keras` needs {missing.name}, which is not installed. kedit runs on TensorFlow, "
+        'JAX and PyTorch: install one, as in `pip install "kedit[jax]"`, and name it before Python '
+        "starts, as in `KERAS_BACKEND=jax python script.py`.",
+        name=missing.name,
+    ) from missing
+
 from kedit import (
     callbacks,
     constraints,

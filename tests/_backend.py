@@ -21,6 +21,8 @@ EXECUTIONS = [1] if BACKEND == "torch" else [1, 2, 4]
 """What `compile(steps_per_execution=...)` may be: Keras refuses more than 1 on torch."""
 EAGER_IS_SLOW = BACKEND == "jax"
 """Whether a function takes longer as it is: XLA then compiles every operation for itself."""
+ABSENT = "tensorflow" if BACKEND == "torch" else "torch"
+"""A backend that is not installed beside this one."""
 
 IGNORED_WARNINGS = ["ignore:.* encountered in:RuntimeWarning"] if BACKEND == "numpy" else []
 """Those of NumPy's numbers: on it, Keras runs a model of symbols on whatever is in memory."""

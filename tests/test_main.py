@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from _backend import ABSENT
 
 import kedit
 from kedit import __main__ as demo
@@ -159,3 +160,11 @@ def test_says_which_extra_is_missing(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)  # as if it was not installed
     with pytest.raises(SystemExit, match=r'pip install "kedit\[demo\]"'):
         runpy.run_path(demo.__file__)
+
+
+@pytest.mark.once
+def test_says_which_backend_is_missing(tmp_path):
+    process = start("--help", folder=tmp_path, KERAS_BACKEND=ABSENT)
+    assert process.returncode == 1
+    assert f"needs {ABSENT}, which is not installed" in process.stderr
+    assert 'pip install "kedit[jax]"' in process.stderr
