@@ -464,8 +464,10 @@ def test_compiled(case):
 
 
 def readable(case):
-    """The case without what torch's compiler cannot read, by the README: `~`, `X * tensor`."""
+    """The case without what torch's compiler cannot read: `~`, `X * tensor`, arrays."""
     number = Operand((), "number", case.dtype)
+    if case.condition == "mask":
+        case = case._replace(constant=case.constant._replace(way="tensor"))
     if case.condition not in ("", "mask"):
         condition = "X == c" if case.condition == "X != c" else case.condition
         case = case._replace(condition=condition, constant=number)
