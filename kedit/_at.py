@@ -20,18 +20,18 @@ class _LATER:
 
 
 class At:
-    """`at[index]` for an edit that is applied later, `at(x)[index]` for one that is applied now.
+    """`at(x)[index]` edits a tensor now; `at[index]` makes an edit to apply later.
 
-    `kedit.at` counts axes from the first axis of the array, as NumPy does;
-    `kedit.sample` counts them inside one sample, from the axis after the batch
-    axis on. `at(x)[i].op(v)` is `at[i].op(v)(x)`.
+    `kedit.at` counts axes from the first axis of the array, as NumPy does.
+    `kedit.sample` counts them inside one sample, from the axis after the batch axis.
+    `at(x)[i].op(v)` is `at[i].op(v)(x)`.
 
-    An index is what NumPy takes: integers, slices of any step, `...`, `None`,
-    lists and arrays of integers or booleans, mixed; it has to fit, or raises. In
-    place of an integer or an array a tensor may stand, whose values are known only
-    when the model runs; of it, what is out of bounds is dropped. Further items are
-    `kedit.each`, for positions of their own in each sample, and `kedit.block`, for a
-    block that starts where a tensor says.
+    An index is whatever NumPy takes: integers, slices of any step, `...`, `None`,
+    lists and arrays of integers or booleans, in any mix. If it does not fit, it
+    raises. A tensor may stand in place of an integer or an array. Its values are
+    known only when the model runs, so its positions that are out of bounds are
+    dropped. `kedit.each` gives positions of their own to each sample, and
+    `kedit.block` a block that starts where a tensor says.
 
     Example:
     >>> x = ops.zeros((2, 3))
@@ -50,7 +50,7 @@ class At:
         self._x = x
 
     def __call__(self, x: Any) -> "At":
-        """The same for one tensor, so that operations apply at once."""
+        """Bind a tensor, so that operations apply at once."""
         return At(self._coordinates, x)
 
     def __getitem__(self, index: Any) -> "Place":
@@ -62,7 +62,7 @@ class At:
         return Place(Selection(self._coordinates, Index(index)), self._x)
 
     def where(self, condition: Any) -> "Place":
-        """The elements, of all, that meet a condition; see `Place.where`."""
+        """Select all elements that meet a condition; see `Place.where`."""
         return self[...].where(condition)
 
     __iter__ = None  # `at[0], at[1], ...` would have no end
@@ -73,13 +73,14 @@ class At:
 
 
 class Place:
-    """Elements of a tensor, on which an operation is still to be named.
+    """Selected elements, waiting for an operation.
 
-    What `at[index]` and `at.where(condition)` give. Every operation takes what `set`
-    takes, and returns, of `at(x)`, a new tensor of the shape and dtype of `x`, else
-    an `Edit`. All raise `kedit.errors.PositionError` (an `IndexError`) if the index
-    does not fit, `kedit.errors.ShapeError` (a `ValueError`) if the values do
-    not, and `kedit.errors.DTypeError` (a `TypeError`) if the dtype does not.
+    `at[index]` and `at.where(condition)` give one. With a tensor, `at(x)[index]`, an
+    operation returns a new tensor of the shape and dtype of `x`; without one it
+    returns an `Edit`. Every operation takes the arguments of `set`, and raises
+    `kedit.errors.PositionError` (an `IndexError`) if the index does not fit,
+    `kedit.errors.ShapeError` (a `ValueError`) if the values do not, and
+    `kedit.errors.DTypeError` (a `TypeError`) if the dtype does not.
     """
 
     __slots__ = ("_leaves", "_selection", "_spelled", "_x")
@@ -114,7 +115,7 @@ class Place:
 
         Gradient:
             None flows through the condition. Operations run on chosen elements
-            only, so that no NaN comes back from the others.
+            only, so no NaN flows back from the others.
 
         Example:
         >>> x = np.array([1.0, np.nan, 9.0])
@@ -216,37 +217,37 @@ class Place:
         in C order wins.
 
         Args:
-            values: Number, array or tensor that broadcasts to the shape of what is
-                selected, with no axis to spare; or an expression over `X`, which
+            values: Number, array or tensor that broadcasts to the shape of the
+                selection, with no axis to spare; or an expression over `X`, which
                 stands for the selected elements. In `sample[...]` that shape
-                starts with the batch axis. Where a size is not known, as that of
+                starts with the batch axis. Along an axis of unknown size, such as
                 the batch in a layer, an array has one entry for all. A mask that
-                is a tensor takes one value for all, or one for each True, in C
-                order; surplus ones are ignored.
+                is a tensor takes one value for all, or one for each True in C
+                order; surplus values are ignored.
             casting: Values take the dtype of the tensor. "same_kind" refuses a
                 float for integers, a complex number for floats, and a number out
-                of range; "unsafe" computes in the dtype that NumPy promotes to
-                (on JAX of at most 32 bits) and saturates: fractions are cut off
+                of range. "unsafe" computes in the dtype that NumPy promotes to
+                (at most 32 bits on JAX) and saturates: fractions are cut off
                 towards zero, integers stop at the ends of their range, NaN
                 becomes 0. Defaults to "same_kind".
             mode: What happens to positions out of bounds. "drop" (or "fill") writes
-                nothing there, and no gradient comes back. "clip" moves them to the
-                nearest position, after negative ones have been counted from the
-                end once. "wrap" counts on from the start. "promise_in_bounds" may
-                be faster, and picks any position if the promise is broken. "raise"
-                looks at tensors, too, and is refused where they have no values yet:
-                under a compiler, in a model, on an axis of unknown size. Defaults
-                to None: raises for positions that are known beforehand, as integers
-                and arrays are, and drops those that are tensors, or that lie on an
-                axis of unknown size.
-            unique_indices: Promise that no two positions that are tensors come to
-                lie on one element, after `mode` has moved them; it saves sorting
-                them. If broken, any of the values may be lost. Defaults to False.
-            indices_are_sorted: Promise that they come to lie in ascending order.
-                Saves sorting, too. Defaults to False.
+                nothing there and sends no gradient back. "clip" moves them to the
+                nearest end, "wrap" counts on from the other end; both count
+                negative positions from the end once. "promise_in_bounds" may be
+                faster, and picks any position if the promise is broken. "raise"
+                reads tensors, too, and is refused where they have no values yet:
+                in a compiled function, in a model, on an axis of unknown size.
+                Defaults to None: constants, such as integers and arrays, raise;
+                tensors, and constants on an axis of unknown size, are dropped.
+            unique_indices: Promise that no two positions in tensors name the same
+                element once `mode` has moved them. Nothing has to be found out
+                then. If it is broken, any of the values may be lost. Defaults to
+                False.
+            indices_are_sorted: Promise that they ascend once `mode` has moved
+                them. Saves a sort where one is needed. Defaults to False.
 
         Returns:
-            A new tensor of the shape and dtype of `x`; of `at[...]` an `Edit`.
+            A new tensor of the shape and dtype of `x`; for `at[...]`, an `Edit`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
@@ -283,7 +284,7 @@ class Place:
         Args: as for `set`.
 
         Returns:
-            A new tensor of the shape and dtype of `x`; of `at[...]` an `Edit`.
+            A new tensor of the shape and dtype of `x`; for `at[...]`, an `Edit`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
@@ -318,7 +319,7 @@ class Place:
         Args: as for `set`.
 
         Returns:
-            A new tensor of the shape and dtype of `x`; of `at[...]` an `Edit`.
+            A new tensor of the shape and dtype of `x`; for `at[...]`, an `Edit`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
@@ -354,7 +355,7 @@ class Place:
         Args: as for `set`.
 
         Returns:
-            A new tensor of the shape and dtype of `x`; of `at[...]` an `Edit`.
+            A new tensor of the shape and dtype of `x`; for `at[...]`, an `Edit`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
@@ -392,7 +393,7 @@ class Place:
         Args: as for `set`.
 
         Returns:
-            A new tensor of the shape and dtype of `x`; of `at[...]` an `Edit`.
+            A new tensor of the shape and dtype of `x`; for `at[...]`, an `Edit`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
@@ -424,13 +425,13 @@ class Place:
         """Return a copy with the index raised to `values`: `x[index] **= values`.
 
         If the index names an element more than once, it is raised once, to the
-        value that comes last in C order. Integers take exponents that are known
-        beforehand, whole and not negative.
+        value that comes last in C order. For integers the exponent must be a constant,
+        whole and not negative.
 
         Args: as for `set`.
 
         Returns:
-            A new tensor of the shape and dtype of `x`; of `at[...]` an `Edit`.
+            A new tensor of the shape and dtype of `x`; for `at[...]`, an `Edit`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
@@ -461,13 +462,13 @@ class Place:
     ) -> Any:
         """Return a copy with the lesser of element and value at the index.
 
-        If the index names an element more than once, the least of it and all
-        its values. NaN wins, as in `numpy.minimum`.
+        If the index names an element more than once, it becomes the least of
+        itself and all its values. NaN wins, as in `numpy.minimum`.
 
         Args: as for `set`.
 
         Returns:
-            A new tensor of the shape and dtype of `x`; of `at[...]` an `Edit`.
+            A new tensor of the shape and dtype of `x`; for `at[...]`, an `Edit`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
@@ -475,7 +476,7 @@ class Place:
                 a `DTypeError` (a `TypeError`) if the dtype does not.
 
         Gradient:
-            With upstream gradient `g`: the least receives `g`, and 0 the others;
+            With upstream gradient `g`: the least receives `g`, the others 0;
             where several tie, the element included, each receives an even share.
 
         Example:
@@ -497,13 +498,13 @@ class Place:
     ) -> Any:
         """Return a copy with the greater of element and value at the index.
 
-        If the index names an element more than once, the greatest of it and all
-        its values. NaN wins, as in `numpy.maximum`.
+        If the index names an element more than once, it becomes the greatest of
+        itself and all its values. NaN wins, as in `numpy.maximum`.
 
         Args: as for `set`.
 
         Returns:
-            A new tensor of the shape and dtype of `x`; of `at[...]` an `Edit`.
+            A new tensor of the shape and dtype of `x`; for `at[...]`, an `Edit`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
@@ -511,8 +512,8 @@ class Place:
                 a `DTypeError` (a `TypeError`) if the dtype does not.
 
         Gradient:
-            With upstream gradient `g`: the greatest receives `g`, and 0 the
-            others; where several tie, the element included, each receives an
+            With upstream gradient `g`: the greatest receives `g`, the others
+            0; where several tie, the element included, each receives an
             even share.
 
         Example:
@@ -547,7 +548,7 @@ class Place:
             indices_are_sorted: As for `set`.
 
         Returns:
-            A new tensor of the shape and dtype of `x`; of `at[...]` an `Edit`.
+            A new tensor of the shape and dtype of `x`; for `at[...]`, an `Edit`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
