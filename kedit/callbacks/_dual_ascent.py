@@ -12,31 +12,32 @@ from kedit.errors import OperandError
 class DualAscent(GuideCallback):
     """Raises the multiplier of an `IndexGuide` while its constraints are violated.
 
-    Gradient steps lower the loss, and now and then this step raises the
-    multiplier by what was missed meanwhile: `IndexGuide.ascend`. It comes to rest
-    where the target is reached; if it cannot be, the multiplier runs to its
-    cap, and `kedit.metrics.IndexViolation` stays above 0. What is seen in
-    `evaluate` and in validation does not move it.
+    After each epoch, or every few batches, `IndexGuide.ascend` raises the multiplier
+    by the violation seen meanwhile. It comes to rest when the target is reached. If
+    the target cannot be reached, the multiplier grows to its cap and
+    `kedit.metrics.IndexViolation` stays above 0. `evaluate` and validation do not
+    move it.
 
     Logs the greatest absolute multiplier of an epoch as `"<name of the guide>_multiplier"`.
 
     Args:
         guide: `kedit.layers.IndexGuide` of the model, or its name.
-        rate: Size of a step, positive; multiplies the mean violation since the
-            last one. A rate above the penalty of the guide, or ascents that leave
-            too few batches between them, make it swing. Defaults to 1.0.
-        every: "epoch", or after how many batches the multiplier is raised. With
+        rate: Size of a step, positive: the mean violation since the last step is
+            multiplied by it. If it is larger than the penalty of the guide, or
+            steps follow each other too fast, the multiplier swings. Defaults to
+            1.0.
+        every: "epoch", or the number of batches between two steps. With
             `compile(steps_per_execution=n)` Keras calls only after n batches.
             Defaults to "epoch".
         max_multiplier: Greatest absolute multiplier. It keeps multipliers from
-            winding up while an optimizer that scales its loss skips steps, as in
+            winding up while an optimizer skips steps, as with loss scaling in
             mixed float16. Defaults to 1000.0.
 
     Raises:
-        kedit.errors.OperandError: If the guide is none, or not in the model.
+        kedit.errors.OperandError: If the guide is not an `IndexGuide`, or not in the model.
 
     Gradient:
-        None: the multiplier is no trainable weight.
+        None: the multiplier is not a trainable weight.
 
     References:
         The method of multipliers: J. Nocedal and S. J. Wright, *Numerical
@@ -83,7 +84,7 @@ class DualAscent(GuideCallback):
             self.owner().ascend(self.rate, self.max_multiplier)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Take a step, of batches that are left over, too, and log the multiplier."""
+        """Take a step for the batches that are left over, and log the multiplier."""
         self.owner().ascend(self.rate, self.max_multiplier)
         super().on_epoch_end(epoch, logs)
 

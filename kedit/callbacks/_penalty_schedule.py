@@ -20,17 +20,17 @@ class PenaltySchedule(GuideCallback):
     Args:
         guide: `kedit.layers.IndexGuide` of the model, or its name.
         schedule: Function that takes the number of the epoch, from 0 on, and
-            gives the penalty; or a `keras.optimizers.schedules.LearningRateSchedule`,
+            returns the penalty; or a `keras.optimizers.schedules.LearningRateSchedule`,
             whose steps are epochs.
 
     Raises:
-        kedit.errors.OperandError: If the guide is none, or not in the model, or
-            a penalty is not positive.
+        kedit.errors.OperandError: If the guide is not an `IndexGuide`, or not in
+            the model, or if a penalty is not positive.
         kedit.errors.SavingError: If it is saved with a function that is not
             registered with Keras.
 
     Gradient:
-        None: the penalty is no trainable weight.
+        None: the penalty is not a trainable weight.
 
     Example:
     >>> growth = keras.optimizers.schedules.ExponentialDecay(1.0, 10, 10.0)

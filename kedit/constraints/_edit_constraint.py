@@ -19,20 +19,19 @@ _REPEATABLE = tuple([row.name for row in OPERATIONS.values() if row.repeats])
 class EditConstraint(keras.constraints.Constraint):
     """Applies an edit to a weight after every step of the optimizer.
 
-    For `kernel_constraint=` and its like. `at.where(mask).set(0.0)` holds elements
-    at 0, `at[:, 0].max(0.0)` keeps a column from becoming negative, whatever
-    momentum or weight decay do to them. A weight has no batch: write `at[...]`.
+    Use it as `kernel_constraint=` and the like. `at.where(mask).set(0.0)` holds
+    elements at 0, and `at[:, 0].max(0.0)` keeps a column from becoming negative,
+    whatever momentum or weight decay do. A weight has no batch: write `at[...]`.
 
     Keras applies a constraint after a step, not before the first one: choose an
-    initializer that meets it, or call it once. Three things it cannot hold, and
-    does not see: the averages of an optimizer with `use_ema=True`, which replace the
-    weights when `fit` ends; a constraint that is put on a layer that is built; and
-    training by a loop that does not use Keras's optimizers.
-    `kedit.interventions.freeze_elements` holds in all three.
+    initializer that meets it, or call the constraint once. Keras does not apply it
+    to the averages of an optimizer with `use_ema=True`, which replace the weights
+    when `fit` ends; on a layer that was built before; or in a training loop without
+    Keras's optimizers. `kedit.weights.freeze_elements` holds in all three.
 
     Args:
-        edit: `kedit.Edit` or `kedit.EditSequence` made of `set`, `min`, `max` or
-            `apply`, which may be repeated without a change.
+        edit: `kedit.Edit` or `kedit.EditSequence` of `set`, `min`, `max` or
+            `apply`, which can be repeated without changing anything.
 
     Call arguments:
         w: The weight.

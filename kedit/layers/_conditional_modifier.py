@@ -21,43 +21,41 @@ OPERATIONS = ("multiply", "add", "set")
 class ConditionalModifier(Editing):
     """Multiplies the elements above a threshold by a factor; the others pass unchanged.
 
-    Or compares and changes them in another way, as `comparison` and `operation` say.
+    `comparison` and `operation` choose other ways to compare and to change.
 
     Formula:
         `y = factor * x where x > threshold, else x`
 
     Args:
-        threshold: What elements are compared with: number, array that broadcasts
-            to a sample, as one number for each channel, or `kedit.Trainable`. For
-            "between" a pair of these.
-        factor: What they are changed by, in the same forms. Defaults to 2.0.
+        threshold: Number, array that broadcasts to a sample, such as one number
+            for each channel, or `kedit.Trainable`. For "between", a pair of these.
+        factor: The same. Defaults to 2.0.
         comparison: ">", "<", "abs>" (`abs(x) > threshold`), "abs<", or "between"
             (`threshold[0] < x < threshold[1]`). Defaults to ">".
-        operation: "multiply", "add", or "set", which puts `factor` in the place of
-            `x`. Defaults to "multiply".
-        **kwargs: Keyword arguments of `kedit.layers.Editing`, as `gradient` and
-            `when`, and of every layer, as `name` and `dtype`.
+        operation: "multiply", "add", or "set", which replaces `x` by `factor`.
+            Defaults to "multiply".
+        **kwargs: Keyword arguments of `kedit.layers.Editing`, such as `gradient`
+            and `when`, and of every layer, such as `name` and `dtype`.
 
     Call arguments:
         inputs: Tensor of shape `(batch_size, *sample_shape)`.
         training: Whether the model is being trained; Keras passes it.
 
     Input shape:
-        Any, with axes of unknown size, too.
+        Any; axes may be of unknown size.
 
     Output shape:
         Same shape and dtype as the input.
 
     Raises:
-        kedit.errors.OperandError: If an argument is not what it should be, or, when
-            the layer is built, if a threshold is to be learned without
-            `gradient="sigmoid"`.
+        kedit.errors.OperandError: If an argument is wrong, or if a threshold is learned
+            without `gradient="sigmoid"`.
 
     Gradient:
         With upstream gradient `g`, where the comparison is met: the input receives
         `factor * g`, `g` or 0, and `factor` receives `g * x`, `g` or `g`, for
         "multiply", "add" and "set". Elsewhere the input receives `g`. A threshold
-        receives none, but for `gradient="sigmoid"`; see `kedit.layers.Editing`.
+        receives a gradient only with `gradient="sigmoid"`; see `kedit.layers.Editing`.
 
     Example:
     >>> layer = kedit.layers.ConditionalModifier(threshold=5.0)

@@ -24,9 +24,9 @@ WHEN = ("always", "training", "inference")
 class Editing(keras.layers.Layer):
     """Applies an edit to its input.
 
-    Axis 0 is the batch, whose rows are arbitrary: the edit is counted inside
-    one sample, as `sample[2]`, or leaves axis 0 alone, as `at[..., 2]`. The Keras
-    mask is passed on. Every `kedit.Trainable` in the edit becomes a weight.
+    Axis 0 is the batch, whose rows are arbitrary. So the edit counts inside one
+    sample, as `sample[2]` does, or leaves axis 0 alone, as `at[..., 2]` does. The
+    Keras mask is passed on. Every `kedit.Trainable` in the edit becomes a weight.
 
     Args:
         edit: `kedit.Edit` or `kedit.EditSequence`.
@@ -34,11 +34,11 @@ class Editing(keras.layers.Layer):
             does not. Defaults to "always".
         gradient: "exact", "straight_through", "blocked" or "sigmoid"; see below.
             Defaults to "exact".
-        temperature: Width of the sigmoid, in units of what is compared. Defaults
-            to 1.0.
-        switch: Whether the layer has a weight, not trainable, that turns it off
-            and on: `layer.enabled = False`. Compiled models obey it, and it is
-            saved. Defaults to False: the layer is always on.
+        temperature: Width of the sigmoid, in the units of the compared numbers.
+            Defaults to 1.0.
+        switch: Whether the layer has a non-trainable weight that turns it off and
+            on: `layer.enabled = False`. Compiled models obey it, and it is saved.
+            Defaults to False: the layer is always on.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`. The
             name defaults to the edit in words.
 
@@ -48,36 +48,34 @@ class Editing(keras.layers.Layer):
         training: Whether the model is being trained; Keras passes it.
 
     Input shape:
-        `(batch_size, *sample_shape)`; axes may be of unknown size. On such an
-        axis a position that turns out not to exist is not edited.
+        `(batch_size, *sample_shape)`; axes may be of unknown size. There, positions
+        that turn out not to exist are not edited.
 
     Output shape:
         Same shape and dtype as the input.
 
     Raises:
         kedit.errors.CoordinateError: If the edit names rows of the batch.
-        kedit.errors.OperandError: If a `Trainable` could never learn, when the
-            layer is built.
-        kedit.errors.EditError: If the edit does not fit the input, when the
-            layer is built into a model.
+        kedit.errors.OperandError: When the layer is built, if a `Trainable` could
+            never learn.
+        kedit.errors.EditError: When the layer is built, if the edit does not fit
+            the input.
 
     Gradient:
-        `gradient` never changes a value, only what flows back; of a sequence, for
-        each edit. With upstream gradient `g`, and `c` the condition of the edit:
+        `gradient` never changes a value, only what flows back. In a sequence it
+        holds for each edit. With upstream gradient `g`, and `c` the condition:
 
-        - "exact": that of the edit; none flows through `c`.
+        - "exact": the gradient of the edit; none flows through `c`.
         - "straight_through": the input receives `g`, as if there were no edit
           (0 where it is not finite). Operands receive the exact gradient.
         - "blocked": the input receives 0 at the elements that are edited, and `g`
           at the others. Operands receive the exact gradient.
-        - "sigmoid": the exact gradient, and what comes through `c`, whose
-          comparisons `a > b` have the derivative of
-          `sigmoid((a - b) / temperature)`: `a` receives
-          `g * (edited - x) * s * (1 - s) / temperature`, with `s` that sigmoid and
-          `edited` what the edit makes of the element if it is chosen; `b` receives
-          the same, negative. `&`, `|` and `~` follow the rules of `c1 * c2`,
-          `c1 + c2 - c1 * c2` and `1 - c`, on the hard values; other conditions
-          are constants.
+        - "sigmoid": the exact gradient, and a gradient through `c`. A comparison
+          `a > b` has the derivative of `s = sigmoid((a - b) / temperature)`: `a`
+          receives `g * (edited - x) * s * (1 - s) / temperature`, where `edited`
+          is the element once it is edited; `b` receives the negative. `&`, `|` and
+          `~` have the derivatives of `c1 * c2`, `c1 + c2 - c1 * c2` and `1 - c`, at
+          the hard values. Other conditions are constants.
 
     References:
         Y. Bengio, N. Léonard and A. Courville, *Estimating or Propagating

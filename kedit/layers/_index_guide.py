@@ -15,12 +15,12 @@ REDUCTIONS = ("each", "mean")
 
 @keras.saving.register_keras_serializable(package="kedit")
 class IndexGuide(keras.layers.Layer):
-    """Passes its input on, and adds a loss until chosen elements of it are where they should be.
+    """Passes its input on, and adds a loss that brings chosen elements to a target.
 
-    It is the augmented Lagrangian of a constraint for every chosen position:
-    a quadratic penalty, and a multiplier that `kedit.callbacks.DualAscent`
-    raises as long as the constraint is violated. The penalty alone never quite
-    wins against another loss; the multiplier comes to pull as hard as that.
+    The loss is the augmented Lagrangian of one constraint for each chosen position:
+    a quadratic penalty, and a multiplier that `kedit.callbacks.DualAscent` raises as
+    long as the constraint is violated. A penalty alone never quite wins against
+    another loss; the multiplier grows until it pulls as hard.
 
     Formula, with multiplier `m` and penalty `p`, summed over the chosen positions:
         - "each", every sample: `m * mean(abs(r)) + p / 2 * mean(r ** 2)`, where `r`
@@ -29,28 +29,28 @@ class IndexGuide(keras.layers.Layer):
         - "mean", the mean of the batch: `p / 2 * r(mean(x) + m / p) ** 2 - m ** 2 / (2 * p)`,
           which for a target is `m * r + p / 2 * r ** 2` with `r = mean(x) - target`
 
-    On PyTorch leave `compile(jit_compile=...)` at its default, False: of a model with a
-    layer that adds a loss, as this or an activity regularizer, it compiles each of
-    the first eight steps anew, and runs the others uncompiled.
+    On PyTorch leave `compile(jit_compile=...)` at its default, False. With a layer that
+    adds a loss, such as this one or an activity regularizer, PyTorch compiles each of
+    the first eight steps anew and runs the others uncompiled.
 
     Args:
-        index: Which elements, counted inside one sample, as of
+        index: Which elements, counted inside one sample, as in
             `kedit.losses.IndexPenalty`.
         target: Number, or array that broadcasts to `sample[index]`; NaN leaves
-            an element free. Defaults to None: there are bounds.
+            an element free. Defaults to None, which asks for bounds.
         lower: Number or array, the least value allowed. Defaults to None.
-        upper: The greatest value allowed. Defaults to None.
-        reduce: "each" if every sample is to meet the target, "mean" if it is
-            the mean of the batch, with replicas that of each replica's part of it.
-            Defaults to "each".
+        upper: Number or array, the greatest value allowed. Defaults to None.
+        reduce: "each": every sample should meet the target. "mean": the mean of
+            the batch should; with replicas, the mean on each replica. Defaults
+            to "each".
         penalty: Weight of the quadratic penalty, positive. Defaults to 1.0.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
         inputs: Tensor of shape `(batch_size, *sample_shape)`.
-        mask: The Keras mask; what is masked is free.
-        training: Whether to take note of how far the constraints are violated,
-            for the next ascent.
+        mask: The Keras mask; masked elements are free.
+        training: Whether to record how far the constraints are violated, for the
+            next ascent.
 
     Input shape:
         `(batch_size, *sample_shape)`; the chosen positions lie on axes of known size.
@@ -67,9 +67,9 @@ class IndexGuide(keras.layers.Layer):
         kedit.errors.EditError: If index or target do not fit the input.
 
     Gradient:
-        That of the output, unchanged, and of the loss, in a batch of `n`: for
-        "each" `(m * sign(r) + p * r) / n`, for "mean" `p * r(mean(x) + m / p) / n`;
-        the multiplier and the penalty receive none.
+        The input receives the gradient of the output, and that of the loss. In a
+        batch of `n` the latter is `(m * sign(r) + p * r) / n` for "each", and
+        `p * r(mean(x) + m / p) / n` for "mean". Multiplier and penalty receive none.
 
     References:
         J. Nocedal and S. J. Wright, *Numerical Optimization*, 2nd ed., 2006,
@@ -166,12 +166,13 @@ class IndexGuide(keras.layers.Layer):
         return inputs
 
     def ascend(self, rate: float, max_multiplier: float | None = None) -> None:
-        """Raise the multipliers by what was seen in training since the last ascent.
+        """Raise the multipliers by the violations recorded since the last ascent.
 
-        By the mean violation `v` of a position: for "each" `m + rate * v`, which
-        never falls; for "mean" `rate * r(mean(x) + m / rate)`, which is
-        `m + rate * r` for a target, and for bounds that, projected to the sign
-        that the bound allows. A position that was not seen keeps its own.
+        With the mean violation `v` of a position, a multiplier `m` becomes, for
+        "each", `m + rate * v`, which never falls; for "mean",
+        `rate * r(mean(x) + m / rate)`: for a target that is `m + rate * r`, for
+        bounds the same, projected to the sign that the bound allows. A position
+        that was not seen keeps its multiplier.
 
         Args:
             rate: Size of the step, positive.
@@ -190,7 +191,7 @@ class IndexGuide(keras.layers.Layer):
         self.forget()
 
     def forget(self) -> None:
-        """Forget what was seen since the last ascent."""
+        """Forget the violations recorded since the last ascent."""
         for seen in (self._total, self._count) if self.built else ():
             seen.assign(ops.zeros(seen.shape, seen.dtype))
 

@@ -30,47 +30,48 @@ class IndexPenalty(keras.losses.Loss):
           `lower - y_pred`, `-log(-z) / t` up to `z = -1 / t ** 2`, then its tangent
           `t * z - log(1 / t ** 2) / t + 1 / t`, with `t = barrier_t`
 
-    A row is a sample; if the index leaves the axes behind the batch whole, as
-    `sample[..., 2]` does in `(batch_size, timesteps, channels)`, it is a timestep.
-    An element is free, and has no part in the penalty, if its target or both of
-    its bounds are NaN, or if a Keras mask is False for it. A row without any
-    other element does not count: the mean is over the others, as Keras has it
-    for masks. The base loss, if any, is reduced by itself and added.
+    A row is a sample; or a timestep, if the index leaves the axes before the last
+    whole, as `sample[..., 2]` does in `(batch_size, timesteps, channels)`. An element
+    is free, and has no part in the penalty, if its target or both of its bounds are
+    NaN, or if a Keras mask is False for it. A row in which all elements are free
+    does not count: the mean is over the other rows, as in Keras for masks. The base
+    loss, if any, is reduced on its own and added.
 
     Args:
-        index: Which elements, counted inside one sample: anything that
-            `sample[...]` takes, as `2`, `(slice(None), 2)` or a mask, or
-            `sample[..., 2]` itself.
-        target: Number; array that broadcasts to `sample[index]`; or "y_true",
+        index: Which elements, counted inside one sample: whatever `sample[...]`
+            takes, such as `2`, `(slice(None), 2)` or a mask, or `sample[..., 2]`
+            itself.
+        target: Number; array that broadcasts to `sample[index]`; or "y_true", for
             the elements of `y_true` at the index. NaN leaves an element free.
-            Defaults to None: there are bounds.
-        lower: Number or array, the least value that is not penalised.
-            Defaults to None: there is none.
-        upper: The greatest such value. Defaults to None: there is none.
+            Defaults to None, which asks for bounds.
+        lower: Number or array, the least value that is not penalised. Defaults
+            to None: no lower bound.
+        upper: Number or array, the greatest value that is not penalised. Defaults
+            to None: no upper bound.
         kind: "l2", "l1", "huber", "log_cosh" or "barrier". Defaults to "l2".
         delta: Where "huber" becomes linear. Defaults to 1.0.
         barrier_t: How steep "barrier" is. Defaults to 5.0.
         weight: Number by which the penalty is multiplied. Defaults to 1.0.
         base_loss: Keras loss, its name or a function of `(y_true, y_pred)`,
             added to the penalty. Defaults to None: the penalty alone.
-        exclude_from_base: Whether the base loss is that of the other elements
-            only: `MaskedLoss(base_loss, ignore=index)`, reduced as the base loss
-            is. It has to be a mean over the last axis of a function of single
-            elements, as "mse" is. With the target "y_true" NaN in `y_true` is
-            excluded in any case. Defaults to False.
+        exclude_from_base: Whether the base loss leaves the chosen elements out, as
+            `MaskedLoss(base_loss, ignore=index)` does. The base loss has to be a
+            mean over the last axis of a function of single elements, as "mse" is.
+            With the target "y_true", NaN in `y_true` is always left out. Defaults
+            to False.
         reduction: As in `keras.losses.Loss`. Defaults to
             "sum_over_batch_size".
         name: Name of the loss. Defaults to "index_penalty".
-        dtype: Dtype of the result. Defaults to `keras.config.floatx()`, but is
-            no narrower than float32, in which all is computed at least.
+        dtype: Dtype of the result. Defaults to `keras.config.floatx()`, or to
+            float32 if that is narrower. Losses are computed in float32 or wider.
 
     Call arguments:
-        y_true: As the base loss takes it; of the shape of `y_pred` for the
-            target "y_true", else the penalty does not look at it.
+        y_true: What the base loss takes. For the target "y_true" it has the shape
+            of `y_pred`; otherwise the penalty does not look at it.
         y_pred: Tensor of shape `(batch_size, *sample_shape)`.
-        sample_weight: Weights of samples, timesteps or elements: of a shape that
-            `y_pred.shape` begins with, or that has 1 in place of its sizes. For the
-            base loss as Keras has it.
+        sample_weight: Weights of samples, timesteps or elements: its shape is a
+            beginning of `y_pred.shape`, or has 1 in place of sizes. The base loss
+            takes it as in Keras.
 
     Returns:
         `call` gives the penalty of each row: shape `(batch_size,)` or

@@ -46,54 +46,54 @@ _OF_LABELS = "sparse_categorical_crossentropy"
 
 @keras.saving.register_keras_serializable(package="kedit")
 class MaskedLoss(keras.losses.Loss):
-    """A loss over the entries of `y_true` that say something; the others are ignored.
+    """Computes a loss without the entries of `y_true` that should be ignored.
 
     Formula, for one row, the last axis, with the values `v` of the base loss there:
-        `sum(v where not ignored) / n`, where `n` is by `normalizer`
+        `sum(v where not ignored) / n`, where `normalizer` chooses `n`:
 
-        - "batch": the number of entries that are not ignored, on average over
-          the rows that have any, so that the loss is the mean over all such
-          entries of the batch
-        - "row": the number of those of the row, so that all rows count alike
-        - "size": the size of the row, as if the ignored were met exactly
+        - "batch": the number of entries that count, averaged over the rows that
+          have any; so the loss is the mean over all such entries of the batch
+        - "row": their number in this row; so all rows count alike
+        - "size": the size of the row, as if ignored entries were met exactly
 
-    But for "size" a row in which all is ignored does not count: the mean is over the
-    others, as Keras has it for masks. If there is none at all, the loss is 0.
+    A row in which all entries are ignored does not count, except with "size": the
+    mean is over the other rows, as in Keras for masks. If there are none, the loss
+    is 0.
 
     Args:
         base_loss: Keras loss, its name or a function of `(y_true, y_pred)` that
-            is a mean over the last axis of a function of single elements, as
+            is a mean over the last axis of a function of single elements, such as
             "mse", "mae", "huber" or "binary_crossentropy"; or gives one value
-            for each label, as "sparse_categorical_crossentropy". Of a loss only
-            the formula is used, not its reduction.
-        ignore: Which entries are ignored: "nan", those of `y_true` that are NaN;
-            a number, those that equal it; a boolean array of the shape of a
-            sample, or `sample[...]`, those; or a tuple of these. Defaults to "nan".
+            for each label, such as "sparse_categorical_crossentropy". The
+            reduction of a loss object is not used.
+        ignore: Which entries are ignored. "nan": where `y_true` is NaN. A number:
+            where `y_true` equals it. A boolean array of the shape of a sample, or
+            `sample[...]`: there. A tuple of these: all of them. Defaults to "nan".
         normalizer: "batch", "row" or "size". Defaults to "batch".
         reduction: As in `keras.losses.Loss`. Defaults to
             "sum_over_batch_size".
         name: Name of the loss. Defaults to "masked_loss".
-        dtype: Dtype of the result. Defaults to `keras.config.floatx()`, but is
-            no narrower than float32, in which all is computed at least.
+        dtype: Dtype of the result. Defaults to `keras.config.floatx()`, or to
+            float32 if that is narrower. Losses are computed in float32 or wider.
 
     Call arguments:
         y_true: Tensor of the shape of `y_pred`, or of labels, one for each row.
         y_pred: Tensor of shape `(batch_size, ..., size)`.
-        sample_weight: Weights of samples, timesteps or elements: of a shape that
-            `y_pred.shape` begins with, or that has 1 in place of its sizes. What a
-            Keras mask masks is ignored.
+        sample_weight: Weights of samples, timesteps or elements: its shape is a
+            beginning of `y_pred.shape`, or has 1 in place of sizes. Entries that a
+            Keras mask leaves out are ignored.
 
     Returns:
         `call` gives the loss of each row: shape `y_pred.shape[:-1]`.
 
     Raises:
-        kedit.errors.OperandError: If the base loss is one of Keras's that mixes
-            the elements of a row, as "categorical_crossentropy".
+        kedit.errors.OperandError: If the base loss mixes the elements of a row, as
+            "categorical_crossentropy" does.
         kedit.errors.ShapeError: If `y_true` or `sample_weight` do not fit.
 
     Gradient:
-        Before reduction, that of the base loss for an entry, over `n`; exactly 0
-        where ignored, also where `y_true` or `y_pred` are NaN.
+        Before reduction, an entry receives the gradient of the base loss divided by
+        `n`; an ignored entry exactly 0, even if `y_true` or `y_pred` are NaN.
 
     Example:
     >>> loss = kedit.losses.MaskedLoss("mse")

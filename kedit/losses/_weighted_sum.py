@@ -15,23 +15,23 @@ from kedit.losses._base import added, as_loss, serialized
 class WeightedSum(keras.losses.Loss):
     """The weighted sum of several losses of one output.
 
-    Of `compile(loss=[a, b])` Keras takes only `a` if the model has one output.
+    Keras uses only `a` of `compile(loss=[a, b])` if the model has one output.
 
     Formula:
         `weights[0] * losses[0](y_true, y_pred) + ...`
 
     Args:
         losses: Keras losses, their names or functions of `(y_true, y_pred)`.
-        weights: A number for each. Defaults to None: 1.0 for all.
-        reduction: That of the functions and names; a loss object keeps its own.
-            Defaults to "sum_over_batch_size".
+        weights: One number for each loss. Defaults to None: 1.0 for all.
+        reduction: The reduction of functions and names; loss objects keep their
+            own. Defaults to "sum_over_batch_size".
         name: Name of the loss. Defaults to "weighted_sum".
         dtype: Dtype of the result. Defaults to `keras.config.floatx()`.
 
     Call arguments:
         y_true: As the losses take it.
         y_pred: As the losses take it.
-        sample_weight: Goes to each of them.
+        sample_weight: Passed to each of them.
 
     Returns:
         `call` gives the weighted sum of what each `call` gives.
@@ -40,7 +40,7 @@ class WeightedSum(keras.losses.Loss):
         kedit.errors.OperandError: If there is no loss, or not a weight for each.
 
     Gradient:
-        The weighted sum of those of the losses.
+        The weighted sum of the gradients of the losses.
 
     Example:
     >>> loss = kedit.losses.WeightedSum(["mse", kedit.losses.IndexPenalty(2, 50.0)], [1.0, 0.5])

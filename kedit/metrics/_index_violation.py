@@ -14,7 +14,7 @@ REDUCTIONS = ("mean", "max", "satisfied")
 
 @keras.saving.register_keras_serializable(package="kedit")
 class IndexViolation(keras.metrics.Metric):
-    """By how much chosen elements of the output miss their target or their bounds.
+    """Measures by how much chosen elements of the output miss their target or bounds.
 
     Formula, over all chosen elements since the last reset, with the residuals `r`
     of `kedit.losses.IndexPenalty`:
@@ -24,26 +24,27 @@ class IndexViolation(keras.metrics.Metric):
     - "satisfied": the fraction of elements with `abs(r) <= tolerance`
 
     It tells whether a target was reached, which the loss, a sum, does not. Free
-    elements, by NaN or a Keras mask, do not count; if there is none that does, the
-    violation is 0 and the fraction 1.
+    elements (NaN, or masked by Keras) do not count; if all are free, the violation
+    is 0 and the fraction 1.
 
     Args:
-        index: Which elements, as of `kedit.losses.IndexPenalty`.
-        target: As there: number, array, or "y_true".
-        lower: As there.
-        upper: As there.
+        index: As in `kedit.losses.IndexPenalty`.
+        target: As in `kedit.losses.IndexPenalty`.
+        lower: As in `kedit.losses.IndexPenalty`.
+        upper: As in `kedit.losses.IndexPenalty`.
         reduce: "mean", "max" or "satisfied". Defaults to "mean".
-        tolerance: What "satisfied" lets pass. Defaults to 1e-3.
-        name: Name of the metric, and of what it logs. Defaults to
-            "index_violation", "max_index_violation" or "index_satisfied".
+        tolerance: How far an element may miss and still be "satisfied". Defaults
+            to 1e-3.
+        name: Name of the metric in logs. Defaults to "index_violation",
+            "max_index_violation" or "index_satisfied".
         dtype: Dtype of the result. Defaults to `keras.config.floatx()`, but is
             no narrower than float32.
 
     Call arguments:
-        y_true: As of `kedit.losses.IndexPenalty`.
+        y_true: As in `kedit.losses.IndexPenalty`.
         y_pred: Tensor of shape `(batch_size, *sample_shape)`.
-        sample_weight: As there; "max" looks at elements of positive weight. Keras
-            gives it to `weighted_metrics` only.
+        sample_weight: As in `kedit.losses.IndexPenalty`; "max" looks at elements
+            of positive weight. Keras passes it to `weighted_metrics` only.
 
     Returns:
         `result()` is a scalar. With replicas of `tf.distribute`, "max" is the
@@ -53,7 +54,7 @@ class IndexViolation(keras.metrics.Metric):
         kedit.errors.EditError: As `kedit.losses.IndexPenalty` does.
 
     Gradient:
-        None is taken of a metric.
+        Metrics have none.
 
     Example:
     >>> metric = kedit.metrics.IndexViolation(2, 50.0, reduce="max")

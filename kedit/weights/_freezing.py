@@ -17,19 +17,18 @@ def freeze_elements(
 ) -> WeightEditing:
     """Hold chosen elements of a weight of a layer or a model that exists.
 
-    Constraints and masked gradients let them drift, under weight decay, momentum
-    or `use_ema`, or are lost when the model is saved. Here they are constants of
-    the computation, to the last bit; all other elements train as before.
+    Constraints and masked gradients let elements drift under weight decay, momentum
+    or `use_ema`, or are lost when the model is saved. Here they are constants of the
+    computation, to the last bit. All other elements train as before.
 
     Args:
-        base: Layer, or model of any kind. Its weights are shared, not copied. Of one in
-            which elements are held already, more can be held; the last to hold
-            one decides.
-        name: End of the weight's `path`, as "kernel" or "dense/kernel".
+        base: Layer, or model of any kind. Its weights are shared, not copied. It may
+            hold elements already; the last call to hold an element decides.
+        name: End of the weight's `path`, such as "kernel" or "dense/kernel".
         index: Which elements: boolean mask of the shape of the weight, anything
             else that `at[...]` takes, or `at[...]` itself.
         value: Number or array that broadcasts to the selection. Defaults to None:
-            what the elements are now, after the edits that `base` has.
+            the present values, after the edits that `base` has.
 
     Returns:
         `kedit.interventions.WeightEditing`: a model to compile, train and save, or
@@ -43,7 +42,7 @@ def freeze_elements(
         kedit.errors.EditError: If index or value do not fit it.
 
     Gradient:
-        Exactly 0 for the held elements; that of `base` for the others.
+        Exactly 0 for the held elements; the gradient of `base` for the others.
 
     Example:
     >>> layer = keras.layers.Dense(2, kernel_initializer="ones")
@@ -70,9 +69,9 @@ def freeze_elements(
 
 
 def prune(base: keras.layers.Layer, name: str, sparsity: float) -> WeightEditing:
-    """Set the elements of a weight that are least in magnitude to 0, and hold them there.
+    """Set the elements of a weight with the least magnitude to 0, and hold them there.
 
-    Of a weight that is pruned or frozen already, those of what is computed with.
+    If the weight is pruned or frozen already, the held values are ranked.
 
     Args:
         base: Layer or model, built; see `freeze_elements`.

@@ -28,23 +28,23 @@ from kedit.weights._weight_chains import (
 class WeightEditing(keras.Model, EditsWeights):
     """Computes what a layer or a model computes, with edits applied to its weights.
 
-    The edits are part of the computation: whatever an optimizer does to a weight
-    underneath, be it momentum, weight decay or the averages of `use_ema`, what is
-    computed with is the edited weight, and elements that an edit sets receive no
-    gradient. The weights are shared with `base`, which is left as it is. It can be
-    trained and saved as a model, and stand in another model as a layer. Where one is
-    inside of another, the edits of the inner one come first.
+    The edits are part of the computation. Whatever an optimizer does to a weight,
+    by momentum, weight decay or the averages of `use_ema`, the model computes with the
+    edited weight, and elements that an edit sets receive no gradient. The weights are
+    shared with `base`, which is left unchanged. The result trains and saves as a
+    model, and may be a layer of another model. Of nested ones the edits of the inner
+    one come first.
 
-    `weights` and `get_weights()` hold what is stored, `weight(name)` is what is
-    computed with, and `bake()` stores that.
+    `weights` and `get_weights()` are the stored weights, `weight(name)` is the weight
+    that the model computes with, and `bake()` stores it.
 
     Args:
         base: Layer or model of any kind that takes one argument, which may be a
             structure of tensors.
-        edits: For each weight to edit its name, and a `kedit.Edit` or
-            `kedit.EditSequence`, counted by `at[...]`. A name is the end of
-            the weight's `path`, as "kernel" or "dense/kernel".
-        **kwargs: Keyword arguments of `keras.Model`, as `name`.
+        edits: Dict from the name of each weight to a `kedit.Edit` or
+            `kedit.EditSequence` in `at[...]`. A name is the end of the weight's
+            `path`, such as "kernel" or "dense/kernel".
+        **kwargs: Keyword arguments of `keras.Model`, such as `name`.
 
     Call arguments:
         inputs: What `base` takes.
@@ -57,13 +57,13 @@ class WeightEditing(keras.Model, EditsWeights):
         That of `base`.
 
     Raises:
-        kedit.errors.OperandError: If there is no such weight, or several; if it is
-            quantized, or LoRA is added to it, so that an edit would not hold.
+        kedit.errors.OperandError: If there is no such weight, or several; or if it is
+            quantized or has LoRA, so that an edit would not hold.
         kedit.errors.EditError: If an edit does not fit its weight.
 
     Gradient:
-        That of `base` at the edited weights, and of the edits. A regularizer sees
-        the weights as they are stored.
+        The gradients of `base` at the edited weights, and of the edits. A regularizer
+        sees the stored weights.
 
     Example:
     >>> base = keras.layers.Dense(2, kernel_initializer="ones")
