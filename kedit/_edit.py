@@ -64,11 +64,11 @@ _REST = ("casting", "path", "part", *_OPTIONS)
 @keras.saving.register_keras_serializable(package="kedit")
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Edit:
-    """Which elements of a tensor change, and how: a value that is applied by calling it.
+    """A value that says which elements of a tensor change, and how. Call it to apply it.
 
-    Made with `kedit.at[...]` or `kedit.sample[...]`. An edit is immutable; equal
-    edits are `==` and have the same hash; its `repr` is the code that makes it;
-    it pickles, and `get_config()` is plain data for JSON.
+    Make one with `kedit.at[...]` or `kedit.sample[...]`. An edit is immutable. Equal
+    edits are `==` and have the same hash. Its `repr` is the code that makes it. It
+    pickles, and `get_config()` is plain data for JSON.
 
     Args:
         selection: Which elements.
@@ -79,16 +79,16 @@ class Edit:
             or function of the selected elements.
         casting: "same_kind" refuses values that lose something in the dtype of
             the tensor, "unsafe" saturates them. Defaults to "same_kind".
-        path: In nested data, which array is edited. Defaults to None: the data
-            is one array.
+        path: Which array of nested data is edited. Defaults to None: the data is
+            one array.
         part: Which part of `(x, y, sample_weight)` is edited. Defaults to "x".
         mode: What happens to positions out of bounds: "drop", "fill", "clip",
-            "wrap", "promise_in_bounds" or "raise". Defaults to None: those that
-            are known beforehand raise, those that are tensors are dropped.
+            "wrap", "promise_in_bounds" or "raise". Defaults to None: constants
+            raise, tensors are dropped.
         fill_value: What "get" reads where there is no element. Defaults to None:
             NaN, the least of signed and the greatest of unsigned integers, True.
-        size: How many elements "get" gives of a mask. Defaults to None: as many
-            as are True.
+        size: Number of elements that "get" returns for a mask. Defaults to None:
+            as many as are True.
         unique_indices: Promise that positions differ. Defaults to False.
         indices_are_sorted: Promise that they ascend. Defaults to False.
 
@@ -99,14 +99,14 @@ class Edit:
         *rest: `y` and `sample_weight`, if the batch comes as separate arguments.
 
     Returns:
-        A new tensor or array of the shape and dtype of `x`; of a batch, the
-        batch with the edited leaf in place of the old. `x` is left unchanged.
+        A new tensor or array of the shape and dtype of `x`; for a batch, the
+        batch with the edited array in place of the old one. `x` is left unchanged.
 
     Raises:
         kedit.errors.EditError: If the edit does not fit.
 
     Gradient:
-        That of the operation, as its method of `kedit.at[...]` states it.
+        The gradient of the operation; see its method of `kedit.at[...]`.
 
     Example:
     >>> edit = kedit.at[0, 2].set(100.0)

@@ -146,7 +146,7 @@ def each(positions: Any) -> Each:
 
 
 def block(start: Any, size: int) -> Block:
-    """A block of neighbouring positions that starts where a tensor says, as an item of an index.
+    """Neighbouring positions from a start that may be a tensor, as an item of an index.
 
     `at(x)[block(i, 3)]` is `at(x)[i : i + 3]` for an `i` that is known only when
     the model runs. It keeps its axis, as a slice does. What lies outside of the
@@ -163,7 +163,7 @@ def block(start: Any, size: int) -> Block:
         An item for `at[...]` and `sample[...]`.
 
     Raises:
-        kedit.errors.PositionError: If start or size is no integer, or the block is too long.
+        kedit.errors.PositionError: If start or size is not an integer, or the block is too long.
 
     Gradient:
         None flows to the start.

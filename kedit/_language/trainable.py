@@ -35,11 +35,11 @@ from kedit.errors import OperandError, SavingError, ShapeError
 
 @keras.saving.register_keras_serializable(package="kedit")
 class Trainable(Operators, Placeholder):
-    """An operand of an edit that the layer which applies the edit learns.
+    """An operand of an edit that becomes a weight of the layer that applies the edit.
 
-    It may stand wherever a number may: as the values, in an expression, as in
-    `X * Trainable(1.0)`, and in a condition, as in `X > Trainable(5.0)` or
-    `Trainable("zeros") > 0.0`. A value as `kedit.Edit` is: immutable, comparable,
+    It may stand wherever a number may: as the values; in an expression, such as
+    `X * Trainable(1.0)`; and in a condition, such as `X > Trainable(5.0)` or
+    `Trainable("zeros") > 0.0`. Like `kedit.Edit` it is a value: immutable, comparable,
     printable, picklable, saveable. Two `Trainable` objects are two weights, unless they
     have the same name.
 
@@ -48,8 +48,8 @@ class Trainable(Operators, Placeholder):
             the weight starts.
         shape: Shape of the weight, which has to broadcast to the selection.
             Defaults to None: the shape of the number, `()`, or of the array; an
-            initializer has none, and gives every position that is selected inside
-            a sample its own value, but shares one along axes of unknown size.
+            initializer gives every selected position inside a sample a value of
+            its own, but one for all along axes of unknown size.
         constraint: Keras constraint of the weight, or its name. Defaults to None.
         regularizer: Keras regularizer of the weight, or its name. Defaults to None.
         name: Name of the weight; where it occurs again in the edits of a layer it
@@ -61,8 +61,8 @@ class Trainable(Operators, Placeholder):
         kedit.errors.ShapeError: If an array does not broadcast to `shape`.
 
     Gradient:
-        As values in the operation; through a condition none, unless the layer has
-        a surrogate: see `kedit.layers.Editing`.
+        That of the values of the operation. None through a condition, unless the
+        layer has a surrogate gradient; see `kedit.layers.Editing`.
 
     Example:
     >>> edit = kedit.sample[..., 2].add(kedit.Trainable("zeros"))

@@ -16,25 +16,25 @@ from kedit.inputs._random_edit import RandomEdit
 
 
 class EditedDataset(keras.utils.PyDataset):
-    """The batches of another `keras.utils.PyDataset`, edited.
+    """Edits the batches of another `keras.utils.PyDataset`.
 
-    Edits run in NumPy, on copies: what the other dataset holds is left unchanged,
-    and process workers do not meet the backend, on which they may hang.
+    Edits run in NumPy on copies, so the data of the other dataset is left unchanged,
+    and worker processes never call the backend, which may hang in them.
 
     Args:
         dataset: The `keras.utils.PyDataset` to take batches from; its `workers`,
             `use_multiprocessing` and `max_queue_size` are kept.
-        edit: `kedit.Edit` or `kedit.EditSequence`, counted inside one sample, as
-            `sample[2]`, or leaving axis 0 alone, as `at[..., 2]`. In
+        edit: `kedit.Edit` or `kedit.EditSequence` that counts inside one sample, as
+            `sample[2]` does, or leaves axis 0 alone, as `at[..., 2]` does. In
             `(x, y, sample_weight)` it edits `x`, or what `edit.on(...)` says. Or
             a `RandomEdit` in `sample[...]`, which draws anew for each row of each
             batch in each epoch.
 
     Raises:
         kedit.errors.CoordinateError: If the edit names rows of the batch.
-        kedit.errors.OperandError: If it is no edit, or needs the backend in a
-            worker: it holds a tensor, or a function while `use_multiprocessing`
-            is true, or the other dataset gives tensors.
+        kedit.errors.OperandError: If `edit` is not an edit, or would need the backend in
+            a worker: if it holds a tensor, or a function while
+            `use_multiprocessing` is true, or if the other dataset gives tensors.
 
     Gradient:
         None: the data are NumPy arrays.

@@ -22,18 +22,17 @@ from kedit.inputs._checks import check_edit
 class InputEditing(keras.layers.Layer):
     """Applies an edit to the inputs of a model.
 
-    A preprocessing layer: it may stand at the entrance of a model, and it may be
-    called on batches in a pipeline, also inside `tf.data` while Keras runs on
-    another backend. There NumPy arrays stay NumPy arrays. Nothing is cast, so that
-    ids keep all their digits; what the edit does not name, as text in a dict,
-    passes untouched.
+    A preprocessing layer. Put it first in a model, or call it on batches in a
+    pipeline, also inside `tf.data` while Keras runs on another backend; NumPy arrays
+    stay NumPy arrays there. Nothing is cast, so ids keep all their digits. What the
+    edit does not name, such as text in a dict, passes untouched.
 
-    Axis 0 is the batch, whose rows are arbitrary: the edit is counted inside
-    one sample, as `sample[2]`, or leaves axis 0 alone, as `at[..., 2]`.
+    Axis 0 is the batch, whose rows are arbitrary. So the edit counts inside one
+    sample, as `sample[2]` does, or leaves axis 0 alone, as `at[..., 2]` does.
 
     Args:
-        edit: `kedit.Edit` or `kedit.EditSequence`; of several inputs,
-            `edit.on(path)` says which.
+        edit: `kedit.Edit` or `kedit.EditSequence`. With several inputs,
+            `edit.on(path)` says which one.
         **kwargs: Base layer keyword arguments, such as `name`.
 
     Call arguments:
@@ -41,8 +40,8 @@ class InputEditing(keras.layers.Layer):
             dicts and lists of these.
 
     Input shape:
-        `(batch_size, *sample_shape)`; axes may be of unknown size. On such an
-        axis a position that turns out not to exist is not edited.
+        `(batch_size, *sample_shape)`; axes may be of unknown size. There, positions
+        that turn out not to exist are not edited.
 
     Output shape:
         Same shapes and dtypes as the input.
@@ -53,7 +52,7 @@ class InputEditing(keras.layers.Layer):
         kedit.errors.EditError: If the edit does not fit the input.
 
     Gradient:
-        That of the edit; the layer has no weights.
+        The gradient of the edit; the layer has no weights.
 
     Example:
     >>> layer = kedit.inputs.InputEditing(kedit.sample[0].set(0).on("id"))

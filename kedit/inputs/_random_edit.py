@@ -21,23 +21,23 @@ from kedit.errors import OperandError, ShapeError
 @keras.saving.register_keras_serializable(package="kedit")
 @dataclass(frozen=True, slots=True)
 class RandomEdit:
-    """An edit of places that are chosen at random among those that it selects.
+    """An edit that draws at random which of its selected places it changes.
 
-    What is chosen depends on the key `(seed, epoch, index)` alone: it is the same
-    in every process, in every order, in every batch, on every backend. There is
-    no state that forked workers could share.
+    The draw depends on the key `(seed, epoch, index)` alone. It is the same in every
+    process, order and batch, and on every backend. There is no state that forked
+    workers could share.
 
     Args:
-        edit: `kedit.Edit`. In `sample[...]` each sample of a batch is drawn for
-            on its own; in `at[...]`, an element of a dataset as a whole.
-        count: How many places are chosen.
+        edit: `kedit.Edit`. In `sample[...]`, each sample of a batch has its own draw;
+            in `at[...]`, the whole array has one.
+        count: Number of places to choose. Give one of `count`, `rate` and `block`.
         rate: Probability of each place to be chosen, from 0 to 1.
-        block: Sizes of a block of neighbours that is chosen, one for each of
-            `axes`, as `(3, 3)`. Of `count`, `rate` and `block` one is given.
+        block: Sizes of a block of neighbours to choose, one for each of `axes`, such
+            as `(3, 3)`.
         axes: Axes of the selection along which places are chosen, an int or a
-            tuple: with `-1`, whole features. In `sample[...]` they count inside a
+            tuple; with `-1`, whole features. In `sample[...]` they count inside a
             sample. Defaults to None: all, or for a block the first `len(block)`.
-        probability: How often there is an edit at all, from 0 to 1. Defaults to 1.
+        probability: Probability of any edit at all, from 0 to 1. Defaults to 1.
         seed: Integer, not negative. Defaults to 0.
 
     Call arguments:
@@ -53,11 +53,11 @@ class RandomEdit:
             chosen, or not as many indices as samples.
 
     Gradient:
-        That of the edit that is drawn.
+        The gradient of the edit that was drawn.
 
     References:
         - Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3": Philox,
-          with which NumPy draws here.
+          the generator of NumPy that is used.
 
     Example:
     >>> erase = kedit.inputs.RandomEdit(kedit.sample[...].set(0.0), block=(2, 2), seed=1)
@@ -113,7 +113,7 @@ class RandomEdit:
         return edit_batch(edit_leaf, x, self.edit.path, self.edit.part)
 
     def draw(self, shape: Shape, index: Any, epoch: int = 0) -> Edit:
-        """The edit of a key, for an array or a batch of shape `shape`."""
+        """Return the edit of a key, for an array or a batch of shape `shape`."""
         selection = self.edit.selection
         selected: Any = bind(selection, tuple(shape), BindOptions(self.edit.mode)).result
         try:

@@ -19,28 +19,29 @@ from kedit.interventions._site import Site, as_site
 
 
 def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
-    """Make a model that gives the activations of `model`.
+    """Make a model that returns the activations of `model`.
 
-    The model is shared, and left as it is; it runs as in inference. Of an edited
-    model the activations are those after its edits.
+    The model is shared and left unchanged; it runs as in inference. The activations of
+    an edited model are those after its edits.
 
     Args:
         model: Model of any kind, or a layer.
         patterns: Site, address or pattern of addresses, or a list of these; see
             `kedit.interventions.site`.
-        **kwargs: Keyword arguments of `keras.Model`, as `name`.
+        **kwargs: Keyword arguments of `keras.Model`, such as `name`.
 
     Returns:
         `kedit.interventions.Capture`: a model whose output is a dict of activations
-        by address, with `:input` if it is that of a site, and `#1`, `#2` for the
+        by address, with `:input` for the input of a layer, and `#1`, `#2` for the
         later calls of a layer that is called several times.
 
     Raises:
-        kedit.errors.OperandError: If a site is not in the model, or, when it is
-            run, is not reached.
+        kedit.errors.OperandError: If a site is not in the model, or is not reached
+            when the model runs.
 
     Gradient:
-        That of the activations. For gradients with respect to them see `gradients`.
+        The gradient of the activations. `gradients` gives gradients with respect to
+        them.
 
     Example:
     >>> base = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(3.0, name="h")])

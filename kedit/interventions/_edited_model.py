@@ -34,33 +34,33 @@ def edit_model(
 ) -> "EditedModel":
     """Make a model that computes what `model` does, with edited activations.
 
-    The model is shared, not copied, and is left as it is: it predicts, trains and
-    saves as before, while the edited one has compiled functions of its own. An
-    edited model can be edited again; the edits that it has come first.
+    The model is shared, not copied, and left unchanged: it predicts, trains and saves
+    as before. The edited model has compiled functions of its own. It can be edited
+    again; its own edits come first.
 
     Args:
-        model: Model of any kind, or a layer; subclassed ones, too.
-        edits: For each site an edit: a dict, or a list of pairs. A site is
-            `kedit.interventions.site(...)`, or the address of a layer, or a pattern
-            of addresses, for its output; each layer that matches gets the edit, with
+        model: Model of any kind, also subclassed, or a layer.
+        edits: Dict from sites to edits, or list of such pairs. A site is the address
+            of a layer, for its output, a pattern of addresses, or
+            `kedit.interventions.site(...)`. Each layer that matches gets the edit, with
             weights of its own. Edits count inside one sample, as
-            `sample[..., 17].set(0.0)`, or leave axis 0 alone.
-        train: What `fit` trains: "edits" each `Trainable` and rotation in them, while
-            the model underneath runs as in inference and keeps its weights; "all"
-            both; "none" nothing, and `fit` raises. Defaults to "none".
-        **kwargs: Keyword arguments of `keras.Model`, as `name`.
+            `sample[..., 17].set(0.0)` does, or leave axis 0 alone.
+        train: What `fit` trains. "edits": each `Trainable` and rotation in the edits,
+            while the model underneath runs as in inference and keeps its weights.
+            "all": both. "none": nothing, `fit` raises. Defaults to "none".
+        **kwargs: Keyword arguments of `keras.Model`, such as `name`.
 
     Returns:
         `kedit.interventions.EditedModel`.
 
     Raises:
-        kedit.errors.OperandError: If a site is not in the model, with those that are
-            close; if a layer of the model is rematerialized; and, when it is run,
-            if an edit was never reached.
+        kedit.errors.OperandError: If a site is not in the model; if a layer of the
+            model is rematerialized; or, when the model runs, if an edit was never
+            reached.
         kedit.errors.EditError: If an edit does not fit its activation.
 
     Gradient:
-        That of the model and of the edits, by the chain rule.
+        That of the model and the edits, by the chain rule.
 
     Example:
     >>> base = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(3.0, name="h")])
@@ -79,8 +79,8 @@ class EditedModel(PartlyTrained):
 
     Call arguments:
         inputs: What the model underneath takes. If an operand is another run or an
-            extra input, a dict with it as "inputs", and the others by their names.
-        training: Whether the model is being trained; heeded if `train` is "all".
+            extra input, a dict with it under "inputs" and the others by their names.
+        training: Whether the model is being trained; used if `train` is "all".
 
     Attributes:
         base: The model underneath.
@@ -270,9 +270,9 @@ class EditedModel(PartlyTrained):
     def applied(self) -> Iterator[None]:
         """Apply the edits to the model underneath itself, until the block is left.
 
-        For its other methods, as `generate()` of KerasHub, in which positions are
-        counted in the whole sequence. The compiled functions that it had are put
-        back afterwards.
+        Use it for other methods of the model, such as `generate()` of KerasHub, where
+        positions count in the whole sequence. The compiled functions that the model
+        had are put back afterwards.
 
         Raises:
             kedit.errors.OperandError: If an operand is another run or an extra

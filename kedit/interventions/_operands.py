@@ -68,14 +68,14 @@ class _Named(RunOperand):
 
 @keras.saving.register_keras_serializable(package="kedit")
 class OtherRun(_Named):
-    """The same elements, as they are when the model is given other inputs.
+    """The activation at the same place when the model is given other inputs.
 
-    `sample[3].set(OtherRun())` patches: position 3 gets what it has in the other
-    run. The edited model takes `{"inputs": ..., "other": ...}`, and runs its base
-    once more for each name; the other runs are not edited.
+    `sample[3].set(OtherRun())` patches position 3 with its activation in the other
+    run. The edited model takes `{"inputs": ..., "other": ...}` and runs its base
+    once more for each name. The other runs are not edited.
 
     Args:
-        name: Of the other inputs. Defaults to "other".
+        name: Name of the other inputs. Defaults to "other".
 
     Gradient:
         Flows into the other run, too.
@@ -104,15 +104,15 @@ class OtherRun(_Named):
 class Fed(_Named):
     """An extra input of the edited model, with a value for every example.
 
-    The edited model takes `{"inputs": ..., name: ...}`. What is fed has the batch
-    axis first; the other axes broadcast to what the edit selects in one sample. Floats
-    are cast to the dtype of the activation.
+    The edited model takes `{"inputs": ..., name: ...}`. The input has the batch axis
+    first; its other axes broadcast to the selection in one sample. Floats are cast to
+    the dtype of the activation.
 
     Args:
-        name: Of the input.
+        name: Name of the input.
 
     Gradient:
-        That of the operation.
+        The gradient of the operation.
 
     Example:
     >>> kedit.sample[...].where(kedit.interventions.Fed("gate") > 0.0).set(0.0)
@@ -170,12 +170,12 @@ _ROTATED: dict[str, Any] = {"source": dict, "rank": int, "basis": dict}
 
 @keras.saving.register_keras_serializable(package="kedit")
 class Rotated(RunOperand):
-    """The activation, with what it is in a learned subspace taken from a source.
+    """The activation, with its part in a learned subspace replaced by that of a source.
 
-    For activation `x` and source `s`: `x + (s - x) Q Q^T` along the last axis, where
-    the columns of `Q` are orthonormal: those of the QR decomposition of a learned
-    weight of shape `(features, rank)`. With `.set(Rotated(OtherRun(), rank=2))` that
-    is a distributed interchange intervention.
+    For activation `x` and source `s` it is `x + (s - x) Q Q^T` along the last axis.
+    The columns of `Q` are orthonormal; they come from the QR decomposition of a learned
+    weight of shape `(features, rank)`. `.set(Rotated(OtherRun(), rank=2))` is a
+    distributed interchange intervention.
 
     Args:
         source: Where the values come from. Defaults to None: `OtherRun()`.
@@ -184,8 +184,8 @@ class Rotated(RunOperand):
             name, from which the weight starts. Defaults to "orthogonal".
 
     Gradient:
-        To `x`, to the source and to the weight, of the formula above. It is computed
-        in float32.
+        `x`, the source and the weight receive the gradient of the formula, which is
+        computed in float32.
 
     References:
         A. Geiger, Z. Wu, C. Potts, T. Icard and N. D. Goodman, *Finding Alignments

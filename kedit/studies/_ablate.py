@@ -99,13 +99,13 @@ def ablate(
     batch_size: int | None = None,
     verbose: int = 1,
 ) -> Ablation:
-    """Predict with one group of elements after the other overwritten by a baseline.
+    """Predict with each group of elements in turn overwritten by a baseline.
 
-    With windows of an image as groups that is occlusion; with one feature in each,
-    feature ablation.
+    With windows of an image as groups this is occlusion; with single features, feature
+    ablation.
 
     Args:
-        model: Any `keras.Model`; it is left as it is.
+        model: Any `keras.Model`; it is left unchanged.
         x: What the model takes, `(num_samples, *sample_shape)`, or several in a
             list or dict; it is left unchanged.
         groups: Integer array that broadcasts to `sample_shape`, with the number of

@@ -122,9 +122,9 @@ def counterfactual(
 ) -> Counterfactual:
     """Change chosen elements of each sample until the model predicts the target.
 
-    A weight is added to `x`, and alone is trained: the model is frozen meanwhile, runs
-    as it does in `predict`, and is left as it was. Of the changes met on the way
-    that reach the target, each sample keeps the least, by the sum of its sizes.
+    A weight that is added to `x` is trained; the model is frozen meanwhile, runs as in
+    `predict`, and is left unchanged. Of all changes on the way that reach the target,
+    each sample keeps the smallest, by the sum of absolute values.
 
     Args:
         model: Any `keras.Model` with one output.
@@ -138,16 +138,16 @@ def counterfactual(
             output is that of class 1 of two), and for numbers the mean squared
             error. For logits, `keras.losses.SparseCategoricalCrossentropy(
             from_logits=True)`.
-        l1: How much the sum of the sizes of the changes counts beside the loss. If
-            positive, changes are sparse: the smallest of them are taken back, as long
-            as the target is reached. Defaults to 0.
-        minimum: What a free element must not fall below. Defaults to None.
-        maximum: What it must not exceed. Defaults to None.
+        l1: Weight of the sum of absolute changes beside the loss. If positive,
+            changes are sparse: the smallest ones are taken back as long as the target
+            is reached. Defaults to 0.
+        minimum: Least value of a free element. Defaults to None.
+        maximum: Greatest value of a free element. Defaults to None.
         tolerance: By how much a predicted number may miss the target, relative to
             its size if that exceeds 1. Defaults to 0.01.
-        learning_rate: Of the optimizer Adam: the size of a step. Defaults to None:
-            a hundredth of the range of `x`.
-        steps: How many steps are taken at most. Defaults to 300.
+        learning_rate: Learning rate of Adam. Defaults to None: a hundredth of the
+            range of `x`.
+        steps: Greatest number of steps. Defaults to 300.
         path: Of several inputs, which one is edited, as in `edit.on(path)`.
             Defaults to None: there is one.
         verbose: As for `kedit.studies.sweep`.

@@ -33,12 +33,11 @@ def check_layer(
 ) -> None:
     """Check that a layer of one input keeps what Keras promises of layers.
 
-    It is built and called with batches of any size; its config goes through JSON;
-    shapes and dtypes as inferred are those that come out, with axes of unknown
-    size, too; it computes in every dtype, pure and mixed; it hands the Keras mask
-    on; a model that holds it is saved without code, loaded, and trained for one
-    epoch, with and without a compiler, in which everything trainable moves. Its
-    input is never changed.
+    The layer is built and called with batches of any size. Its config goes through
+    JSON. The inferred shapes and dtypes are those of the outputs, also with axes of
+    unknown size. It computes in every dtype, pure and mixed, and passes the Keras mask
+    on. A model that holds it is saved without code, loaded, and trained for one epoch,
+    compiled and not, in which everything trainable moves. Its input is never changed.
 
     Args:
         factory: Makes the layer; takes the keyword arguments of every layer, as
