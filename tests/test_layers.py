@@ -401,3 +401,11 @@ def test_inputs_and_edit_are_unchanged():
         layer(given)
         np.testing.assert_array_equal(to_numpy(given), BATCH)
     assert layer.edit == edit == check_roundtrip(layer).edit == sample[0].set(np.array(3.0))
+
+
+def test_a_tensor_of_the_model_is_refused_in_a_layer():
+    """It would be no input of the layer, and have no value when the model runs."""
+    mask, values = keras.Input((3,), dtype="bool"), keras.Input((3,))
+    for edit in (sample.where(mask).set(0.0), sample[...].set(values), sample[0].set(X * values)):
+        with pytest.raises(OperandError, match=r"holds a KerasTensor. .*`at\(inputs\)"):
+            Editing(edit)

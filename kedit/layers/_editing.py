@@ -112,6 +112,13 @@ class Editing(keras.layers.Layer):
                     f"`{part!r}`. Drop `.get()` or `.on(...)`."
                 )
             part.selection.check_rows()
+            if any([isinstance(tensor, keras.KerasTensor) for tensor in part.tensors()]):
+                raise OperandError(
+                    "A layer should be given an edit by numbers, arrays and tensors that have "
+                    f"values. Received: `{part!r}`, which holds a KerasTensor. Apply the edit "
+                    "itself, as in `at(inputs).where(mask).set(0.0)`, which takes tensors of the "
+                    "model."
+                )
             for held in part.placeholders():
                 if not isinstance(held, self.placeholders):
                     raise OperandError(
