@@ -69,7 +69,7 @@ html_static_path = ["_static"]
 html_css_files = ["kedit.css"]
 html_show_sourcelink = False
 html_theme_options = {
-    "github_url": "https://github.com/kedit/kedit",
+    "github_url": "https://github.com/kedit-dev/kedit",
     "navbar_align": "left",
     "navbar_end": ["theme-switcher", "navbar-icon-links"],
     "show_prev_next": False,

@@ -5,7 +5,7 @@
 """
 
 try:
-    import keras as _keras  # noqa: F401  # first of all, to say what is missing
+    import keras as _keras  # noqa: F401  # first, to report a missing backend clearly
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(
         f"`import keras` needs {missing.name}, which is not installed. kedit runs on TensorFlow, "

@@ -1,8 +1,8 @@
 """`python -m kedit`: the three strategies on real data, on the running backend.
 
-Trains small models on data that scikit-learn ships, edits an input, edits an
-activation and guides an output, prints what was measured before and after, and
-draws it. Ends with status 1 if a strategy did not do what it claims.
+Trains small models on data that comes with scikit-learn, edits an input, edits an
+activation and guides an output, prints the measurements before and after, and draws
+them. Exits with status 1 if a strategy did not do what it claims.
 """
 
 import argparse
@@ -28,14 +28,14 @@ except ModuleNotFoundError as missing:
 STRATEGIES = ("inputs", "activations", "outputs")
 ERASE = kedit.sample[3:5, 3:5].set(0.0)  # the centre of an image of 8 by 8 pixels
 THRESHOLD, FACTOR = 3.0, 2.0
-GUIDED, TARGET = 2, 50.0  # which output is guided, and where to
-TOLERANCE = 1.0  # by how much it may miss; without the penalty it misses by 100
+GUIDED, TARGET = 2, 50.0  # which output is guided, and its target
+TOLERANCE = 1.0  # how far it may miss the target; without the penalty it misses by 100
 BEFORE, AFTER = "tab:gray", "tab:orange"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a strategy did: measured in `rows`, checked in `claims`, drawn by `draw`."""
+    """The result of a strategy: measured in `rows`, checked in `claims`, drawn by `draw`."""
 
     strategy: str
     title: str
@@ -46,7 +46,7 @@ class Outcome:
 
 
 class Progress(keras.callbacks.Callback):
-    """Prints what is trained, a dot for every tenth of it, and the loss."""
+    """Prints what is trained, a dot for every tenth of the epochs, and the loss."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -64,14 +64,14 @@ class Progress(keras.callbacks.Callback):
 
 
 def split(x: Any, y: Any, seed: int) -> tuple[Any, Any, Any, Any]:
-    """Shuffle the data; four fifths to train on, one fifth to measure on."""
+    """Shuffle the data, and split it: four fifths for training, one fifth for measuring."""
     order = np.random.default_rng(seed).permutation(len(x))
     unseen, train = np.split(order, [len(x) // 5])
     return x[train], y[train], x[unseen], y[unseen]
 
 
 def train_reader(seed: int, quiet: bool) -> tuple[Any, Any, Any]:
-    """A model that reads handwritten digits; unseen images, of 0.0 to 16.0; their digits."""
+    """Train a reader of handwritten digits; return it, unseen images (0.0 to 16.0), and digits."""
     x, y = load_digits(return_X_y=True)
     x, y, images, digits = split(x.reshape(-1, 8, 8).astype("float32"), y, seed)
     keras.utils.set_random_seed(seed)
@@ -91,7 +91,7 @@ def train_reader(seed: int, quiet: bool) -> tuple[Any, Any, Any]:
 
 
 def predict(model: Any, x: Any) -> Any:
-    """What the model predicts, in one batch."""
+    """Predict in one batch."""
     return model.predict(x, batch_size=len(x), verbose=0)
 
 
@@ -102,7 +102,7 @@ def edit_inputs(reader: Any, images: Any, digits: Any) -> Outcome:
     edited = ERASE(images)
     before, after = predict(reader, images), predict(reader, edited)
     read, reread = before.argmax(axis=1), after.argmax(axis=1)
-    # Of the images that are read right and then wrong, the one that is misread most surely.
+    # Show the image that is misread with the highest probability, of those read right before.
     misread = (read == digits) & (reread != digits)
     shown = int(np.where(misread, after.max(axis=1), 0.0).argmax())
     was, now = int(read[shown]), int(reread[shown])
@@ -155,14 +155,14 @@ def edit_activations(reader: Any, images: Any, digits: Any) -> Outcome:
 def guide_outputs(seed: int, quiet: bool) -> Outcome:
     """Strategy 3: guide one of three outputs to a target that the base loss opposes."""
     x, y = load_diabetes(return_X_y=True, scaled=False)
-    # From age, sex, body mass index and blood pressure: cholesterol, glucose, and how far the
-    # disease has gone a year later.
+    # Predict cholesterol, glucose and disease progression after a year from age, sex, body mass
+    # index and blood pressure.
     y = np.column_stack([x[:, [4, 9]], y]).astype("float32")
     x = ((x - x.mean(axis=0)) / x.std(axis=0)).astype("float32")[:, :4]
     x, y, patients, truth = split(x, y, seed)
     base = keras.losses.MeanSquaredError()
-    # It pulls an output away from the target by 2 / 3 * (y_pred - y_true), at most this much. An
-    # L1 penalty that pulls harder is exact: the loss is least at the target. A weaker one fails.
+    # The base loss pulls an output away from the target by 2 / 3 * (y_pred - y_true), at most
+    # `pull`. A stronger L1 penalty is exact: the loss is least at the target. A weaker one fails.
     pull = 2 / 3 * np.abs(y[:, GUIDED] - TARGET).max()
     weight = float(np.ceil(1.1 * pull))
     penalty = kedit.losses.IndexPenalty(GUIDED, TARGET, kind="l1", weight=weight, base_loss=base)
@@ -195,7 +195,7 @@ def guide_outputs(seed: int, quiet: bool) -> Outcome:
 
 
 def train_outputs(x: Any, y: Any, loss: Any, seed: int, callbacks: list[Any]) -> Any:
-    """Train a linear model of three outputs."""
+    """Train a linear model with three outputs."""
     epochs, batch_size = 40, 128
     keras.utils.set_random_seed(seed)
     model = keras.Sequential(
@@ -205,7 +205,7 @@ def train_outputs(x: Any, y: Any, loss: Any, seed: int, callbacks: list[Any]) ->
             keras.layers.Rescaling(100.0, 100.0),  # to the size of the data
         ]
     )
-    # The slope of an L1 penalty does not flatten near the target: smaller steps come closer.
+    # The slope of an L1 penalty does not flatten near the target, so smaller steps get closer.
     steps = epochs * int(np.ceil(len(x) / batch_size))
     rate = keras.optimizers.schedules.CosineDecay(0.1, steps)
     model.compile(keras.optimizers.Adam(rate), loss)
@@ -214,8 +214,8 @@ def train_outputs(x: Any, y: Any, loss: Any, seed: int, callbacks: list[Any]) ->
 
 
 def draw_inputs(image: Any, edited: Any, was: int, now: int, axes: Any) -> None:
-    """Draw an image before and after, and what it is read as."""
-    gap = np.full((8, 3), np.nan)  # is left blank
+    """Draw an image before and after the edit, and the digit it is read as."""
+    gap = np.full((8, 3), np.nan)  # left blank
     axes.imshow(np.hstack([image, gap, edited]), cmap="gray_r", vmin=0, vmax=16)
     for left, label, color in ((0, was, "black"), (11, now, AFTER)):
         axes.add_patch(Rectangle((left - 0.5, -0.5), 8, 8, fill=False, color=BEFORE))
@@ -228,7 +228,7 @@ def draw_inputs(image: Any, edited: Any, was: int, now: int, axes: Any) -> None:
 
 
 def draw_activations(above: Any, below: Any, axes: Any) -> None:
-    """Draw every activation after the layer against itself before."""
+    """Plot every activation after the layer against its value before."""
     line = {"color": "black", "linestyle": "--", "zorder": 0}
     axes.axvline(THRESHOLD, **line, label=f"threshold {THRESHOLD:g}")
     axes.scatter(*below, s=10, color=BEFORE, label="unchanged")
@@ -274,7 +274,7 @@ def run(strategy: str, seed: int, quiet: bool) -> list[Outcome]:
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """What was measured, as text."""
+    """Return the measurements as text."""
     lines = [f"{'strategy':14}{'on data the models have not seen':44}{'before':>9}{'after':>9}"]
     for outcome in outcomes:
         lines.append(f"{outcome.strategy:14}{outcome.code}")
@@ -283,7 +283,7 @@ def table(outcomes: list[Outcome]) -> str:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options; what is wrong with them is said now, not after training."""
+    """Parse the options; report errors now, not after training."""
     parser = argparse.ArgumentParser("python -m kedit", description="Three ways to edit a tensor.")
     add = partial(parser.add_argument, help="default: %(default)s")
     add("--strategy", choices=(*STRATEGIES, "all"), default="all")
@@ -302,7 +302,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demonstration; the exit status."""
+    """Run the demonstration, and return the exit status."""
     options = parse(arguments)
     backend = keras.backend.backend()
     print(f"kedit {kedit.__version__} with Keras {keras.__version__} on {backend}")

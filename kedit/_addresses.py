@@ -1,4 +1,4 @@
-"""Addresses of the layers of a model: the same on every backend, and in every session."""
+"""Addresses of the layers in a model: the same on every backend and in every session."""
 
 import functools
 import re
@@ -14,10 +14,11 @@ _DEPTH = 3
 def addresses(model: Any) -> dict[str, Any]:
     """Every layer and operation in a model, by its address.
 
-    Within a graph of layers an address is a name; one that Keras made up, and
-    numbers anew in every session, counts the layers of that class in the model.
-    Elsewhere it is the attribute that holds the layer, with the number or key in a
-    list or dict. Inside other layers it is joined by `/`.
+    In a graph of layers, the address is the name of the layer. Keras numbers the
+    names that it generates anew in every session, so these are replaced by names
+    that count the layers of that class in the model. Elsewhere, the address is the
+    attribute that holds the layer, with the index or key in a list or dict. Inside
+    other layers, addresses are joined by `/`.
     """
     found: dict[str, Any] = {}
     seen = {id(model)}
@@ -77,19 +78,19 @@ def _named(operations: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _made_up(operations: Any) -> set[int]:
-    """Those whose names look as if Keras had made them up: `dense`, `dense_1`."""
+    """The ids of operations with names that Keras may have generated: `dense`, `dense_1`."""
     numbers: dict[str, dict[int, str]] = {}
     for operation in operations:
         base = _snake_case(type(operation).__name__)
         match = re.fullmatch(rf"{re.escape(base)}(?:_(\d+))?", operation.name)
         if match is not None:
             numbers.setdefault(base, {})[id(operation)] = match[1] or ""
-    # Keras counts from 1: where there is a 0, somebody else has counted.
+    # Keras counts from 1: if there is a 0, someone else chose the names.
     return {key for found in numbers.values() if "0" not in found.values() for key in found}
 
 
 def _snake_case(name: str) -> str:
-    """A class name as Keras turns it into a layer's name."""
+    """A class name converted to a layer name, as Keras does it."""
     name = re.sub(r"\W+", "", name)
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
@@ -105,7 +106,7 @@ def _kind(owner: Any) -> str:
 
 @functools.cache
 def _attributes(kind: str) -> frozenset[str]:
-    """What an object of this kind has by itself, with what backends add when it has children."""
+    """The attributes of any object of this kind, with those that backends add for children."""
     inputs = keras.Input((1,))
     blank: Any = {
         "operation": keras.Operation,

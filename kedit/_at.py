@@ -1,4 +1,4 @@
-"""`at` and `sample`: the spelling of edits, as `at(x)[index].set(values)`."""
+"""`at` and `sample`: the syntax of edits, `at(x)[index].set(values)`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,22 +16,22 @@ from kedit.errors import DTypeError, OperandError
 
 
 class _LATER:
-    """Stands for the tensor of an edit that is applied later; as a class it survives a copy."""
+    """Placeholder for the tensor of an edit that is applied later. A class survives copying."""
 
 
 class At:
     """`at(x)[index]` edits a tensor now; `at[index]` makes an edit to apply later.
 
     `kedit.at` counts axes from the first axis of the array, as NumPy does.
-    `kedit.sample` counts them inside one sample, from the axis after the batch axis.
-    `at(x)[i].op(v)` is `at[i].op(v)(x)`.
+    `kedit.sample` counts axes inside one sample, starting after the batch axis.
+    `at(x)[i].op(v)` is the same as `at[i].op(v)(x)`.
 
-    An index is whatever NumPy takes: integers, slices of any step, `...`, `None`,
-    lists and arrays of integers or booleans, in any mix. If it does not fit, it
-    raises. A tensor may stand in place of an integer or an array. Its values are
-    known only when the model runs, so its positions that are out of bounds are
-    dropped. `kedit.each` gives positions of their own to each sample, and
-    `kedit.block` a block that starts where a tensor says.
+    The index can be anything that NumPy accepts: integers, slices with any step,
+    `...`, `None`, and lists or arrays of integers or booleans, in any combination.
+    An index that does not fit raises an error. A tensor can be used in place of an
+    integer or an array. Its values are known only when the model runs, so positions
+    in it that are out of bounds are dropped. `kedit.each` selects different
+    positions in each sample, and `kedit.block` a block whose start can be a tensor.
 
     Example:
     >>> x = ops.zeros((2, 3))
@@ -65,7 +65,7 @@ class At:
         """Select all elements that meet a condition; see `Place.where`."""
         return self[...].where(condition)
 
-    __iter__ = None  # `at[0], at[1], ...` would have no end
+    __iter__ = None  # otherwise Python would try `at[0], at[1], ...` forever
     __contains__ = None
 
     def __repr__(self) -> str:
@@ -75,12 +75,13 @@ class At:
 class Place:
     """Selected elements, waiting for an operation.
 
-    `at[index]` and `at.where(condition)` give one. With a tensor, `at(x)[index]`, an
-    operation returns a new tensor of the shape and dtype of `x`; without one it
-    returns an `Edit`. Every operation takes the arguments of `set`, and raises
+    Created by `at[index]` and `at.where(condition)`. With a tensor, as in
+    `at(x)[index]`, an operation returns a new tensor with the shape and dtype of
+    `x` (`get` returns the elements). Without a tensor it returns an `Edit`.
+    Operations that write take the options of `set`. Operations raise
     `kedit.errors.PositionError` (an `IndexError`) if the index does not fit,
-    `kedit.errors.ShapeError` (a `ValueError`) if the values do not, and
-    `kedit.errors.DTypeError` (a `TypeError`) if the dtype does not.
+    `kedit.errors.ShapeError` (a `ValueError`) if the values do not fit, and
+    `kedit.errors.DTypeError` (a `TypeError`) if the dtype does not fit.
     """
 
     __slots__ = ("_leaves", "_selection", "_spelled", "_x")
@@ -95,7 +96,7 @@ class Place:
 
     @property
     def selection(self) -> Selection:
-        """Which elements."""
+        """The coordinates, index and condition that select the elements."""
         if self._selection is None:
             coordinates, index, condition = self._spelled
             items = Index(index_of(index, self._leaves))
@@ -114,8 +115,8 @@ class Place:
                 the selected elements and returns booleans of the same shape.
 
         Gradient:
-            None flows through the condition. Operations run on chosen elements
-            only, so no NaN flows back from the others.
+            No gradient flows through the condition. Operations run only on the
+            elements that meet it, so no NaN flows back from the others.
 
         Example:
         >>> x = np.array([1.0, np.nan, 9.0])
@@ -163,23 +164,25 @@ class Place:
         """Return the selected elements, in NumPy's layout: `x[index]`.
 
         Args:
-            mode: As for `set`; `fill_value` is read where there is no element.
-            fill_value: Number that is read where there is no element. Defaults
-                to NaN for floats and complex numbers, the least of signed and the
-                greatest of unsigned integers, and True for booleans.
-            size: Number of elements to return for a mask. Missing ones are
-                filled, surplus ones left out. Required for a mask that is a
-                tensor under a compiler and in a model, where the shape must be
-                known. Defaults to None: as many as are True.
+            mode: As for `set`. Positions that are dropped return `fill_value`.
+            fill_value: Number to return where there is no element. Defaults to
+                NaN for floats and complex numbers, the smallest value for signed
+                integers, the largest value for unsigned integers, and True for
+                booleans.
+            size: Number of elements to return for a mask. Missing elements are
+                filled with `fill_value`, extra ones are left out. Required for a
+                mask that is a tensor in a compiled function or a model, where
+                the shape must be known. Defaults to None: one for each True.
             unique_indices: As for `set`.
             indices_are_sorted: As for `set`.
 
         Returns:
-            Tensor of the shape of `x[index]` and the dtype of `x`.
+            A new tensor with the shape of `x[index]` and the dtype of `x`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
-                does not fit, an `OperandError` (a `TypeError`) for a condition.
+                does not fit, an `OperandError` (a `TypeError`) if there is a
+                condition.
 
         Gradient:
             `x` receives the upstream gradient at the index, summed where the
@@ -213,41 +216,45 @@ class Place:
     ) -> Any:
         """Return a copy with `values` written at the index: `x[index] = values`.
 
-        If the index names an element more than once, the value that comes last
-        in C order wins.
+        If the index names an element more than once, the last value in C order
+        wins.
 
         Args:
             values: Number, array or tensor that broadcasts to the shape of the
-                selection, with no axis to spare; or an expression over `X`, which
-                stands for the selected elements. In `sample[...]` that shape
-                starts with the batch axis. Along an axis of unknown size, such as
-                the batch in a layer, an array has one entry for all. A mask that
-                is a tensor takes one value for all, or one for each True in C
-                order; surplus values are ignored.
-            casting: Values take the dtype of the tensor. "same_kind" refuses a
-                float for integers, a complex number for floats, and a number out
-                of range. "unsafe" computes in the dtype that NumPy promotes to
-                (at most 32 bits on JAX) and saturates: fractions are cut off
-                towards zero, integers stop at the ends of their range, NaN
-                becomes 0. Defaults to "same_kind".
-            mode: What happens to positions out of bounds. "drop" (or "fill") writes
-                nothing there and sends no gradient back. "clip" moves them to the
-                nearest end, "wrap" counts on from the other end; both count
-                negative positions from the end once. "promise_in_bounds" may be
-                faster, and picks any position if the promise is broken. "raise"
-                reads tensors, too, and is refused where they have no values yet:
-                in a compiled function, in a model, on an axis of unknown size.
-                Defaults to None: constants, such as integers and arrays, raise;
-                tensors, and constants on an axis of unknown size, are dropped.
+                selection and has no more axes than it; or expression over `X`,
+                which stands for the selected elements. In `sample[...]`, the
+                shape of the selection starts with the batch axis. Along an axis
+                of unknown size, such as the batch in a layer, an array must have
+                size 1. For a mask that is a tensor, give one value for all, or
+                one for each True in C order; extra values are ignored.
+            casting: How to cast the values to the dtype of the tensor. "same_kind"
+                raises for a float in an integer tensor, a complex number in a
+                float tensor, and a number out of range. "unsafe" computes in the
+                dtype that NumPy promotes to (at most 32 bits on JAX) and
+                saturates the result: fractions are truncated toward zero,
+                integers are clipped to their range, and NaN becomes 0. Defaults
+                to "same_kind".
+            mode: What happens to positions out of bounds, after negative ones have
+                been counted from the end, once. "drop" (or "fill") writes nothing
+                there and sends no gradient back. "clip" moves them to the nearest
+                end; "wrap" counts on from the other end. "promise_in_bounds" may
+                be faster, but picks an arbitrary position if the promise is
+                broken. "raise" raises an error, also for positions in tensors. It
+                is not allowed where tensors have no values yet: in a compiled
+                function, in a model, or on an axis of unknown size. Defaults to
+                None: positions in constants, such as integers and arrays, raise;
+                positions in tensors, and in constants on an axis of unknown size,
+                are dropped.
             unique_indices: Promise that no two positions in tensors name the same
-                element once `mode` has moved them. Nothing has to be found out
-                then. If it is broken, any of the values may be lost. Defaults to
-                False.
-            indices_are_sorted: Promise that they ascend once `mode` has moved
-                them. Saves a sort where one is needed. Defaults to False.
+                element after `mode` has moved them. This saves finding the last
+                value. If the promise is broken, any of the values may be lost.
+                Defaults to False.
+            indices_are_sorted: Promise that positions in tensors ascend after
+                `mode` has moved them. This saves a sort where one is needed.
+                Defaults to False.
 
         Returns:
-            A new tensor of the shape and dtype of `x`; for `at[...]`, an `Edit`.
+            A new tensor with the shape and dtype of `x`; for `at[...]`, an `Edit`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
@@ -257,7 +264,8 @@ class Place:
         Gradient:
             With upstream gradient `g`: `x` receives `g`, with 0 at the index;
             `values` receive `g[index]`, summed over the axes they were
-            broadcast on; of values for one element only the last receives any.
+            broadcast on. Of several values for one element, only the last
+            receives a gradient.
 
         Example:
         >>> y = kedit.at(ops.arange(4.0))[1:3].set(9.0)
@@ -278,13 +286,13 @@ class Place:
     ) -> Any:
         """Return a copy with `values` added at the index: `x[index] += values`.
 
-        If the index names an element more than once, the sum of its values is
-        added: `numpy.add.at`, up to rounding and overflow.
+        If the index names an element more than once, all its values are added,
+        as by `numpy.add.at`, up to rounding and overflow.
 
         Args: as for `set`.
 
         Returns:
-            A new tensor of the shape and dtype of `x`; for `at[...]`, an `Edit`.
+            A new tensor with the shape and dtype of `x`; for `at[...]`, an `Edit`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
@@ -319,7 +327,7 @@ class Place:
         Args: as for `set`.
 
         Returns:
-            A new tensor of the shape and dtype of `x`; for `at[...]`, an `Edit`.
+            A new tensor with the shape and dtype of `x`; for `at[...]`, an `Edit`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
@@ -347,15 +355,15 @@ class Place:
         unique_indices: bool = False,
         indices_are_sorted: bool = False,
     ) -> Any:
-        """Return a copy with the index multiplied by `values`: `x[index] *= values`.
+        """Return a copy multiplied by `values` at the index: `x[index] *= values`.
 
-        If the index names an element more than once, it is multiplied by the
-        product of its values: `numpy.multiply.at`, up to rounding and overflow.
+        If the index names an element more than once, it is multiplied by all its
+        values, as by `numpy.multiply.at`, up to rounding and overflow.
 
         Args: as for `set`.
 
         Returns:
-            A new tensor of the shape and dtype of `x`; for `at[...]`, an `Edit`.
+            A new tensor with the shape and dtype of `x`; for `at[...]`, an `Edit`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
@@ -364,9 +372,8 @@ class Place:
 
         Gradient:
             With upstream gradient `g`, where `p` is the product of the values
-            for an element: `x` receives `g * p` there; a value receives `g`
-            times `x` times the product of the other values, also where a factor
-            is 0.
+            for an element: `x` receives `g * p` there; a value receives `g * x`
+            times the product of the other values, even if a factor is 0.
 
         Example:
         >>> y = kedit.at(ops.ones(3))[::2].multiply([2.0, 3.0])
@@ -385,15 +392,16 @@ class Place:
         unique_indices: bool = False,
         indices_are_sorted: bool = False,
     ) -> Any:
-        """Return a copy with the index divided by `values`: `x[index] /= values`.
+        """Return a copy divided by `values` at the index: `x[index] /= values`.
 
         If the index names an element more than once, it is divided by the
-        product of its values. Integers are refused: their quotients are not integers.
+        product of its values. Integer tensors raise, since quotients of integers
+        are not integers.
 
         Args: as for `set`.
 
         Returns:
-            A new tensor of the shape and dtype of `x`; for `at[...]`, an `Edit`.
+            A new tensor with the shape and dtype of `x`; for `at[...]`, an `Edit`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
@@ -422,16 +430,16 @@ class Place:
         unique_indices: bool = False,
         indices_are_sorted: bool = False,
     ) -> Any:
-        """Return a copy with the index raised to `values`: `x[index] **= values`.
+        """Return a copy raised to the power `values` at the index: `x[index] **= values`.
 
         If the index names an element more than once, it is raised once, to the
-        value that comes last in C order. For integers the exponent must be a constant,
-        whole and not negative.
+        last value in C order. For an integer tensor, the exponent must be a
+        constant, whole and non-negative.
 
         Args: as for `set`.
 
         Returns:
-            A new tensor of the shape and dtype of `x`; for `at[...]`, an `Edit`.
+            A new tensor with the shape and dtype of `x`; for `at[...]`, an `Edit`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
@@ -441,7 +449,7 @@ class Place:
         Gradient:
             With upstream gradient `g`, where `v` is the exponent of an element:
             `x` receives `g * v * x ** (v - 1)`; `v` receives
-            `g * x ** v * log(x)`, which exists for positive `x` only.
+            `g * x ** v * log(x)`, which exists only for positive `x`.
 
         Example:
         >>> y = kedit.at(ops.array([2.0, 3.0]))[1].power(2.0)
@@ -460,15 +468,15 @@ class Place:
         unique_indices: bool = False,
         indices_are_sorted: bool = False,
     ) -> Any:
-        """Return a copy with the lesser of element and value at the index.
+        """Return a copy with the minimum of element and value at the index.
 
-        If the index names an element more than once, it becomes the least of
+        If the index names an element more than once, it becomes the minimum of
         itself and all its values. NaN wins, as in `numpy.minimum`.
 
         Args: as for `set`.
 
         Returns:
-            A new tensor of the shape and dtype of `x`; for `at[...]`, an `Edit`.
+            A new tensor with the shape and dtype of `x`; for `at[...]`, an `Edit`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
@@ -476,8 +484,8 @@ class Place:
                 a `DTypeError` (a `TypeError`) if the dtype does not.
 
         Gradient:
-            With upstream gradient `g`: the least receives `g`, the others 0;
-            where several tie, the element included, each receives an even share.
+            With upstream gradient `g`: the minimum receives `g`, the others 0.
+            If several tie, the element included, each receives an equal share.
 
         Example:
         >>> y = kedit.at(ops.arange(4.0))[1:].min(2.0)
@@ -496,15 +504,15 @@ class Place:
         unique_indices: bool = False,
         indices_are_sorted: bool = False,
     ) -> Any:
-        """Return a copy with the greater of element and value at the index.
+        """Return a copy with the maximum of element and value at the index.
 
-        If the index names an element more than once, it becomes the greatest of
+        If the index names an element more than once, it becomes the maximum of
         itself and all its values. NaN wins, as in `numpy.maximum`.
 
         Args: as for `set`.
 
         Returns:
-            A new tensor of the shape and dtype of `x`; for `at[...]`, an `Edit`.
+            A new tensor with the shape and dtype of `x`; for `at[...]`, an `Edit`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
@@ -512,9 +520,8 @@ class Place:
                 a `DTypeError` (a `TypeError`) if the dtype does not.
 
         Gradient:
-            With upstream gradient `g`: the greatest receives `g`, the others
-            0; where several tie, the element included, each receives an
-            even share.
+            With upstream gradient `g`: the maximum receives `g`, the others 0.
+            If several tie, the element included, each receives an equal share.
 
         Example:
         >>> y = kedit.at(ops.arange(4.0))[:2].max(0.5)
@@ -536,19 +543,19 @@ class Place:
         """Return a copy with `function` applied at the index: `x[index] = f(x[index])`.
 
         Args:
-            function: Takes all selected elements as one tensor and returns one
-                of the same shape; it should work element by element. It is
-                applied once to each element, and only to selected ones. To save
-                an edit, register the function with
-                `keras.saving.register_keras_serializable`, or give an expression
-                over `X`.
+            function: Function that takes all selected elements as one tensor and
+                returns a tensor of the same shape, or expression over `X`. It
+                should work element by element. It is applied once to each
+                selected element, and to no others. To save the edit, register the
+                function with `keras.saving.register_keras_serializable`, or use
+                an expression.
             casting: As for `set`.
             mode: As for `set`.
             unique_indices: As for `set`.
             indices_are_sorted: As for `set`.
 
         Returns:
-            A new tensor of the shape and dtype of `x`; for `at[...]`, an `Edit`.
+            A new tensor with the shape and dtype of `x`; for `at[...]`, an `Edit`.
 
         Raises:
             kedit.errors.EditError: A `PositionError` (an `IndexError`) if the index
@@ -557,8 +564,8 @@ class Place:
 
         Gradient:
             With upstream gradient `g`: `x` receives `g * f'(x)` at the index and
-            `g` elsewhere; elements that are not selected send nothing through
-            `f`.
+            `g` elsewhere. No gradient flows through `f` for elements that are
+            not selected.
 
         Example:
         >>> y = kedit.at(ops.array([0.0, 4.0])).where(kedit.X > 0).apply(ops.sqrt)
@@ -590,7 +597,7 @@ class Place:
         return self._finish(op, values, casting, (mode, None, None, unique, ascending))
 
     def _finish(self, op: str, values: Any, casting: Casting, options: tuple[Any, ...]) -> Any:
-        """The edit, or what it makes of the tensor; found by its spelling if it has one."""
+        """Return the edit, or apply it if there is a tensor, by its spelling if it has one."""
         if self._spelled is not None and not isinstance(self._x, STRUCTURES):
             leaves = list(self._leaves)
             spelled = spell_value(values, leaves)

@@ -1,4 +1,4 @@
-"""`Edit` and `EditSequence`: edits as values. What they do to a tensor is in `_lowering`."""
+"""`Edit` and `EditSequence`: edits as values. `kedit._run` applies them to tensors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -64,33 +64,36 @@ _REST = ("casting", "path", "part", *_OPTIONS)
 @keras.saving.register_keras_serializable(package="kedit")
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Edit:
-    """A value that says which elements of a tensor change, and how. Call it to apply it.
+    """A value that says which elements of a tensor to change, and how. Call it to apply it.
 
-    Make one with `kedit.at[...]` or `kedit.sample[...]`. An edit is immutable. Equal
-    edits are `==` and have the same hash. Its `repr` is the code that makes it. It
-    pickles, and `get_config()` is plain data for JSON.
+    Create one with `kedit.at[...]` or `kedit.sample[...]`. Edits are immutable. Equal
+    edits compare equal with `==` and have the same hash. The `repr` of an edit is the
+    code that creates it. Edits can be pickled, and `get_config()` returns plain data
+    for JSON.
 
     Args:
-        selection: Which elements.
+        selection: Which elements to edit.
         op: Name of the operation: "set", "add", "subtract", "multiply",
             "divide", "power", "min", "max", "apply", or "get", which reads
             the elements and changes none.
         operand: Number, array, tensor, `kedit.Trainable`, expression over `X`,
             or function of the selected elements.
-        casting: "same_kind" refuses values that lose something in the dtype of
-            the tensor, "unsafe" saturates them. Defaults to "same_kind".
-        path: Which array of nested data is edited. Defaults to None: the data is
-            one array.
-        part: Which part of `(x, y, sample_weight)` is edited. Defaults to "x".
+        casting: "same_kind" raises for values that would lose information in the
+            dtype of the tensor; "unsafe" saturates them. Defaults to "same_kind".
+        path: Which array of nested data to edit. Defaults to None: the data is a
+            single array.
+        part: Which part of `(x, y, sample_weight)` to edit. Defaults to "x".
         mode: What happens to positions out of bounds: "drop", "fill", "clip",
-            "wrap", "promise_in_bounds" or "raise". Defaults to None: constants
-            raise, tensors are dropped.
-        fill_value: What "get" reads where there is no element. Defaults to None:
-            NaN, the least of signed and the greatest of unsigned integers, True.
+            "wrap", "promise_in_bounds" or "raise". Defaults to None: positions in
+            constants raise, positions in tensors are dropped.
+        fill_value: Number that "get" returns where there is no element. Defaults to
+            None: NaN for floats and complex numbers, the smallest signed integer,
+            the largest unsigned integer, and True for booleans.
         size: Number of elements that "get" returns for a mask. Defaults to None:
-            as many as are True.
-        unique_indices: Promise that positions differ. Defaults to False.
-        indices_are_sorted: Promise that they ascend. Defaults to False.
+            one for each True.
+        unique_indices: Promise that positions in tensors differ. Defaults to False.
+        indices_are_sorted: Promise that positions in tensors ascend. Defaults to
+            False.
 
     Call arguments:
         x: Tensor of the running backend, `KerasTensor`, Variable, NumPy array,
@@ -99,7 +102,7 @@ class Edit:
         *rest: `y` and `sample_weight`, if the batch comes as separate arguments.
 
     Returns:
-        A new tensor or array of the shape and dtype of `x`; for a batch, the
+        A new tensor or array with the shape and dtype of `x`; for a batch, a new
         batch with the edited array in place of the old one. `x` is left unchanged.
 
     Raises:
@@ -118,7 +121,7 @@ class Edit:
     True
     """
 
-    _spelling: ClassVar[tuple[Any, ...]] = ()  # its plans are its own: nothing tells them apart
+    _spelling: ClassVar[tuple[Any, ...]] = ()  # each edit keeps its own plans, so they need no key
 
     selection: Selection
     op: str
@@ -178,12 +181,13 @@ class Edit:
         return edit_batch(lambda leaf: _run.apply(self, leaf), x, self.path, self.part)
 
     def on(self, path: str | None = None, *, part: Part = "x") -> "Edit":
-        """The same edit, for one array of nested data.
+        """Return the same edit for one array of nested data.
 
         Args:
-            path: Keys of the array in nested dicts and lists, joined by `/`, as
-                in `"image/rgb"` or `"0"`. Defaults to None: the part is one array.
-            part: "x", "y" or "sample_weight" of a tuple. Defaults to "x".
+            path: Keys of the array in nested dicts and lists, joined by `/`, such
+                as `"image/rgb"` or `"0"`. Defaults to None: the part is a single
+                array.
+            part: Part of the tuple: "x", "y" or "sample_weight". Defaults to "x".
 
         Example:
         >>> edit = kedit.at[:, 0].set(0.0).on("age")
@@ -194,7 +198,7 @@ class Edit:
 
     @property
     def edits(self) -> tuple["Edit", ...]:
-        """The edit itself, alone; with `EditSequence.edits`, one way to walk both."""
+        """This edit in a tuple, so that code can loop over an `Edit` like an `EditSequence`."""
         return (self,)
 
     def __or__(self, other: Any) -> "EditSequence":
@@ -206,7 +210,7 @@ class Edit:
     def __hash__(self) -> int:
         try:
             return hash(self._key())
-        except AttributeError:  # torch.compile asks for it while an edit is made
+        except AttributeError:  # torch.compile hashes an edit while it is created
             return object.__hash__(self)
 
     def _key(self) -> Any:
@@ -231,29 +235,29 @@ class Edit:
         return (Edit, tuple(getattr(self, field.name) for field in fields(self) if field.init))
 
     def _options(self) -> list[tuple[str, Any]]:
-        """The options that are not left at their defaults, None and False."""
+        """The options that differ from their defaults, None and False."""
         options = [(name, getattr(self, name)) for name in _OPTIONS]
         return [
             (name, value) for name, value in options if value is not None and value is not False
         ]
 
     def tensors(self) -> list[Any]:
-        """The tensors in the edit, which are no constants; those that `map` replaces."""
+        """The tensors in the edit, which `map` replaces. Constants are not included."""
         return [leaf for leaf in self._leaves if is_tensor(leaf)]
 
     def placeholders(self) -> list[Any]:
-        """The `Trainable`s and their like in the edit, in the order in which `map` meets them."""
+        """The placeholders in the edit, such as `Trainable`, in the order of `map`."""
         return list(self._held)
 
     def map(self, replace_tensor: Callable[[Any], Any]) -> "Edit":
-        """The same edit with `replace_tensor` applied to every tensor and placeholder in it."""
+        """Return the same edit with `replace_tensor` applied to its tensors and placeholders."""
         if not self._is_open:
             return self
         operand = map_tensors(self.operand, replace_tensor)
         return self._like(self.selection.map(replace_tensor), operand)
 
     def _with(self, leaves: list[Any]) -> "Edit":
-        """The edit with others for its tensors and functions, as with stand-ins for planning."""
+        """The edit with its tensors and functions replaced, for example by stand-ins."""
         if not self._leaves:
             return self
         given = iter(leaves)
@@ -272,12 +276,12 @@ class Edit:
 
     def _plan_when_traced(self, signature: tuple[Any, ...], bound: Any) -> Plan:
         """The plan, for a compiler that reads bytecode."""
-        if self._is_traced:  # it was made in what is compiled, and is not there to be passed on
+        if self._is_traced:  # made in the compiled function, so it cannot be passed on
             return make(self._with(stand_ins(signature)), *bound, is_traced=True)
         return _plan_of_edit(self, signature, bound)
 
     def with_index(self, index: Index) -> "Edit":
-        """The same edit at another index."""
+        """Return the same edit at another index."""
         selection = Selection(self.selection.coordinates, index, self.selection.condition)
         return self._like(selection, self.operand)
 
@@ -285,17 +289,17 @@ class Edit:
         return Edit(selection, self.op, operand, *[getattr(self, name) for name in _REST])
 
     def get_config(self) -> dict[str, Any]:
-        """The edit as data for JSON.
+        """Return the edit as plain data for JSON.
 
         Raises:
-            kedit.errors.SavingError: If it holds a tensor, or a function that
-                is not registered with Keras.
+            kedit.errors.SavingError: If the edit holds a tensor, or a function
+                that is not registered with Keras.
         """
         return self._config(_encode)
 
     def _config(self, encode: Callable[[Any], Any]) -> dict[str, Any]:
         for value in (self.operand, self.selection.condition):
-            if isinstance(value, Expression):  # before anything walks it
+            if isinstance(value, Expression):  # before anything recurses into it
                 value.check_saveable()
         if self.size is not None:
             check_whole("`size` of an edit that is saved", self.size, 0, LONGEST)
@@ -316,10 +320,10 @@ class Edit:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Edit":
-        """The edit that `get_config()` described; no code is run.
+        """Create an edit from the result of `get_config()`, without running code.
 
         Raises:
-            kedit.errors.SavingError: If `get_config()` gives no such config.
+            kedit.errors.SavingError: If `config` is not a result of `get_config()`.
         """
         with loading("A saved edit", config):
             edit, learned = cls._decoded(config)
@@ -336,7 +340,7 @@ class Edit:
 
     @classmethod
     def open_from_config(cls, config: dict[str, Any]) -> "Edit":
-        """As `from_config`, of an edit whose slots are filled with tensors when it is applied."""
+        """Like `from_config`, for an edit whose slots are filled with tensors on application."""
         with loading("A saved edit", config):
             edit, learned = cls._decoded(config)
             slots = _slots(edit)
@@ -350,7 +354,7 @@ class Edit:
 
     @classmethod
     def _decoded(cls, config: Any) -> tuple["Edit", list[Any]]:
-        """The edit, with slots, and what is to fill them."""
+        """The edit with slots, and the placeholders that fill them."""
         fields = check_fields("A saved edit", config, _FIELDS, _OPTIONAL)
         check_one_of("coordinates", fields["coordinates"], ("at", "sample"))
         check_one_of("op", fields["op"], (*OPERATIONS,))
@@ -372,8 +376,8 @@ class Edit:
         return edit, [described(part) for part in fields.get("trainables", [])]
 
     def _check_same(self, config: dict[str, Any]) -> None:
-        """Refuse a config that is another edit than this one, which was made of it."""
-        # A function may have been given under another name, by `custom_objects`.
+        """Raise if this edit, which was created from `config`, has a different config."""
+        # `custom_objects` may provide a function under another name.
         names = {"operand": self.operand, "condition": self.selection.condition}
         functions = {id(v): config[n] for n, v in names.items() if _is_function(v)}
         again = self._config(lambda v: functions[id(v)] if _is_function(v) else _encode(v))
@@ -383,12 +387,12 @@ class Edit:
 
 
 class Spelled:
-    """An edit of one tensor that is applied at once, of which plans are found without parsing.
+    """An edit of one tensor that is applied at once; its plan is looked up without parsing.
 
     Args:
-        spelling: Coordinates, the index as `spell_index` writes it, the condition as `spell_value`
-            does, the name of the operation, the operand, and what follows it in `Edit`.
-        leaves: Its tensors and functions.
+        spelling: Coordinates, the index from `spell_index`, the condition from `spell_value`, the
+            name of the operation, the operand from `spell_value`, and the other fields of `Edit`.
+        leaves: The tensors and functions of the edit.
     """
 
     __slots__ = ("_leaves", "_spelling")
@@ -400,11 +404,11 @@ class Spelled:
         self._leaves = leaves
 
     def _with(self, leaves: Any) -> Edit:
-        """As `Edit._with`."""
+        """See `Edit._with`."""
         return edit_of(self._spelling, leaves)
 
     def _edit(self) -> Edit:
-        """The edit itself; one without leaves is the same every time, and keeps its plans."""
+        """The edit itself; without leaves it is cached, and so keeps its plans."""
         if self._leaves:
             return self._with(self._leaves)
         edit = self._edits.get(self._spelling)
@@ -414,13 +418,13 @@ class Spelled:
         return edit
 
     def _plan_when_traced(self, signature: tuple[Any, ...], bound: Any) -> Plan:
-        """As `Edit._plan_when_traced`."""
+        """See `Edit._plan_when_traced`."""
         coordinates, index, *rest = self._spelling
         return _plan_of_spelling((coordinates, as_number(index), *rest), signature, bound)
 
 
 def edit_of(spelling: tuple[Any, ...], leaves: Any) -> Edit:
-    """The edit that a `Spelled` stands for, with leaves or what stands in for them."""
+    """The edit that a `Spelled` stands for, with its leaves or their stand-ins."""
     coordinates, index, condition, op, operand, *options = spelling
     selection = Selection(coordinates, Index(index_of(index, leaves)), value_of(condition, leaves))
     values = value_of(operand, leaves)
@@ -439,19 +443,19 @@ def _plan_of_edit(edit: Edit, signature: tuple[Any, ...], bound: Any) -> Plan:
 
 @keras.saving.register_keras_serializable(package="kedit")
 class EditSequence(Frozen):
-    """Edits that are applied one after the other, from left to right: `first | second`.
+    """A sequence of edits that are applied from left to right: `first | second`.
 
-    A value as `Edit` is: immutable, comparable, printable, picklable, saveable.
+    Like `Edit`, a sequence is immutable and can be compared, printed, pickled and saved.
 
     Args:
-        *edits: Edits and sequences, which are joined into one.
+        *edits: Edits and sequences of edits, which are joined into one sequence.
 
     Call arguments:
         x: As for `Edit`.
         *rest: As for `Edit`.
 
     Gradient:
-        Of the edits, by the chain rule.
+        The gradients of the edits, by the chain rule.
 
     Example:
     >>> both = kedit.at[..., 0].set(0.0) | kedit.at[..., 1].add(1.0)
@@ -486,7 +490,7 @@ class EditSequence(Frozen):
         return batch
 
     def on(self, path: str | None = None, *, part: Part = "x") -> "EditSequence":
-        """The same edits, for one array of nested data; see `Edit.on`."""
+        """Return the same edits for one array of nested data; see `Edit.on`."""
         return EditSequence(*(edit.on(path, part=part) for edit in self.edits))
 
     def __or__(self, other: Any) -> "EditSequence":
@@ -506,19 +510,19 @@ class EditSequence(Frozen):
         return (EditSequence, self.edits)
 
     def get_config(self) -> dict[str, Any]:
-        """The edits as data for JSON; see `Edit.get_config`."""
+        """Return the edits as plain data for JSON; see `Edit.get_config`."""
         return {"edits": [edit.get_config() for edit in self.edits]}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "EditSequence":
-        """The edits that `get_config()` described; no code is run."""
+        """Create a sequence from the result of `get_config()`, without running code."""
         with loading("A saved sequence of edits", config):
             edits = check_fields("A saved sequence of edits", config, {"edits": list})["edits"]
             return cls(*[Edit.from_config(edit) for edit in edits])
 
 
 def check_is_edit(what: str, edit: Any, fix: str) -> None:
-    """Refuse what is no edit; `what` should be given one, as `fix` shows."""
+    """Raise if `edit` is not an edit; the message says what takes one, and shows `fix`."""
     if not isinstance(edit, (Edit, EditSequence)):
         raise OperandError(
             f"{what} should be given an edit. Received: {edit!r} of type {type(edit).__name__}. "
@@ -527,7 +531,7 @@ def check_is_edit(what: str, edit: Any, fix: str) -> None:
 
 
 def check_weight_edit(edit: Any) -> None:
-    """Refuse what is no edit of one whole weight."""
+    """Raise if `edit` is not an edit of one whole weight."""
     check_is_edit("A weight", edit, "at[0, 1].set(0.0)")
     for part in edit.edits:
         if part.selection.coordinates == "sample":
@@ -544,13 +548,13 @@ def check_weight_edit(edit: Any) -> None:
 
 
 def check_one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    """Refuse a value that is none of those allowed."""
+    """Raise if `value` is not one of those allowed."""
     if value not in allowed:
         raise OperandError(f"`{name}` should be one of {allowed}. Received: {name}={value!r}.")
 
 
 def edit_from_json(data: Any) -> Edit | EditSequence:
-    """The edit, or the edits, that `keras.saving.serialize_keras_object` wrote."""
+    """Load the edit or sequence that `keras.saving.serialize_keras_object` wrote."""
     with loading("A saved edit", data):
         fields = check_fields(
             "What Keras says of a saved edit",
@@ -597,7 +601,7 @@ def _is_function(value: Any) -> bool:
 
 
 def _slots(edit: Edit) -> list[int]:
-    """The numbers of the slots, in the order in which `map` meets them."""
+    """The numbers of the slots, in the order that `map` visits them."""
     found: list[int] = []
 
     def look(leaf: Any) -> Any:
@@ -625,7 +629,7 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(data: Any) -> Any:
-    """An expression, a registered function, a number, an array or a slot."""
+    """Load an expression, a registered function, a number, an array or a slot."""
     if isinstance(data, dict) and "expression" in data:
         return Expression.from_json(data)
     if not isinstance(data, dict) or "function" not in data:
@@ -641,7 +645,7 @@ def _decode(data: Any) -> Any:
 
 
 def _operand(op: str, data: Any) -> Any:
-    """What the operation is given; of the kind that its method takes."""
+    """Load the operand, and raise if the method of the operation does not take it."""
     if op == "get":
         if data is not None:
             raise refused("`get` should have no operand", data)
@@ -655,7 +659,7 @@ def _operand(op: str, data: Any) -> Any:
 
 
 def _condition(op: str, data: Any) -> Any:
-    """What narrows the selection: what `where` takes."""
+    """Load the condition, and raise if `where` does not take it."""
     if data is None:
         return None
     condition = _decode(data)

@@ -1,24 +1,24 @@
-"""Errors that kedit raises; each is also the built-in a user would catch."""
+"""Errors that kedit raises; each is also a built-in error that a user would catch."""
 
 
 class EditError(Exception):
     """Base of every error that kedit raises."""
 
-    # TensorFlow's AutoGraph raises anew, with its own traceback, what was raised in a graph; it
-    # keeps the class of those that are made just as `Exception` is.
+    # TensorFlow's AutoGraph raises errors from a graph again, with its own traceback. It keeps the
+    # class only of errors with the `__init__` of `Exception`.
     __init__ = Exception.__init__
 
 
 class PositionError(EditError, IndexError):
-    """An index does not fit: out of bounds, too many axes, not integers."""
+    """An index does not fit: out of bounds, too many axes, or not integers."""
 
 
 class SliceError(PositionError, TypeError):
-    """A slice has a start, a stop or a step that is no integer."""
+    """A slice has a start, stop or step that is not an integer."""
 
 
 class ShapeError(EditError, ValueError):
-    """Values, a mask or a condition do not broadcast to what is selected."""
+    """Values, a mask or a condition do not broadcast to the selection."""
 
 
 class BroadcastError(ShapeError, PositionError):

@@ -1,1 +1,1 @@
-"""Where outputs should be, and what it costs that they are not."""
+"""Where outputs should be, and the cost if they are not there."""

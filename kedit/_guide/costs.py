@@ -1,4 +1,4 @@
-"""What a residual costs: the kinds of a penalty, element by element."""
+"""The cost of a residual: the kinds of penalty, element by element."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""From a value for each element to a value for each row, and from there on as Keras reduces."""
+"""Reduction from values of elements to values of rows, and from there as in Keras."""
 
 import keras
 
@@ -22,18 +22,18 @@ def reduced(
     weights: Tensor | None = None,
     pooled: bool = False,
 ) -> Tensor:
-    """The values of elements, reduced as `loss` is.
+    """Reduce the values of elements as `loss` does.
 
-    Of a row in which no element counts the others take the share, as Keras has
-    it for rows that are masked.
+    If no element of a row counts, the other rows take its share, as in Keras for
+    masked rows.
 
     Args:
         loss: Says how rows are reduced, and in which dtype.
-        each: A value for each element, finite where it does not count, too.
-        rows: How many axes, from the first on, are those of the rows: samples, or timesteps.
-        keep: Whether an element counts; broadcasts to `each`. None: all do.
-        weights: Its weight; broadcasts to `each`. None: 1.
-        pooled: Whether all elements count alike, whatever their row.
+        each: A value for each element, which must be finite even if it does not count.
+        rows: Number of leading axes that index rows: samples, or timesteps.
+        keep: Whether an element counts; broadcasts to `each`. None: all count.
+        weights: Weight of each element; broadcasts to `each`. None: 1.
+        pooled: Whether all elements count equally, whatever their row.
     """
     values, row_weights, counts = by_row(each, rows, keep, weights, pooled)
     if counts is not None and loss.reduction in ("mean", "sum_over_batch_size"):
@@ -61,5 +61,5 @@ def by_row(
 
 
 def _ratio(total: Tensor, count: Tensor) -> Tensor:
-    """Their quotient, 0 of nothing; `ops.divide_no_nan` warns of that on NumPy."""
+    """`total / count`, or 0 for a count of 0, which `ops.divide_no_nan` warns about on NumPy."""
     return total / ops.where(count == 0, ops.ones_like(count), count)

@@ -1,7 +1,7 @@
 """Where chosen elements of a batch should be, and by how much they miss it.
 
-What a penalty, a guide and a metric share. An element is free if nothing is said
-about it, as where a target is NaN: it then has the residual 0 and no gradient.
+Shared by penalties, guides and metrics. An element is free if it has no target,
+such as where the target is NaN. Then its residual is 0, and it has no gradient.
 """
 
 from collections.abc import Callable
@@ -42,8 +42,8 @@ class Target:
         index: What `sample[...]` takes, or `sample[...]` itself.
         target: Number, array that broadcasts to `sample[index]` or, if
             `reads_y_true`, "y_true"; NaN leaves an element free.
-        lower: Least value, instead of a target; NaN and -inf are none.
-        upper: Greatest value, instead of a target; NaN and inf are none.
+        lower: Lower bound, instead of a target; NaN and -inf mean no bound.
+        upper: Upper bound, instead of a target; NaN and inf mean no bound.
         reads_y_true: Whether the target may be "y_true".
     """
 
@@ -93,7 +93,7 @@ class Target:
 
     @property
     def is_interval(self) -> bool:
-        """Whether bounds are given, and no target."""
+        """Whether bounds are given instead of a target."""
         return self.lower is not None or self.upper is not None
 
     def get_config(self) -> dict[str, Any]:
@@ -119,12 +119,12 @@ class Target:
 
     @classmethod
     def load(cls, kind: Callable[..., Any], config: dict[str, Any], *names: str) -> Any:
-        """An object with a target, of its config.
+        """Create an object with a target from its config.
 
         Args:
             kind: Its class.
-            config: What its `get_config()` gave.
-            names: Its other arguments that are kedit's own.
+            config: The result of its `get_config()`.
+            names: Its other arguments that kedit defines.
         """
         with loading(f"A saved {kind.__name__}", config):
             made = kind(**cls.decoded(config))
@@ -133,12 +133,12 @@ class Target:
             return made
 
     def bind(self, shape: Shape, dtype: str) -> Layout:
-        """Where the index lands in a batch, or why it or what is wanted there does not fit."""
+        """Bind the index to a batch, and raise if it, the target or the bounds do not fit."""
         self.selection.check_rows(len(shape))
         get = self._edit(shape, "get")
         constants = [None if self.from_y_true else self.target, self.lower, self.upper]
         sets = [self._edit(shape, "set", value) for value in constants if value is not None]
-        shape = (None, *shape[1:])  # what is wanted is the same for every sample
+        shape = (None, *shape[1:])  # target and bounds are the same for every sample
         bound, *_ = [_run.check(edit, shape, dtype) for edit in (get, *sets)]
         if 0 in bound.selected[1:]:
             raise PositionError(
@@ -152,7 +152,7 @@ class Target:
         return Edit(self.selection.inside_sample(), op, operand, mode=mode)
 
     def choose(self, y_pred: Any, y_true: Any = None, *, dtype: str) -> "Chosen":
-        """The chosen elements of a batch, and of `y_true` if that is the target, as `dtype`."""
+        """Choose the elements of a batch, and of `y_true` if that is the target, as `dtype`."""
         x = as_tensor(y_pred, dtype)
         layout = self.bind(tuple(x.shape), dtype)
         wanted = None
@@ -164,15 +164,15 @@ class Target:
         return _run.apply(self._edit(tuple(x.shape), "get"), x)
 
     def residual(self, chosen: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Any]:
-        """By how much elements exceed what they should be; negative if they fall short of it.
+        """By how much elements exceed their target; negative if they are below it.
 
         Args:
-            chosen: Elements, of a shape that ends in that of `sample[index]`.
-            wanted: Of a target in `y_true`, the elements there.
+            chosen: The elements, with a shape that ends in that of `sample[index]`.
+            wanted: The elements of `y_true`, if that is the target.
 
         Returns:
-            The residuals, 0 for free elements; and which are not free, a
-            boolean tensor that broadcasts to them, or None for all.
+            The residuals, 0 for free elements; and which elements are not free, as
+            a boolean tensor that broadcasts to them, or None for all.
         """
         if self.is_interval:
             sides = [
@@ -189,10 +189,10 @@ class Target:
         return _difference(chosen, wanted, known, 0), known
 
     def excesses(self, chosen: Tensor) -> tuple[Any, Any]:
-        """By how much elements lie above `upper` and below `lower`; negative inside.
+        """By how much elements are above `upper` and below `lower`; negative inside.
 
         Each is None without such a bound, or a pair: the excesses, -1 for
-        elements that have no such bound, and which have one, None for all.
+        elements without the bound; and which elements have it, or None for all.
         """
         above = below = None
         if self._ceiling is not None:
@@ -205,7 +205,7 @@ class Target:
 
 
 class _Part(NamedTuple):
-    """A constant, with 0 where it is absent; and where it is present, None for everywhere."""
+    """A constant, with 0 where it is absent; and where it is present, or None for everywhere."""
 
     value: Any
     present: Array | None
@@ -225,7 +225,7 @@ class _Part(NamedTuple):
 
 
 def either(masks: list[Tensor | None]) -> Tensor | None:
-    """Where any of the masks is True; of which None is True everywhere."""
+    """Where any of the masks is True; a mask of None is True everywhere."""
     known = [mask for mask in masks if mask is not None]
     if len(known) < len(masks):
         return None
@@ -236,11 +236,11 @@ class Chosen(NamedTuple):
     """The chosen elements of a batch.
 
     Attributes:
-        by: What chose them.
+        by: The target that chose them.
         x: The batch.
-        elements: Those of it, of shape `(batch_size, *sample[index].shape)`.
-        wanted: Those of `y_true`, if that is the target.
-        rows: How many axes of `x`, from the batch on, are those of its rows.
+        elements: The chosen elements, of shape `(batch_size, *sample[index].shape)`.
+        wanted: The chosen elements of `y_true`, if that is the target.
+        rows: Number of leading axes of `x`, with the batch, that index its rows.
     """
 
     by: Target
@@ -254,9 +254,9 @@ class Chosen(NamedTuple):
         return self.by.residual(self.elements, self.wanted)
 
     def weights(self, weights: Any) -> Tensor:
-        """Weights of samples, timesteps or elements of the batch, for the chosen elements.
+        """Weights for the chosen elements, from those of samples, timesteps or elements.
 
-        They broadcast to those.
+        They broadcast to the chosen elements.
         """
         weights = spread(weights, self.x)
         if any([size != 1 for size in weights.shape[self.rows :]]):
@@ -266,10 +266,10 @@ class Chosen(NamedTuple):
 
 
 def _rows(layout: Layout) -> int:
-    """How many axes, from the batch on, an index leaves whole and in place, but for the last one.
+    """Number of leading axes, except the last, that an index leaves whole and in place.
 
-    What stands on the last axis is one row, as in Keras's losses, which give one
-    value for each: of shape `(batch_size, timesteps, channels)` each timestep.
+    The last axis is one row, as in Keras's losses, which return one value for each
+    row: with shape `(batch_size, timesteps, channels)`, one for each timestep.
     """
     merged = range(layout.start, layout.start + layout.merged)
     rows = 1
@@ -282,7 +282,7 @@ def _rows(layout: Layout) -> int:
 
 
 def selection_of(index: Any) -> Selection:
-    """The elements meant by an index inside one sample, or by `sample[...]` itself."""
+    """The elements that an index inside one sample, or `sample[...]` itself, selects."""
     if isinstance(index, Place):
         index = index.selection
     selection = index if isinstance(index, Selection) else Selection("sample", Index(index))
@@ -308,7 +308,7 @@ def selection_from_json(data: Any) -> Selection:
 
 
 def _value(data: Any) -> Any:
-    """A number or an array, of a config; None where there is none."""
+    """Load a number or an array from a config, or None."""
     value = None if data is None else from_json(data)
     if isinstance(value, Slot):
         raise refused("A target should be a number or an array", data)
@@ -316,14 +316,14 @@ def _value(data: Any) -> Any:
 
 
 def as_tensor(x: Any, dtype: Any) -> Tensor:
-    """A tensor of what a loss is given, with an error of kedit for a ragged list."""
+    """Convert an argument of a loss to a tensor, with an error of kedit for a ragged list."""
     if isinstance(x, (list, tuple)) and not holds_tensor(x):
         x = as_array(x)
     return ops.convert_to_tensor(x, dtype=dtype)
 
 
 def wide(dtype: str) -> str:
-    """The dtype to compute in: the square of 300 is beyond float16."""
+    """The dtype to compute in: the square of 300 is too large for float16."""
     return str(keras.backend.result_type(dtype, "float32"))
 
 

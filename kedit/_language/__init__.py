@@ -1,10 +1,10 @@
-"""What is said: the parts of an edit, as data."""
+"""The parts of an edit, as data."""
 
 import sys
 
 from kedit._language import constants, expression, index, items, selection, trainable
 
-# Pickles of edits that were written before name these modules as they were called then.
+# Pickles of edits from earlier versions use the old names of these modules.
 _RENAMED = {
     "_data": constants,
     "_expression": expression,

@@ -10,7 +10,7 @@ from kedit.errors import OperandError
 
 Part: TypeAlias = Literal["x", "y", "sample_weight"]
 STRUCTURES = (Mapping, list, tuple)
-"""What a structure of arrays is an instance of; a list may be one array."""
+"""The types of structures of arrays; a list may also be a single array."""
 PARTS: tuple[Part, ...] = ("x", "y", "sample_weight")
 
 
@@ -25,10 +25,10 @@ def is_batch(value: Any) -> bool:
 
 
 def edit_batch(edit: Callable[[Any], Any], batch: Any, path: str | None, part: Part) -> Any:
-    """The batch with `edit` applied to one leaf; its containers are copied, never changed.
+    """Return the batch with `edit` applied to one leaf; containers are copied, never changed.
 
     Args:
-        edit: What to do with the leaf.
+        edit: Function to apply to the leaf.
         batch: Tuple `(x,)`, `(x, y)` or `(x, y, sample_weight)`, as Keras reads
             a tuple, or `x` alone: a dict, a list or an array.
         path: Keys of the leaf within its part, joined by `/`. None if the part
@@ -71,7 +71,7 @@ def _edit_leaf(edit: Callable[[Any], Any], value: Any, path: str | None) -> Any:
 
 
 def _replace(value: Any, path: str, edit: Callable[[Any], Any]) -> Any:
-    """A copy of `value` with the leaf at `path` edited, or None where there is no such path."""
+    """A copy of `value` with the leaf at `path` edited, or None if there is no such path."""
     if not is_batch(value):
         return None
     entries = value if isinstance(value, Mapping) else dict(enumerate(value))

@@ -1,4 +1,4 @@
-"""What is known of the compiler that traces a function, if any does."""
+"""Support for a compiler that traces functions by their bytecode, such as torch's."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -11,12 +11,12 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def called_when_traced(function: _F) -> _F:
-    """Let a compiler that reads bytecode call a function once, and keep what it returns.
+    """Make a compiler that reads bytecode call a function once, and keep the result.
 
-    Otherwise it reads everything that the function calls, at a millisecond a call. The function
-    must be pure, take numbers, strings, slices and tuples of them, and not return a tensor; a
-    number of the result that is passed to Keras must be made new, `int(n)`. This is what
-    `torch.compiler.assume_constant_result` does, which would import the whole compiler.
+    Otherwise it traces everything that the function calls, at a millisecond a call. The function
+    must be pure, take numbers, strings, slices and tuples of them, and not return a tensor. A
+    number from the result must be copied, `int(n)`, before it is passed to Keras. This is what
+    `torch.compiler.assume_constant_result` does, but without importing the whole compiler.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
@@ -24,16 +24,16 @@ def called_when_traced(function: _F) -> _F:
 
 @called_when_traced
 def reads_bytecode() -> bool:
-    """Whether what calls this is not run but read, as `torch.compile` reads Python's bytecode.
+    """Whether the caller is traced by a compiler that reads bytecode, as `torch.compile` does.
 
-    Such a compiler looks through caches, and takes NumPy's arrays for tensors. Then it is the one
-    that calls this.
+    Such a compiler ignores caches and treats NumPy arrays as tensors. While it traces, the compiler
+    itself calls this function.
     """
     return str(sys._getframe(1).f_globals.get("__name__")).startswith("torch._dynamo")
 
 
 def check_not_read(what: str, value: Any) -> None:
-    """Refuse an array in a function that is read, where nobody can look at what it holds."""
+    """Raise for an array in a traced function, where its contents are unknown."""
     if reads_bytecode():
         raise OperandError(
             f"{what} in a function that `torch.compile` reads should be a number, a list of at "
@@ -45,15 +45,15 @@ def check_not_read(what: str, value: Any) -> None:
 
 
 def as_numbers(sizes: Iterable[Any]) -> tuple[Any, ...]:
-    """Sizes as numbers, where `torch.compile` may stand a symbol for those that changed.
+    """Sizes as numbers, because `torch.compile` may use symbols for sizes that have changed.
 
-    Plans are made of numbers, so that it compiles a function again for other sizes.
+    Plans are made of numbers, so a function is compiled again for other sizes.
     """
     return tuple([index(size) if isinstance(size, int) else size for size in sizes])
 
 
 def as_number(item: Any) -> Any:
-    """A number, or a tuple of numbers and others, as numbers; see `as_numbers`."""
+    """A number, or the numbers in a tuple, as plain numbers; see `as_numbers`."""
     if isinstance(item, tuple):
         return tuple([as_number(part) for part in item])
     if not isinstance(item, int) or isinstance(item, bool):

@@ -1,12 +1,11 @@
 """Constants of an edit: how they are frozen, compared, printed and written as JSON.
 
 A constant is a Python scalar or an `Array`. A tensor is not a constant: it is
-kept as it is, equals only itself and cannot be saved. A `Slot` stands where a
-tensor was taken out, so that the rest of the edit can be written down.
+kept as it is, equals only itself and cannot be saved. A `Slot` takes the place of
+a tensor, so that the rest of the edit can be saved.
 
-What decides anything about an edit (shapes, ranges, positions) is plain Python:
-a compiler that reads Python's bytecode takes NumPy's arrays for tensors, whose
-contents it cannot know.
+Shapes, ranges and positions are plain Python, because a compiler that reads
+Python's bytecode treats NumPy arrays as tensors, whose contents it cannot know.
 """
 
 import math
@@ -32,11 +31,11 @@ from kedit._language.types import Shape
 from kedit.errors import OperandError, SavingError, ShapeError
 
 SMALL = 1024
-"""Arrays of up to so many entries are kept as numbers, too, which every compiler knows."""
+"""Arrays with up to this many entries are kept as Python numbers, which every compiler knows."""
 
 
 class Frozen:
-    """Base of values: attributes are set by `_init` once and never again."""
+    """Base class of immutable values: `_init` sets the attributes once."""
 
     __slots__ = ()
 
@@ -52,14 +51,14 @@ class Frozen:
 
 
 class Array(Frozen):
-    """A constant array: equal to another by dtype, shape and contents.
+    """A constant array, compared by dtype, shape and contents.
 
     Attributes:
         dtype: Name of its dtype.
         shape: Its shape.
         numbers: Its entries in C order, or None if there are more than `SMALL`.
-        low: Its least finite entry (for complex numbers, 0), or 0 if there is none.
-        high: Its greatest finite entry (of complex numbers, by absolute value), or 0.
+        low: Its smallest finite entry (the absolute value of complex ones), or 0 if there is none.
+        high: Its largest finite entry, likewise.
     """
 
     __slots__ = ("_array", "dtype", "high", "low", "numbers", "shape")
@@ -93,7 +92,7 @@ class Array(Frozen):
 
     @property
     def array(self) -> Any:
-        """The entries as a NumPy array; if there are many, it is read-only."""
+        """The entries as a NumPy array, which is read-only if there are more than `SMALL`."""
         if self.numbers is None:
             return self._array
         return np.array(self.numbers, self.dtype).reshape(self.shape)
@@ -112,17 +111,17 @@ class Array(Frozen):
 
 
 class Slot(NamedTuple):
-    """Place of the tensor number `number` of an edit."""
+    """Takes the place of tensor number `number` of an edit."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class StandIn:
-    """Stands in a plan for a tensor of the edit, of which it knows the shape and the dtype.
+    """Stands for a tensor of the edit in a plan, with its shape and dtype.
 
     Attributes:
-        number: Which of the tensors and functions of the edit it is.
+        number: Its number among the tensors and functions of the edit.
         shape: Its shape.
         dtype: Name of its dtype.
     """
@@ -134,7 +133,7 @@ class StandIn:
 
 @dataclass(frozen=True, slots=True)
 class FunctionStandIn:
-    """Stands in a plan for a function of the edit; `name` is what messages call it."""
+    """Stands for a function of the edit in a plan; messages call it `name`."""
 
     number: int
     name: str
@@ -147,7 +146,7 @@ class FunctionStandIn:
 
 
 def stand_ins(signature: tuple[Any, ...]) -> list[Any]:
-    """What stands in for tensors, of which shapes and dtypes are given, and functions (None)."""
+    """Stand-ins for tensors, given as shape and dtype, and for functions, given as None."""
     return [
         StandIn(number, *form) if form else FunctionStandIn(number, "function")
         for number, form in enumerate(signature)
@@ -155,11 +154,11 @@ def stand_ins(signature: tuple[Any, ...]) -> list[Any]:
 
 
 class Placeholder(Frozen):
-    """Base of values that stand, as an operand, for a tensor that somebody else has.
+    """Base class of operands that stand for a tensor that another object owns.
 
     Attributes:
-        home: Who has it.
-        fix: How an edit is given to that, as code with a place for the edit.
+        home: The object that owns it.
+        fix: Code that passes an edit to the owner, as a format string with a field `edit`.
     """
 
     __slots__ = ()
@@ -176,7 +175,7 @@ class Placeholder(Frozen):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Placeholder":
-        """The value that `get_config()` described; no code is run."""
+        """Create a value from the result of `get_config()`, without running code."""
         what = f"A saved {cls.__name__}"
         with loading(what, config):
             made = cls(**config)
@@ -199,14 +198,14 @@ def is_array(value: Any) -> bool:
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether `value` looks like a tensor: it has a shape and a dtype, and is no NumPy array."""
+    """Whether `value` looks like a tensor: has a shape and a dtype, and is not a NumPy array."""
     if value is None or isinstance(value, _NO_TENSORS):
         return False
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
 def is_replaced(value: Any) -> bool:
-    """Whether `Edit.map` replaces `value`: a tensor, or what stands for one."""
+    """Whether `Edit.map` replaces `value`: a tensor, a slot or a placeholder."""
     return isinstance(value, (Slot, Placeholder)) or is_tensor(value)
 
 
@@ -219,10 +218,10 @@ def shape_of(value: Any) -> Shape:
 
 
 def freeze(value: Any) -> Any:
-    """Turn what a user gave into a constant; tensors and slots pass unchanged.
+    """Convert a user's value to a constant; tensors and slots pass unchanged.
 
-    NumPy scalars become Python scalars, lists and arrays become an `Array`, so
-    that nothing the user does later changes the edit.
+    NumPy scalars become Python scalars, and lists and arrays become an `Array`,
+    so that nothing the user does later changes the edit.
     """
     if isinstance(value, np.generic):
         return _freeze_array(value)
@@ -259,12 +258,12 @@ def _is_wide(number: Any) -> bool:
 
 
 def flatten(entries: Any) -> tuple[tuple[int, ...], tuple[Any, ...]] | None:
-    """Shape and numbers of nested lists of Python's numbers, or None of anything else."""
+    """Shape and numbers of nested lists of Python numbers, or None for anything else."""
     if is_scalar(entries):
         return (), (entries,)
     if not isinstance(entries, (list, tuple)):
         return None
-    if entries and all([type(entry) in _NUMBERS for entry in entries]):  # which most are
+    if entries and all([type(entry) in _NUMBERS for entry in entries]):  # the usual case
         return (len(entries),), tuple(entries)
     parts = [flatten(entry) for entry in entries]
     if not parts:
@@ -281,7 +280,7 @@ def _freeze_array(value: Any) -> Any:
         array = np.asarray(value)
     except ValueError:  # a ragged list
         array = np.asarray(None)
-    # bfloat16 and its like are of kind "V": NumPy alone cannot name them, float32 holds them.
+    # bfloat16 and the like have kind "V". NumPy alone cannot name them; float32 can hold them.
     if array.dtype.kind == "V" and array.dtype.names is None:
         array = array.astype("float32")
     if array.dtype.kind not in "biufc":
@@ -330,7 +329,7 @@ def to_code(value: Any) -> str:
 
 
 def brief(value: Any) -> str:
-    """`to_code` for a message: of many entries only how many."""
+    """`to_code` for a message; of a large array it shows only the shape."""
     if isinstance(value, Array) and value.array.size > 20:
         return f"an array of shape {value.shape}"
     return to_code(value)
@@ -367,7 +366,7 @@ def _array_to_json(value: Array) -> dict[str, Any]:
 
 
 def _little(dtype: Any) -> Any:
-    """A dtype in the order of bytes in which arrays are written down."""
+    """A dtype in the byte order in which arrays are saved."""
     return np.dtype(dtype).newbyteorder("<")
 
 
@@ -398,7 +397,7 @@ _ARRAY: dict[str, Any] = {"shape": list, "dtype": str}
 
 
 def _listed(data: dict[str, Any]) -> Array:
-    """An array of which every entry is written down as a number."""
+    """Load an array that was saved as a list of its entries."""
     dtype, shape = check_dtype(data["dtype"]), check_shape("An array", data["shape"])
     entries = check_entries("An array", data["array"], shape)
     if len(entries) > SMALL:
@@ -413,7 +412,7 @@ def _listed(data: dict[str, Any]) -> Array:
 
 
 def _number(entry: Any, dtype: str) -> Any:
-    """An entry of an array of a given dtype."""
+    """Load an entry of an array of a given dtype."""
     kind = np.dtype(dtype).kind
     if kind == "b" and isinstance(entry, bool):
         return entry
@@ -441,11 +440,11 @@ def _no_number(entry: Any, dtype: str) -> Any:
 
 
 def _unpacked(data: dict[str, Any]) -> Array:
-    """An array that is written as the bytes of its entries."""
+    """Load an array that was saved as the bytes of its entries."""
     dtype, shape = check_dtype(data["dtype"]), check_shape("An array", data["shape"])
     count, digits = math.prod(shape), data["hex"]
     size = -(-count // 8) if dtype == "bool" else count * DTYPES[dtype]
-    # Before anything of the size that the shape says is made.
+    # Check before allocating anything of this size.
     if len(digits) != 2 * size or count <= SMALL:
         raise refused(
             f"An array of shape {received(shape)} and dtype {dtype!r} should have "
@@ -467,7 +466,7 @@ def _unpacked(data: dict[str, Any]) -> Array:
 
 
 def as_array(x: Any) -> Any:
-    """An array of what a user gave as a list or an array."""
+    """Convert a user's list or array to a NumPy array."""
     try:
         return np.asarray(x)
     except ValueError as error:

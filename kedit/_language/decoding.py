@@ -1,8 +1,7 @@
-"""Checks of what is read from a file, before anything is made of it. No Keras.
+"""Checks of data from a file, before anything is created from it. No Keras.
 
-A decoder names the fields that it expects and their types, and compares at the end what the
-object that it made would save with what it was given. So a config either is one that kedit
-writes, or is refused.
+A decoder names the fields that it expects and their types. At the end it compares what the new
+object would save with what it was given. So a config is either one that kedit writes, or raises.
 """
 
 import json
@@ -15,11 +14,11 @@ from typing import Any
 from kedit.errors import SavingError
 
 NESTING = 100
-"""How many expressions inside one another can be saved."""
+"""Maximum nesting depth of expressions that can be saved."""
 TERMS = 2**16
-"""How many expressions a condition or an operand that is saved can be made of."""
+"""Maximum number of expressions in a condition or an operand that can be saved."""
 LONGEST = 2**24
-"""The longest block, and the greatest `size` of `get`, that can be saved."""
+"""Maximum length of a block, and maximum `size` of `get`, that can be saved."""
 _CONTAINERS = 3 * NESTING
 _RANK = 32
 _SIZE = 2**48
@@ -38,43 +37,43 @@ _brief.maxlong = 40
 
 
 def received(data: Any) -> str:
-    """What was found, in short."""
+    """A short form of the data, for messages."""
     try:
         return str(_brief.repr(data))
-    except (ValueError, RecursionError):  # an int of more digits than Python writes down
+    except (ValueError, RecursionError):  # an int with more digits than Python prints
         return f"a {type(data).__name__}"
 
 
 def refused(
     expected: str, data: Any, fix: str = "Save it again by kedit, and leave it as it is."
 ) -> SavingError:
-    """The error that says what a saved edit should hold in place of `data`."""
+    """The error that says what a saved edit should hold instead of `data`."""
     error: SavingError = SavingError(f"{expected}. Received: {received(data)}. {fix}")
     return error
 
 
 @contextmanager
 def loading(what: str, data: Any) -> Iterator[None]:
-    """Let whatever goes wrong while `data` is decoded be a `SavingError`."""
+    """Turn any error that occurs while `data` is decoded into a `SavingError`."""
     check_nesting(what, data)
     try:
         yield
     except SavingError:
         raise
-    except Exception as error:  # those of kedit's constructors among them
+    except Exception as error:  # including those of kedit's constructors
         expected = f"{what} should be what `get_config()` gave, not ask for: {_said(error)}"
         raise refused(expected, data) from error
 
 
 def _said(error: BaseException) -> str:
-    """The kind of an error, and the start of what it says."""
+    """The class of an error, and the start of its message."""
     text = str(error).strip().split("\n")[0]
     text = text if len(text) <= 160 else f"{text[:160]}..."
     return f"{type(error).__name__}: {text}".rstrip(". ")
 
 
 def check_nesting(what: str, data: Any) -> None:
-    """Refuse lists and dicts that are nested too deep to be walked by a function of its own."""
+    """Raise if lists and dicts are nested too deep for a recursive function."""
     level = [data]
     for _ in range(_CONTAINERS):
         holders = [part for part in level if isinstance(part, (dict, list, tuple))]
@@ -95,9 +94,9 @@ _ABSENT = object()
 def check_fields(
     what: str, data: Any, required: Mapping[str, Kind], optional: Mapping[str, Kind] | None = None
 ) -> dict[str, Any]:
-    """`data`, if it is a dict with the fields that are named, of the types that are named.
+    """Return `data` if it is a dict with the given fields and types, else raise.
 
-    Types are compared exactly: a bool is no int. `object` stands for any.
+    Types are compared exactly: a bool is not an int. `object` stands for any type.
     """
     fields = {**required, **(optional or {})}
     if not isinstance(data, dict):
@@ -122,31 +121,31 @@ def check_fields(
 
 
 def check_keys(what: str, config: Any, kinds: Mapping[str, Kind]) -> None:
-    """Check those fields of a Keras object that are named; Keras knows the others."""
+    """Check the given fields of a Keras object; Keras knows the others."""
     own = {n: config[n] for n in kinds if n in config} if isinstance(config, dict) else config
     check_fields(what, own, kinds)
 
 
 def check_whole(what: str, number: Any, least: int, most: int) -> int:
-    """`number`, if it is an int from `least` to `most`, and no bool."""
+    """Return `number` if it is an int, not a bool, from `least` to `most`, else raise."""
     if isinstance(number, bool) or not isinstance(number, int) or not least <= number <= most:
         raise refused(f"{what} should be an int from {least} to {most}", number)
     return number
 
 
 def check_shape(what: str, data: Any) -> tuple[int, ...]:
-    """A shape, from a list of sizes."""
+    """Return a list of sizes as a shape, or raise."""
     if not isinstance(data, list) or len(data) > _RANK:
         raise refused(f"The shape of {what} should be a list of at most {_RANK} sizes", data)
     shape = tuple([check_whole(f"A size in the shape of {what}", n, 0, _SIZE) for n in data])
-    # Also where an axis is empty: NumPy multiplies the others.
+    # Also if an axis is empty: NumPy multiplies the other sizes.
     if math.prod([n or 1 for n in shape]) > _SIZE:
         raise refused(f"{what} should have at most {_SIZE} entries", data)
     return shape
 
 
 def check_entries(what: str, entries: Any, shape: tuple[int, ...]) -> list[Any]:
-    """The entries of an array, if there are as many as its shape says."""
+    """Return the entries of an array if there are as many as its shape says, else raise."""
     if not isinstance(entries, list) or len(entries) != math.prod(shape):
         count = f"{len(entries)} entries" if isinstance(entries, list) else received(entries)
         raise SavingError(
@@ -163,13 +162,13 @@ def check_dtype(dtype: Any) -> str:
 
 
 def check_same(what: str, made: Any, data: Any, names: Collection[str] | None = None) -> None:
-    """Refuse data that are not those which the object made of them would save.
+    """Raise if an object would not save the data that it was created from.
 
     Args:
         what: What was loaded.
         made: The config of the object.
-        data: The config that it was made of.
-        names: The keys to compare, where both have them. Defaults to None: all.
+        data: The config that it was created from.
+        names: The keys to compare, if both have them. Defaults to None: all keys.
     """
     if names is not None:
         names = [name for name in names if name in made and name in data]
@@ -185,12 +184,12 @@ def check_same(what: str, made: Any, data: Any, names: Collection[str] | None = 
 
 
 def as_text(data: Any) -> str:
-    """Text of JSON that is equal for equal data; 1, 1.0 and True are different."""
+    """JSON text that is equal for equal data; 1, 1.0 and True are different."""
     return json.dumps(data, sort_keys=True, allow_nan=False)
 
 
 def read_json(text: str) -> Any:
-    """Data of a text in JSON, without duplicate keys, NaN and infinity."""
+    """Parse JSON, and raise for duplicate keys, NaN and infinity."""
 
     def no_constant(name: str) -> Any:
         raise ValueError(f"{name} is no number of JSON")

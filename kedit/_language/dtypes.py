@@ -1,4 +1,4 @@
-"""The dtype rule: a tensor keeps its dtype, and values that would lose something are refused."""
+"""The dtype rule: a tensor keeps its dtype, and values that would lose information raise."""
 
 import math
 from typing import Any
@@ -50,7 +50,7 @@ def integer_range(dtype: str) -> tuple[int, int]:
 
 
 def check_operation(op: str, operand: Any, dtype: str) -> None:
-    """Refuse an operation that has no answer in `dtype`."""
+    """Raise if an operation is not defined for `dtype`."""
     row, rank = OPERATIONS[op], kind(dtype)
     if rank not in row.kinds:
         raise DTypeError(_NO_ANSWER[rank].format(op=op, dtype=dtype))
@@ -85,11 +85,11 @@ def _check_natural(op: str, operand: Any, dtype: str) -> None:
 def check_values(
     values: Any, values_dtype: str, dtype: str, casting: Casting | None = "same_kind"
 ) -> None:
-    """Refuse values that `dtype` cannot hold, unless `casting` is "unsafe".
+    """Raise if `dtype` cannot hold the values, unless `casting` is "unsafe".
 
-    Of a tensor only the kind of its dtype decides, of a constant its numbers too;
-    `values` may be None where only the dtype is known. `casting` is None where
-    there is no such option.
+    For a tensor, only the kind of its dtype is checked; for a constant, also its
+    numbers. `values` may be None if only the dtype is known. `casting` is None
+    where there is no such option.
     """
     if casting == "unsafe":
         return
@@ -106,7 +106,7 @@ def check_values(
     least, greatest = (values.low, values.high) if isinstance(values, Array) else (values, values)
     if isinstance(values, complex):
         least, greatest = 0, abs(values)
-    # Infinity and NaN are in every range of floats; integers have passed the check of kinds.
+    # Infinity and NaN fit every dtype of floats; for integers, the check of kinds has refused them.
     if any([_is_finite(n) and not low <= n <= high for n in (least, greatest)]):
         raise DTypeError(
             f"Values for a tensor of dtype {dtype!r} should lie between {low} and {high}. "
@@ -119,7 +119,7 @@ def _is_finite(number: float) -> bool:
 
 
 def value_range(dtype: str) -> tuple[float, float]:
-    """Least and greatest finite number that `dtype` holds."""
+    """Smallest and largest finite number that `dtype` can hold."""
     rank = kind(dtype)
     if rank == 0:
         return 0, 1
@@ -130,7 +130,7 @@ def value_range(dtype: str) -> tuple[float, float]:
 
 
 def default_fill(dtype: str) -> Any:
-    """What reads as an element that does not exist, as in JAX: NaN, or what is seldom met."""
+    """Fill value for elements that do not exist, as in JAX: NaN, or a value that is rare."""
     rank = kind(dtype)
     if rank == 0:
         return True
@@ -141,9 +141,9 @@ def default_fill(dtype: str) -> Any:
 
 
 def promoted(edit: Any, dtype: str) -> str:
-    """The dtype that an edit computes in: with `casting="unsafe"` the one that NumPy promotes to.
+    """The dtype that an edit computes in: with `casting="unsafe"`, the one that NumPy promotes to.
 
-    As in NumPy Python's numbers are weak, and give way to the tensor's dtype if it can hold them.
+    As in NumPy, Python numbers are weak: they take the tensor's dtype if it can hold them.
     """
     operand, wide = edit.operand, dtype
     if edit.casting != "unsafe" or callable(operand):
@@ -174,12 +174,12 @@ _DTYPES = [
     *[f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)],
     *["float16", "float32", "float64", "complex64", "complex128"],
 ]
-# As a table, because torch's compiler cannot follow NumPy's function.
+# A table, because torch's compiler cannot trace NumPy's function.
 _PROMOTED = {(a, b): np.result_type(a, b).name for a in _DTYPES for b in _DTYPES}
 
 
 def _result_type(left: str, right: str) -> str:
-    """NumPy's, and with bfloat16, which it does not know, that of a float of 16 bits."""
+    """NumPy's result type; bfloat16, which NumPy does not know, counts as a 16-bit float."""
     is_half = "bfloat16" in (left, right)
     if is_half and "float16" in (left, right):
         return "float32"
@@ -197,8 +197,8 @@ def dtype_name(value: Any) -> str:
 def saturate(values: Any, dtype: str) -> Any:
     """Bring an array into the range and kind of `dtype`, as `casting="unsafe"` defines it.
 
-    Complex numbers lose their imaginary part; fractions are cut off towards
-    zero; integers stop at the ends of their range; NaN becomes 0 in integers;
+    Complex numbers lose their imaginary part. For integers, fractions are truncated
+    toward zero, values are clipped to the range, and NaN becomes 0. For booleans,
     anything but 0 becomes True. Floats follow IEEE 754, to infinity.
     """
     array = values.array if isinstance(values, Array) else np.asarray(values)

@@ -1,7 +1,7 @@
-"""`X` and the expressions made of it: conditions and operands that are data. No Keras.
+"""`X` and expressions built from it: conditions and operands that are data. No Keras.
 
-An expression is a tree of named functions. The names are those that NumPy and
-`keras.ops` share, so one tree is evaluated by either.
+An expression is a tree of named functions. NumPy and `keras.ops` share these
+names, so either can evaluate the tree.
 """
 
 import math
@@ -43,7 +43,7 @@ _NAMES = frozenset({"X", *_INFIX, *_PREFIX, *_CALLS})
 
 
 class Operators:
-    """The operators that make an `Expression`, but for `==` and `!=`, which values need."""
+    """Operators that create an `Expression`, except `==` and `!=`, which values need."""
 
     __slots__ = ()
 
@@ -59,7 +59,7 @@ class Operators:
     def __le__(self, other: Any) -> "Expression":
         return Expression("less_equal", self, other)
 
-    __array_ufunc__ = None  # numpy_array > X is left to Expression
+    __array_ufunc__ = None  # leave `numpy_array > X` to Expression
 
     def __add__(self, other: Any) -> "Expression":
         return Expression("add", self, other)
@@ -116,11 +116,11 @@ class Operators:
 class Expression(Operators, Frozen):
     """A function of the elements of a tensor, written with `X` for an element.
 
-    Comparisons (`>`, `>=`, `<`, `<=`, `==`, `!=`), arithmetic (`+`, `-`, `*`,
-    `/`, `**`), `abs(X)`, `X.isnan()`, `X.isinf()`, and `&`, `|`, `~` between
-    conditions. Constants are taken in the dtype of the tensor and have to fit it;
-    an integer tensor may be compared with any number. Being data, an expression prints,
-    pickles and saves.
+    Supports comparisons (`>`, `>=`, `<`, `<=`, `==`, `!=`), arithmetic (`+`, `-`,
+    `*`, `/`, `**`), `abs(X)`, `X.isnan()`, `X.isinf()`, and `&`, `|`, `~` between
+    conditions. Constants take the dtype of the tensor and must fit it; an integer
+    tensor can be compared with any number. An expression is data: it can be printed,
+    pickled and saved.
 
     Example:
     >>> kedit.at.where((abs(X) > 2.0) & ~X.isinf()).set(0.0)
@@ -145,7 +145,7 @@ class Expression(Operators, Frozen):
         inner = [arg for arg in frozen if isinstance(arg, Expression)]
         depth = 1 + max([arg.depth for arg in inner], default=0)
         terms = 1 + sum([arg.terms for arg in inner])
-        leaves: list[Any] = []  # what is no constant, from left to right
+        leaves: list[Any] = []  # all but constants, from left to right
         for arg in frozen:
             if isinstance(arg, Expression):
                 leaves.extend(arg.leaves)
@@ -177,7 +177,7 @@ class Expression(Operators, Frozen):
 
     @property
     def shape(self) -> Any:
-        """Refuses to pass for a tensor, which would end in a model with `X` for a number."""
+        """Raise, so that `X` does not pass for a tensor and end up in a model as a number."""
         raise OperandError(
             "An expression over `X` is no tensor. To index by it, write `at.where(X > 0)`; to "
             "compare with a tensor, write `X` on the left: `X < tensor`, not `tensor > X`. "
@@ -200,7 +200,7 @@ class Expression(Operators, Frozen):
 
     @property
     def is_condition(self) -> bool:
-        """Whether the expression gives booleans."""
+        """Whether the expression returns booleans."""
         return self.name in {*_COMPARISONS, *_LOGIC, "logical_not", "isnan", "isinf"}
 
     def constants(self) -> list[Any]:
@@ -212,7 +212,7 @@ class Expression(Operators, Frozen):
         ]
 
     def compares_slots(self) -> bool:
-        """Whether a slot stands where `X` should: alone, or on the left of a comparison."""
+        """Whether a slot is where `X` should be: alone, or on the left of a comparison."""
         wants_x = self.name in _COMPARISONS or len(self.args) == 1
         return (wants_x and isinstance(self.args[0], Slot)) or any(
             [arg.compares_slots() for arg in self.args if isinstance(arg, Expression)]
@@ -228,7 +228,7 @@ class Expression(Operators, Frozen):
         return Expression(self.name, *(_map(arg, replace) for arg in self.args))
 
     def check_saveable(self) -> None:
-        """Refuse an expression that is nested too deep, or too large, to be saved."""
+        """Raise if the expression is nested too deep, or is too large, to be saved."""
         if self.depth > NESTING or self.terms > TERMS:
             raise SavingError(
                 f"An expression that is saved should be nested at most {NESTING} deep, and have at "
@@ -247,8 +247,8 @@ class Expression(Operators, Frozen):
         """The expression that `to_json` wrote.
 
         Args:
-            data: What it wrote.
-            depth: How many expressions this one is inside of, and itself.
+            data: What `to_json` wrote.
+            depth: Nesting depth of this expression, including itself.
         """
         if depth > NESTING:
             raise refused(f"Expressions should be nested at most {NESTING} deep", data)
@@ -258,14 +258,14 @@ class Expression(Operators, Frozen):
             nested = isinstance(arg, dict) and "expression" in arg
             args.append(cls.from_json(arg, depth + 1) if nested else from_json(arg))
         made = cls(name, *args)
-        # What Python's operators make: a number may stand on the left of arithmetic and logic.
+        # As Python's operators do it: a number may be on the left of arithmetic and logic.
         over = [isinstance(arg, (Expression, Slot)) for arg in args]
         if args and not (over[0] or (name in (*_ARITHMETIC, *_LOGIC) and over[1])):
             raise refused("An expression should have `X` in it, on the left if it compares", data)
         return made
 
     def check(self, dtype: str) -> None:
-        """Refuse what has no answer in `dtype`, or another one in another library."""
+        """Raise for what is not defined in `dtype`, or differs between libraries."""
         if (
             self.name in _COMPARISONS
             and kind(dtype) == 1
@@ -319,20 +319,20 @@ def evaluate(
     library: Any,
     constant: Callable[[Any, str], Any],
 ) -> Any:
-    """Value of an expression where `X` is `x`.
+    """Evaluate an expression with `x` for `X`.
 
     Args:
         expression: The expression.
         x: Array or tensor of dtype `dtype`.
         dtype: Name of the dtype.
         library: `numpy` or `keras.ops`.
-        constant: Turns a constant into an array or tensor of a given dtype.
+        constant: Function that converts a constant to an array or tensor of a given dtype.
     """
     name, args = expression.name, expression.args
     if name == "X":
         return x
     if name in _COMPARISONS and kind(dtype) == 1 and isinstance(args[1], (int, float)):
-        # Exactly, though the number may not fit the dtype.
+        # Compare exactly, even if the number does not fit the dtype.
         left = evaluate(args[0], x, dtype, library, constant)
         verdict = _integer_comparison(name, args[1], *integer_range(dtype))
         if isinstance(verdict, bool):
@@ -346,7 +346,7 @@ def evaluate(
         for arg in args
     ]
     if name == "abs" and kind(dtype) == 2:
-        # The gradient of abs at 0 differs between backends; that of a constant is 0.
+        # The gradient of abs at 0 differs between backends; the gradient of a constant is 0.
         zero = constant(0.0, dtype)
         return library.where(library.equal(values[0], zero), zero, library.abs(values[0]))
     return getattr(library, name)(*values)
@@ -366,7 +366,7 @@ def _part_code(arg: Any) -> str:
 
 
 def _integer_comparison(name: str, number: float, low: int, high: int) -> int | bool:
-    """The whole number to compare with instead of `number`, or the answer for every integer."""
+    """The integer to compare with instead of `number`, or the answer if all integers share it."""
     if math.isnan(number):
         return name == "not_equal"
     above, below = number > high, number < low

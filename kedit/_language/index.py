@@ -1,4 +1,4 @@
-"""Index expressions: what stands inside the brackets, before any shape is known. No Keras."""
+"""Index expressions: the contents of the brackets, before any shape is known. No Keras."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,14 +25,14 @@ from kedit._language.items import (
 from kedit.errors import PositionError
 
 _SINGLE = (Positions, Slot, TracedSlot)
-"""Items that are tuples to Python, but one item each."""
+"""Items that are tuples in Python, but each a single item."""
 
 
 class Index(Frozen):
     """One index expression in canonical form; `Index(index.items)` equals `index`.
 
-    Integers are Python ints, arrays of them `Positions`, masks boolean `Array`s,
-    tensors `Traced`.
+    Integers are Python ints, integer arrays are `Positions`, masks are boolean
+    `Array`s, and tensors are `Traced`.
 
     Args:
         raw: Integer, slice, `...`, `None`, list, array or tensor of integers or
@@ -66,17 +66,17 @@ class Index(Frozen):
 
     @property
     def is_whole(self) -> bool:
-        """Whether the index is `...` alone, which selects everything at every rank."""
+        """Whether the index is `...` alone, which selects everything at any rank."""
         return len(self.items) == 1 and self.items[0] is ...
 
     @property
     def counts_samples(self) -> bool:
-        """Whether an item has positions of their own for each sample."""
+        """Whether an item selects different positions in each sample."""
         return any([isinstance(item, Each) for item in self.items])
 
     @property
     def mask(self) -> Any:
-        """The mask of an index without any other array, or None."""
+        """The mask, if it is the only array in the index, or None."""
         arrays = [
             item
             for item in self.items
@@ -90,11 +90,11 @@ class Index(Frozen):
         return [leaf for leaf in self.leaves() if not isinstance(leaf, Slot)]
 
     def leaves(self) -> list[Any]:
-        """The tensors in the index, and slots for them, in order."""
+        """The tensors in the index, and the slots for them, in order."""
         return [leaf for item in self.items for leaf in leaves_in_item(item)]
 
     def outline(self) -> tuple[Item, ...]:
-        """The items with what planning needs to know of tensors in place of them."""
+        """The items, with each tensor replaced by what planning needs to know about it."""
         found: list[Any] = []
 
         def open_(leaf: Traced) -> TracedSlot:
@@ -106,7 +106,7 @@ class Index(Frozen):
     def names_first_axis(self, rank: int | None) -> bool:
         """Whether the index picks particular positions on axis 0 of a tensor of `rank` axes.
 
-        While the rank is not known, an index behind `...` is taken to lie on later axes.
+        If the rank is not known, items after `...` are assumed to be on later axes.
         """
         if not self.items:
             return False
@@ -129,7 +129,7 @@ class Index(Frozen):
         return Index(tuple([map_item(item, replaced) for item in self.items]))
 
     def known(self, convert: Callable[[Any], Any]) -> "Index":
-        """The same index with what `convert` makes of its tensors: arrays, numbers, or tensors."""
+        """The same index with its tensors converted to arrays, numbers or tensors."""
         return Index(
             tuple([map_item(i, lambda leaf: canonical(convert(leaf.tensor))) for i in self.items])
         )
@@ -140,7 +140,7 @@ class Index(Frozen):
     @classmethod
     def from_json(cls, data: Any) -> "Index":
         """The index that `to_json` wrote."""
-        if not isinstance(data, list) or len(data) > 64:  # NumPy has no more axes
+        if not isinstance(data, list) or len(data) > 64:  # NumPy's maximum number of axes
             raise refused("An index should be a list of at most 64 items", data)
         return cls(tuple([item_from_json(item) for item in data]))
 

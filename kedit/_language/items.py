@@ -1,4 +1,4 @@
-"""Items of an index, as they stand between the commas, in canonical form. No Keras."""
+"""Items of an index, which are separated by commas, in canonical form. No Keras."""
 
 import operator
 from collections.abc import Callable
@@ -39,7 +39,7 @@ or a `Slot`."""
 
 
 class Positions(NamedTuple):
-    """An array of integers: its shape, and its numbers in C order."""
+    """An integer array: its shape, and its numbers in C order."""
 
     shape: tuple[int, ...]
     numbers: tuple[int, ...]
@@ -50,7 +50,7 @@ class Positions(NamedTuple):
 
 
 class Traced(Frozen):
-    """A tensor as an index: positions or a mask that are known only when it is computed."""
+    """A tensor as an index: positions or a mask whose values are known only at run time."""
 
     __slots__ = ("tensor",)
     tensor: Any
@@ -70,10 +70,10 @@ class Traced(Frozen):
 
 
 class TracedSlot(NamedTuple):
-    """What planning knows of a tensor in an index.
+    """What planning knows about a tensor in an index.
 
     Attributes:
-        number: Which of the index's tensors it is.
+        number: Its number among the tensors of the index.
         shape: Its shape.
         is_mask: Whether it holds booleans.
     """
@@ -85,23 +85,23 @@ class TracedSlot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Each:
-    """Positions of their own for each sample; made by `each`."""
+    """Different positions for each sample; created by `each`."""
 
     positions: Item
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Neighbouring positions from a start that may be a tensor; made by `block`."""
+    """Consecutive positions from a start that may be a tensor; created by `block`."""
 
     start: Item
     size: int
 
 
 def each(positions: Any) -> Each:
-    """Positions of their own for each sample, as an item of `sample[...]`.
+    """Select different positions in each sample, as an item of `sample[...]`.
 
-    `sample[each(i)]` selects in sample `b` what `i[b]` selects there:
+    In sample `b`, `sample[each(i)]` selects what the index `i[b]` selects:
 
         axes of x                  (batch, time, channels)
         sample[2]                          2                     the same for every sample
@@ -111,20 +111,22 @@ def each(positions: Any) -> Each:
         sample[each(i)]                    i[b, 0], i[b, 1]      i of shape (batch, 2)
 
     Args:
-        positions: Integer tensor or array whose first axis is the batch, of
-            shape `(batch_size,)` for one position a sample, which takes its axis
-            away as an integer does, or `(batch_size, *shape)` for an array of
-            them. Of length 1 on the first axis, it is the same for all.
+        positions: Integer tensor or array whose first axis is the batch. With shape
+            `(batch_size,)` it gives one position per sample and removes the axis,
+            as an integer does. With shape `(batch_size, *shape)` it gives an array
+            of positions per sample. With size 1 on the first axis, the positions
+            are the same for all samples.
 
     Returns:
-        An item for `sample[...]`, beside which all other items may stand; a mask
-        that is a tensor only beside a position for each True.
+        An item for `sample[...]`, which can be combined with all other items; with
+        a mask that is a tensor, only if there is one position for each True.
 
     Raises:
-        kedit.errors.PositionError: If it does not hold integers, or has no axis.
+        kedit.errors.PositionError: If `positions` does not hold integers, or has no
+            axis.
 
     Gradient:
-        None flows to positions.
+        No gradient flows to the positions.
 
     Example:
     >>> x = ops.zeros((3, 4))
@@ -133,7 +135,7 @@ def each(positions: Any) -> Each:
     [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.0]]
     """
     item = canonical(positions)
-    if isinstance(item, Slot):  # of a model that is being loaded
+    if isinstance(item, Slot):  # in a model that is being loaded
         return Each(item)
     integers = isinstance(item, Positions) or (isinstance(item, Traced) and not is_mask(item))
     if not integers or shape_of_item(item) == ():
@@ -146,27 +148,28 @@ def each(positions: Any) -> Each:
 
 
 def block(start: Any, size: int) -> Block:
-    """Neighbouring positions from a start that may be a tensor, as an item of an index.
+    """Select consecutive positions from a start that may be a tensor, as an item of an index.
 
     `at(x)[block(i, 3)]` is `at(x)[i : i + 3]` for an `i` that is known only when
-    the model runs. It keeps its axis, as a slice does. What lies outside of the
-    tensor is dropped, or treated as `mode` says: "clip" (and "promise_in_bounds")
-    shifts the block, others do not.
+    the model runs. A block keeps its axis, as a slice does. Positions out of bounds
+    are dropped, or handled by `mode`: "clip" (and "promise_in_bounds") shifts the
+    whole block, other modes do not.
 
     Args:
-        start: Integer, or integer tensor of shape `()`. A negative one counts
+        start: Integer, or integer tensor of shape `()`. A negative start counts
             from the end.
-        size: Number of positions, at most 2 ** 24; on an axis of known size, at most
-            65536 more than that.
+        size: Number of positions, at most 2 ** 24. On an axis of known size, at most
+            65536 more than that size.
 
     Returns:
         An item for `at[...]` and `sample[...]`.
 
     Raises:
-        kedit.errors.PositionError: If start or size is not an integer, or the block is too long.
+        kedit.errors.PositionError: If `start` or `size` is not an integer, or the
+            block is too long.
 
     Gradient:
-        None flows to the start.
+        No gradient flows to the start.
 
     Example:
     >>> i = ops.convert_to_tensor(2)
@@ -194,7 +197,7 @@ def block(start: Any, size: int) -> Block:
 
 
 def axes_of(item: Item) -> int:
-    """How many axes of the tensor an item takes up."""
+    """Number of axes of the tensor that an item indexes."""
     if item is None or item is ...:
         return 0
     return len(shape_of_item(item)) if is_mask(item) else 1
@@ -222,7 +225,7 @@ def leaves_in_item(item: Item) -> list[Any]:
 
 
 def _first(item: Each | Block) -> Item:
-    """Where a tensor may stand in an item."""
+    """The part of an item that may be a tensor."""
     return item.positions if isinstance(item, Each) else item.start
 
 
@@ -236,7 +239,7 @@ def map_item(item: Item, change: Callable[[Any], Item]) -> Item:
 
 
 def canonical(item: Any) -> Item:
-    """An item as the rest of kedit knows it."""
+    """Convert an item to canonical form."""
     if isinstance(item, _CANONICAL) or item is None:
         return item
     if isinstance(item, slice):
@@ -276,14 +279,14 @@ def _bound(part: Any) -> int | None:
 
 
 def _integer(value: Any) -> int:
-    """What is an integer to Python, be it a tensor; TypeError of anything else."""
+    """Convert what Python accepts as an integer, even a tensor; else raise TypeError."""
     if hasattr(value, "__index__") or not hasattr(value, "numpy"):
         return operator.index(value)
     return operator.index(value.numpy())  # a Keras Variable
 
 
 def _canonical_list(entries: Any) -> Any:
-    """Nested lists of integers or booleans without a detour over NumPy; others as an array."""
+    """Convert nested lists of integers or booleans without NumPy, others by way of NumPy."""
     flat = flatten(entries)
     if flat is None or len(flat[1]) > SMALL:
         return _canonical_array(entries)
@@ -339,7 +342,7 @@ def item_key(item: Item) -> Any:
 
 
 def item_code(item: Item) -> str:
-    """Python source that makes the item, inside brackets."""
+    """Python source of the item, as it is inside brackets."""
     if item is ...:
         return "..."
     if isinstance(item, slice):
@@ -400,7 +403,7 @@ def item_from_json(data: Any) -> Item:
 
 
 def _part_from_json(data: Any) -> Item:
-    """What may stand alone in an index, and in `each` and `block`: there is nothing inside it."""
+    """Load an item that is not nested, alone or inside `each` or `block`."""
     if not isinstance(data, dict) or "positions" not in data:
         return from_json(data)
     fields = check_fields("Positions", data, {"positions": list, "shape": list})

@@ -1,6 +1,6 @@
-"""The operations of an edit: all that is true of one of them is one row of a table. No Keras.
+"""The operations of an edit: everything about one of them is a row of a table. No Keras.
 
-What reads, checks, plans or computes an edit asks its row, and compares no names.
+Code that reads, checks, plans or computes an edit uses this row instead of comparing names.
 """
 
 import math
@@ -18,23 +18,24 @@ class Operation:
 
     Attributes:
         name: As a method of `at[...]`.
-        kinds: The kinds of dtypes in which it has an answer, as `dtypes.kind` ranks them: 0 of
-            booleans, 1 of integers, 2 of floats, 3 of complex numbers.
-        function: Name of the function of old element and value that gives the new element, in the
-            ledger of `keras.ops`; "" if the value is the new element, or if nothing is written.
+        kinds: The kinds of dtypes for which it is defined, as ranked by `dtypes.kind`: 0 for
+            booleans, 1 for integers, 2 for floats, 3 for complex numbers.
+        function: Name, in the ledger of `keras.ops`, of the function that computes the new element
+            from the old one and the value; "" if the value is the new element, or if nothing is
+            written.
         ufunc: The same function in NumPy.
-        infix: How Python writes it, in expressions; "" if it is not written there.
+        infix: Its Python operator in expressions; "" if it has none.
         combines: How several values for one element, which all count, become one: by "add",
-            "multiply", "min" or "max"; "" if the last of them wins.
-        negates: Whether it is the addition of the negated values.
-        neutral: The value that changes nothing, not even a sign: of integers and of floats.
-        meets_all: Whether it may meet elements that are not chosen: of all values of the operand
-            (True), of finite numbers ("finite"), or of none (False). If not, 0 * inf and 0 * nan
-            would be nan, and reach the operand's gradient although the element was not chosen.
-        repeats: Whether applied to its own result it changes nothing.
+            "multiply", "min" or "max"; "" if the last one wins.
+        negates: Whether it adds the negated values.
+        neutral: The value that changes nothing, not even a sign, for integers and for floats.
+        meets_all: Whether it may run on elements that are not chosen: for any operand (True), for
+            finite numbers ("finite"), or never (False). Without this limit, 0 * inf and 0 * nan
+            would put nan into the operand's gradient, although the element was not chosen.
+        repeats: Whether applying it to its own result changes nothing.
         takes_function: Whether its operand is a function of the elements.
-        needs_natural: Whether integers take values that are known beforehand, and not negative.
-        writes: Whether values are written as they are, whatever stands there.
+        needs_natural: Whether integer tensors need constant, non-negative values.
+        writes: Whether values are written as they are, regardless of the old elements.
     """
 
     name: str
@@ -55,16 +56,16 @@ class Operation:
         self.writes = not self.function and self.name != "get"
 
     def may_meet_all(self, operand: Any) -> bool:
-        """Whether the operation with this operand may meet elements that are not chosen."""
+        """Whether the operation with this operand may run on elements that are not chosen."""
         if self.meets_all == "finite":
             return is_scalar(operand) and math.isfinite(abs(operand))
         return bool(self.meets_all)
 
 
 def _power(x: Any, exponent: Any, out: Any = None) -> Any:
-    """NumPy's power, and that of IEEE 754 where NumPy takes the root: for an exponent of 0.5.
+    """NumPy's power, but as in IEEE 754 for an exponent of 0.5, where NumPy takes the square root.
 
-    The power of -inf is inf and that of -0.0 is 0.0; the roots are NaN and -0.0.
+    The power of -inf is inf, and that of -0.0 is 0.0. The square roots are NaN and -0.0.
     """
     if x.dtype.kind not in "iuc" and exponent.dtype.kind != "c":
         x = np.where((exponent == 0.5) & ((x == 0) | (x == -np.inf)), abs(x), x)

@@ -26,9 +26,9 @@ class Selection:
     Attributes:
         coordinates: "at" counts axes from the first one, "sample" from the one
             after the batch axis.
-        index: What stands in the brackets.
-        condition: Expression over `X`, boolean mask or callable that gives one;
-            it narrows what the index selects. None selects it all.
+        index: The index inside the brackets.
+        condition: Expression over `X`, boolean mask, or callable that returns one.
+            It narrows what the index selects. None selects all of it.
     """
 
     coordinates: Coordinates
@@ -48,7 +48,7 @@ class Selection:
         return f"{self.coordinates}{index}{where}"
 
     def inside_sample(self) -> "Selection":
-        """The same elements in sample coordinates, of a selection that names no rows."""
+        """The same elements in sample coordinates; the selection must not name rows."""
         if self.coordinates == "sample":
             return self
         items = list(self.index.items)
@@ -70,11 +70,11 @@ class Selection:
         return Selection(self.coordinates, self.index.map(replace), condition)
 
     def check_rows(self, rank: int | None = None) -> None:
-        """Refuse a selection that names particular rows of the batch.
+        """Raise if the selection names particular rows of the batch.
 
         Args:
-            rank: Number of axes of the tensor, or None while it is not known;
-                then only an index that starts on axis 0 for certain is refused.
+            rank: Number of axes of the tensor, or None if it is not known. Then
+                only an index that certainly starts on axis 0 raises.
         """
         if self.coordinates == "sample":
             return
@@ -92,13 +92,13 @@ class Selection:
 
 
 def freeze_operand(value: Any) -> Any:
-    """An expression, placeholder or function as it is, anything else as a constant."""
+    """Return an expression, placeholder or function as it is, anything else as a constant."""
     keep = isinstance(value, (Expression, Placeholder)) or callable(value)
     return value if keep else freeze(value)
 
 
 def leaves_in(value: Any) -> list[Any]:
-    """What is no constant in an operand or a condition: tensors, placeholders, slots, functions."""
+    """The tensors, placeholders, slots and functions in an operand or a condition."""
     if isinstance(value, Expression):
         return list(value.leaves)
     if value is None or is_scalar(value):
@@ -107,7 +107,7 @@ def leaves_in(value: Any) -> list[Any]:
 
 
 def stand_in(value: Any, replace: Callable[[Any], Any]) -> Any:
-    """`value` with `replace` applied to every tensor in it, and to a function."""
+    """`value` with `replace` applied to every tensor in it, or to `value` if it is a function."""
     if not leaves_in(value):
         return value
     return value.map(replace) if isinstance(value, Expression) else replace(value)

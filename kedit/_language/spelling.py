@@ -1,8 +1,9 @@
-"""What stands in `at(x)[...]`, as plain data that can be compared, and made into an edit again.
+"""The parts of `at(x)[...]` as plain data, which can be compared and turned back into an edit.
 
-An edit of one tensor that is applied at once is not parsed when the same was planned before. So its
-parts are written down by tuples of strings and ints; a tensor or a function in it is a leaf, which
-is given beside them. What is not written down so, as a long array, is parsed every time.
+An edit that is applied at once is not parsed if the same edit was planned before. To find that
+plan, its parts are spelled as tuples of strings and ints. The tensors and functions in it are
+leaves, which are kept separately. What cannot be spelled, such as a long array, is parsed every
+time.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from kedit._language.decoding import NESTING
 from kedit._language.expression import Expression
 
 LONGEST = 64
-"""A list of so many positions, or fewer, is written down."""
+"""Lists of up to this many positions are spelled."""
 _NUMBERS: dict[str, Any] = {
     "int": int,
     "float": float,
@@ -23,7 +24,7 @@ _NUMBERS: dict[str, Any] = {
 
 
 def spell_index(index: Any, leaves: list[Any]) -> tuple[Any, ...] | None:
-    """What stands in the brackets, or None if it should be parsed; its tensors go to `leaves`."""
+    """Spell an index, or return None if it should be parsed; append its tensors to `leaves`."""
     spelled: list[Any] = []
     for item in index if type(index) is tuple else (index,):
         kind = type(item)
@@ -51,7 +52,7 @@ def spell_index(index: Any, leaves: list[Any]) -> tuple[Any, ...] | None:
 
 
 def index_of(spelled: tuple[Any, ...], leaves: Sequence[Any]) -> Any:
-    """The index that `spell_index` has written down."""
+    """The index that `spell_index` spelled."""
     return tuple([_item_of(item, leaves) for item in spelled])
 
 
@@ -66,12 +67,12 @@ def _item_of(item: Any, leaves: Sequence[Any]) -> Any:
 
 
 def spell_value(value: Any, leaves: list[Any]) -> tuple[Any, ...] | None:
-    """An operand or a condition, or None if it should be parsed; its leaves go to `leaves`."""
+    """Spell an operand or a condition, or return None; append its tensors and functions."""
     if value is None:
         return ()
     kind = type(value).__name__
     if kind in _NUMBERS and type(value) in (int, float, complex, bool):
-        return (kind, f"{value}")  # 1 is not True, nor -0.0 0.0
+        return (kind, f"{value}")  # keeps 1 and True apart, and -0.0 and 0.0
     if isinstance(value, Expression):
         if value.depth > NESTING:
             return None
@@ -84,7 +85,7 @@ def spell_value(value: Any, leaves: list[Any]) -> tuple[Any, ...] | None:
 
 
 def value_of(spelled: tuple[Any, ...], leaves: Sequence[Any]) -> Any:
-    """The operand or condition that `spell_value` has written down."""
+    """The operand or condition that `spell_value` spelled."""
     if not spelled:
         return None
     kind, *parts = spelled

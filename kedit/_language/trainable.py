@@ -37,32 +37,32 @@ from kedit.errors import OperandError, SavingError, ShapeError
 class Trainable(Operators, Placeholder):
     """An operand of an edit that becomes a weight of the layer that applies the edit.
 
-    It may stand wherever a number may: as the values; in an expression, such as
-    `X * Trainable(1.0)`; and in a condition, such as `X > Trainable(5.0)` or
-    `Trainable("zeros") > 0.0`. Like `kedit.Edit` it is a value: immutable, comparable,
-    printable, picklable, saveable. Two `Trainable` objects are two weights, unless they
+    Use it wherever a number can be used: as the values; in an expression, such as
+    `X * Trainable(1.0)`; or in a condition, such as `X > Trainable(5.0)` or
+    `Trainable("zeros") > 0.0`. Like `kedit.Edit`, it is immutable and can be compared,
+    printed, pickled and saved. Two `Trainable` objects are two weights, unless they
     have the same name.
 
     Args:
-        initializer: Number, array, or Keras initializer or its name, from which
-            the weight starts.
-        shape: Shape of the weight, which has to broadcast to the selection.
-            Defaults to None: the shape of the number, `()`, or of the array; an
-            initializer gives every selected position inside a sample a value of
-            its own, but one for all along axes of unknown size.
-        constraint: Keras constraint of the weight, or its name. Defaults to None.
-        regularizer: Keras regularizer of the weight, or its name. Defaults to None.
-        name: Name of the weight; where it occurs again in the edits of a layer it
-            is the same weight. Defaults to None: "values", or "threshold" in a
-            condition.
+        initializer: Initial value of the weight: a number, an array, or a Keras
+            initializer or its name.
+        shape: Shape of the weight, which must broadcast to the selection. Defaults
+            to None: `()` for a number, and the shape of an array. An initializer
+            then creates one value for each selected position inside a sample, with
+            size 1 along axes of unknown size.
+        constraint: Keras constraint for the weight, or its name. Defaults to None.
+        regularizer: Keras regularizer for the weight, or its name. Defaults to None.
+        name: Name of the weight. The same name in the edits of one layer means the
+            same weight. Defaults to None: "values", or "threshold" in a condition.
 
     Raises:
-        kedit.errors.OperandError: If an argument is not what it should be.
+        kedit.errors.OperandError: If an argument is invalid.
         kedit.errors.ShapeError: If an array does not broadcast to `shape`.
 
     Gradient:
-        That of the values of the operation. None through a condition, unless the
-        layer has a surrogate gradient; see `kedit.layers.Editing`.
+        The gradient that the operation gives its values. No gradient flows through
+        a condition, unless the layer has a surrogate gradient; see
+        `kedit.layers.Editing`.
 
     Example:
     >>> edit = kedit.sample[..., 2].add(kedit.Trainable("zeros"))
@@ -148,13 +148,13 @@ class Trainable(Operators, Placeholder):
         return layer.add_weight(
             name=name,
             shape=self.shape_for(selected),
-            initializer=copy.deepcopy(start),  # Keras takes descriptions apart
+            initializer=copy.deepcopy(start),  # Keras modifies descriptions
             constraint=keras.constraints.get(copy.deepcopy(self.constraint)),
             regularizer=keras.regularizers.get(copy.deepcopy(self.regularizer)),
         )
 
     def get_config(self) -> dict[str, Any]:
-        """The operand as data for JSON."""
+        """Return the operand as plain data for JSON."""
         start = self.initializer
         is_value = is_scalar(start) or isinstance(start, Array)
         return {
@@ -167,7 +167,7 @@ class Trainable(Operators, Placeholder):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Trainable":
-        """The operand that `get_config()` described; no code is run."""
+        """Create an operand from the result of `get_config()`, without running code."""
         with loading("A saved Trainable", config):
             fields = check_fields("A saved Trainable", config, _FIELDS)
             start = fields["initializer"]
@@ -198,7 +198,7 @@ _FIELDS: dict[str, Any] = {
 
 
 def _check_description(kind: str, data: Any) -> None:
-    """Refuse data that Keras would make something else of, or much memory."""
+    """Raise for data from which Keras would create something else, or allocate much memory."""
     inside = [data]
     while inside:
         part = inside.pop()
@@ -229,7 +229,7 @@ _CODE = ("function", "Lambda", "__typespec__")
 
 
 def take_out(edit: Any) -> tuple[Any, list[Any]]:
-    """The edit with a `Slot` in place of each placeholder, and these, in order."""
+    """The edit with a `Slot` in place of each placeholder, and the placeholders in order."""
     found: list[Any] = []
 
     def slot(leaf: Any) -> Any:
@@ -251,7 +251,7 @@ def describe(placeholder: Placeholder) -> dict[str, Any]:
 
 
 def described(data: dict[str, Any]) -> Placeholder:
-    """The placeholder that `describe` described; no code is run."""
+    """Load a placeholder from the result of `describe`, without running code."""
     if not isinstance(data, dict) or "placeholder" not in data:
         return Trainable.from_config(data)
     fields = check_fields("A saved operand", data, {"placeholder": str, "config": dict})
@@ -290,7 +290,7 @@ def _shape(shape: Any) -> tuple[int, ...]:
 
 
 def _description(kind: str, given: Any) -> Any:
-    """A Keras object as data, and its name or data as they are, if Keras knows them."""
+    """A Keras object as data; a name or data that Keras knows is returned as it is."""
     module = getattr(keras, f"{kind}s")
     try:
         made = module.get(copy.deepcopy(given))

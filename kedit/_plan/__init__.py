@@ -1,1 +1,1 @@
-"""What is planned: all that is known of an edit before the tensor is there."""
+"""Planning: all that is known about an edit before the tensor is there."""

@@ -43,9 +43,9 @@ def bind(
     """Bind the index of a selection to a shape.
 
     Args:
-        selection: What stands in the brackets, and from which axis on it counts: in
-            sample coordinates from axis 1 on, and the result starts with the batch axis.
-        shape: Shape of the tensor; None for a size that is not known.
+        selection: The index, and the axis that it counts from. In sample coordinates it
+            counts from axis 1, and the result starts with the batch axis.
+        shape: Shape of the tensor, with None for an unknown size.
         options: What happens to positions out of bounds, and to masks.
 
     Raises:
@@ -57,15 +57,15 @@ def bind(
     plain = tuple([_plain(item) for item in items])
     key = (plain, as_numbers(shape), per_sample, tuple(options))
     if reads_bytecode():
-        has_arrays = any([isinstance(item, Array) for item in items])  # which have no plain form
+        has_arrays = any([isinstance(item, Array) for item in items])  # these have no plain form
         return _bound(*key) if has_arrays else _bound_when_traced(*key)
-    # Layouts of long index arrays are large, and seldom met twice.
+    # Layouts of long index arrays are large, and seldom used twice.
     is_long = any([isinstance(i, Positions) and len(i.numbers) > SMALL for i in items])
     return _bound(*key) if is_long else _cached(*key)
 
 
 def _plain(item: Any) -> Any:
-    """An item as a tuple that says of which kind it is; slices are no keys before Python 3.12."""
+    """An item as a tuple that names its kind; slices are not hashable before Python 3.12."""
     if isinstance(item, slice):
         return ("slice", item.start, item.stop, item.step)
     if isinstance(item, Positions):
@@ -126,7 +126,7 @@ def _with_batch_axis(layout: Layout, batch: int | None) -> Layout:
     merged = layout.merged
     for number, pick in enumerate(picks):
         if pick.is_computed and any([part.each for part in pick.positions.parts]):
-            # The batch axis is addressed together with these, by the numbers of the samples.
+            # The batch axis is indexed together with these, by the numbers of the samples.
             joint = order[start : start + merged]
             order = [0, *joint, *order[:start], *order[start + merged :]]
             parts = (Part("rows", (0,)), *pick.positions.parts)
@@ -162,8 +162,8 @@ def _behind_batch_axis(pick: Pick) -> Pick:
 def _bind(index: Index, shape: Shape, options: BindOptions, batch: int | None) -> Layout:
     items = _expand(index, shape)
     joint = _joint(index, items, shape, options, batch)
-    # NumPy puts the dimensions of index arrays where the arrays stand, or first where a slice,
-    # None or `...` stands between them. An int beside arrays counts as one of them.
+    # NumPy puts the dimensions of index arrays where the arrays are, or first if a slice, None or
+    # `...` is between them. An int next to arrays counts as one of them.
     kinds = (int, Positions, Array, TracedSlot, Each)
     advanced = [n for n, (item, _) in enumerate(items) if isinstance(item, kinds)]
     together = advanced == list(range(advanced[0], advanced[-1] + 1)) if advanced else True
@@ -197,7 +197,7 @@ def _is_number(item: Any) -> bool:
 
 
 def _one(item: Any, axis: int, shape: Shape, options: BindOptions) -> Any:
-    """The positions of an item that picks one, and takes its axis away."""
+    """The position of an item that picks only one and removes its axis."""
     if isinstance(item, int):
         position = _normalized(item, axis, shape, options.mode)
         if position is not None:
@@ -207,11 +207,11 @@ def _one(item: Any, axis: int, shape: Shape, options: BindOptions) -> Any:
 
 
 _SPARE = 2**16
-"""How many positions of a block may lie outside of its axis: there is room made for each."""
+"""Maximum number of positions by which a block may exceed its axis; each takes memory."""
 
 
 def _block(item: Block, axis: int, shape: Shape, options: BindOptions) -> Any:
-    """The positions of a block: a range, if it is known to lie inside."""
+    """The positions of a block: a range, if it is known to be in bounds."""
     size = shape[axis]
     if size is not None and item.size > size + _SPARE:
         raise PositionError(
@@ -249,7 +249,7 @@ def _expand(index: Index, shape: Shape) -> list[tuple[Any, int]]:
     items: list[Any] = []
     missing: list[Any] = [slice(None)] * (len(shape) - needed)
     for item in index.items:
-        # A `...` for no axis stays: in NumPy it still stands between the items beside it.
+        # Keep a `...` for no axis: in NumPy it still separates the items next to it.
         items.extend((missing or [...]) if item is ... else [item])
     if not any([item is ... for item in index.items]):
         items.extend(missing)
@@ -265,12 +265,12 @@ class _Joint:
     """The index arrays of an index, broadcast together.
 
     Attributes:
-        axes: The axes that they address.
+        axes: The axes that they index.
         shape: Their common shape.
-        numbers: Of each axis, the positions in C order, or None if they are computed.
-        parts: What positions are computed from, where `numbers` is None.
+        numbers: For each axis, the positions in C order, or None if they are computed.
+        parts: What positions are computed from, if `numbers` is None.
         may_repeat: Whether computed positions may occur twice.
-        mask: The mask of which the result has all places, or None.
+        mask: The mask whose places are all in the result, or None.
     """
 
     axes: list[int]
@@ -319,7 +319,7 @@ def _joint(
 def _known_joint(
     index: Index, arrays: list[tuple[Any, int]], shape: Shape, options: BindOptions
 ) -> _Joint | None:
-    """Index arrays that are known beforehand, short, and in bounds of known axes; else None."""
+    """Join index arrays that are constant, short, and in bounds of axes of known size, or None."""
     axes: list[int | None] = []  # None for a mask without axes, which only adds a dimension
     known: list[Positions] = []
     for item, axis in arrays:
@@ -351,7 +351,7 @@ def _computed_joint(
     options: BindOptions,
     batch: int | None,
 ) -> _Joint:
-    """Index arrays of which some are tensors, or lie on axes of unknown size."""
+    """Join index arrays whose positions are computed at run time."""
     if isinstance(options.masks, str):
         arrays = [entry for item, axis in arrays for entry in _without_known_mask(item, axis)]
     masks = [item for item, _ in arrays if is_mask(item)]
@@ -386,7 +386,7 @@ def _computed_joint(
         elif axis is not None:
             parts.append(Part("numbers", (axis,), _positions_32(item, shape[axis], options.mode)))
     joint = _broadcast(index, [*shapes, *[(count,) for _ in masks]])
-    one_for_each_true = bool(masks) and len(joint) == 1  # the positions of a mask differ
+    one_for_each_true = bool(masks) and len(joint) == 1  # the positions of a mask are distinct
     may_repeat = not options.unique and not one_for_each_true and size_of(joint) != 1
     if may_repeat and not RULES[options.mode].moves:
         may_repeat = _may_repeat(arrays, shape, joint)
@@ -395,14 +395,14 @@ def _computed_joint(
 
 
 def _without_empty_mask(item: Any, axis: int) -> list[tuple[Any, Any]]:
-    """An index array, or the positions of a mask without elements, which need not fit its axes."""
+    """Replace a mask that has no elements, and need not fit its axes, with its positions."""
     if not is_mask(item) or 0 not in item.shape:
         return [(item, axis)]
     return [(Positions((0,), ()), axis + n) for n in range(len(item.shape))]
 
 
 def _without_known_mask(item: Any, axis: int) -> list[tuple[Any, Any]]:
-    """An index array, or the positions of a mask that is known; on no axis if it has none."""
+    """Replace a constant mask with its positions, on no axis if the mask has none."""
     if not isinstance(item, Array):
         return [(item, axis)]
     axes = range(axis, axis + len(item.shape)) if item.shape else [None]
@@ -443,7 +443,7 @@ def _shape_in_sample(item: Each, batch: int | None) -> Shape:
 
 
 def _broadcast(index: Index, shapes: list[Shape]) -> Shape:
-    """The shape that shapes broadcast to; a size that is not known goes with any other."""
+    """The shape that shapes broadcast to; an unknown size fits any other."""
     rank = max([len(shape) for shape in shapes], default=0)
     joint: list[int | None] = [1] * rank
     for shape in shapes:
@@ -460,7 +460,7 @@ def _broadcast(index: Index, shapes: list[Shape]) -> Shape:
 
 
 def _places(mask: Array) -> list[Positions]:
-    """A mask as the positions of its True entries, along each of its axes."""
+    """The positions of a mask's True entries, along each of its axes."""
     entries = mask.array.ravel().tolist() if mask.numbers is None else mask.numbers
     flat = [place for place, entry in enumerate(entries) if entry]
     if not mask.shape:
@@ -473,7 +473,7 @@ def _places(mask: Array) -> list[Positions]:
 
 
 def _spread(array: Positions, shape: Shape) -> tuple[int, ...]:
-    """The numbers of an array that is broadcast to `shape`."""
+    """The numbers of an array, broadcast to `shape`."""
     if array.shape == shape:
         return array.numbers
     sizes = (1,) * (len(shape) - len(array.shape)) + array.shape
@@ -494,7 +494,7 @@ def _check_mask(mask: Any, axis: int, shape: Shape) -> None:
             "or use a condition: `at.where(X > 0)`."
         )
     for given, size in zip(mask.shape, sizes, strict=True):
-        # As in NumPy, a mask of length 0 selects nothing of an axis of any length.
+        # As in NumPy, a mask of length 0 selects nothing from an axis of any length.
         if given not in (0, size) and None not in (given, size):
             raise PositionError(
                 "A mask should have the shape of the axes it lies on. Received: a mask of shape "
@@ -505,7 +505,7 @@ def _check_mask(mask: Any, axis: int, shape: Shape) -> None:
 
 
 def _normalized(position: int, axis: int, shape: Shape, mode: Mode | None) -> int | None:
-    """A position counted from the start, where it exists; None where only the tensor can tell."""
+    """A position counted from the start, or None if it has to be computed at run time."""
     size = shape[axis]
     if size is None:
         return None
@@ -523,7 +523,7 @@ def _normalized(position: int, axis: int, shape: Shape, mode: Mode | None) -> in
 
 
 def _check_bounds(item: Any, axis: int, shape: Shape) -> None:
-    """Refuse an array that names a position which does not exist on an axis of known size."""
+    """Raise if an array names a position that does not exist on an axis of known size."""
     size = shape[axis]
     if not isinstance(item, Positions):
         return
@@ -542,7 +542,7 @@ def _positions_32(item: Any, size: int | None, mode: Mode | None) -> Any:
 def _merge(
     shape: Shape, result: Shape, singles: dict[int, Pick], joint: _Joint, dims: tuple[int, ...]
 ) -> Layout:
-    """Join the axes that index arrays address together into one axis of flat positions."""
+    """Merge the axes that index arrays address together into one axis of flat positions."""
     size = size_of(tuple([shape[axis] for axis in joint.axes]))  # 1 without axes: one is added
     if joint.mask is not None:
         positions: Any = slice(None) if size is None else range(size)

@@ -1,6 +1,6 @@
-"""What happens to positions out of bounds: each mode once, for ints, NumPy's arrays and tensors.
+"""What happens to positions out of bounds: each mode once, for ints, NumPy arrays and tensors.
 
-A rule is written with the functions of a library: of `INTS`, NumPy, or the ledger of `keras.ops`.
+A rule uses the functions of a library: `INTS`, NumPy, or the ledger of `keras.ops`.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from kedit._language.types import Mode
 
 LARGEST = 2**31 - 1
-"""The largest position: backends count in 32 bits."""
+"""The largest position, since backends count in 32 bits."""
 
 
 class INTS:
@@ -31,7 +31,7 @@ class INTS:
 
 
 def from_start(position: Any, size: Any, library: Any) -> Any:
-    """Positions of which negative ones have been counted from the end, once."""
+    """Positions with negative ones counted from the end, once."""
     return library.where(position < 0, position + size, position)
 
 
@@ -40,7 +40,7 @@ def _at_least(least: int, size: Any, library: Any) -> Any:
 
 
 def _exists(here: Any, size: Any) -> Any:
-    """Whether positions that were moved exist: all do, if there is any element."""
+    """Whether positions that were moved exist: all do, unless the axis is empty."""
     return None if isinstance(size, int) and size > 0 else here
 
 
@@ -67,7 +67,7 @@ def _shift(start: Any, count: int, size: Any, library: Any) -> Any:
 
 
 def _turn(start: Any, count: int, size: Any, library: Any) -> Any:
-    """Before anything is added, which might overflow."""
+    """Wrap the start before anything is added to it, which might overflow."""
     return library.mod(start, _at_least(1, size, library))
 
 
@@ -75,12 +75,13 @@ class Rule(NamedTuple):
     """What a mode does.
 
     Attributes:
-        place: Takes positions that count from the start, the size of the axis and a library, and
-            gives positions, and whether each exists, or None if all do.
-        start: The same for the start of a block of so many.
-        moves: Whether what is out of bounds comes to lie on a position that others may name.
-        raises: Whether it is an error, where the positions are known.
-        wraps: Whether a position counts by what is left when it is divided by the size.
+        place: Function of positions counted from the start, the size of the axis, and a library.
+            Returns the positions, and whether each exists, or None if all do.
+        start: Function of the start of a block, the number of its positions, the size of the axis,
+            and a library. Returns the start.
+        moves: Whether positions out of bounds are moved to positions that others may name.
+        raises: Whether known positions out of bounds raise.
+        wraps: Whether a position is taken modulo the size.
     """
 
     place: Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -102,7 +103,7 @@ RULES: dict[Mode | None, Rule] = {
 
 
 def of_32_bits(number: int, size: int | None, rule: Rule) -> int:
-    """A number that is as far out of bounds of an axis, or wraps to the same position."""
+    """A number in 32 bits that stays out of bounds, or wraps to the same position."""
     if rule.wraps and size:
         return number % size
     return max(-LARGEST, min(LARGEST, number))

@@ -1,4 +1,4 @@
-"""Whether an edit fits a tensor: all that can be said before a value is touched."""
+"""Whether an edit fits a tensor: all checks that need no values."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from kedit.errors import DTypeError, OperandError, ShapeError
 
 
 class Edit(Protocol):
-    """What the kernels need to know of an edit; `kedit.Edit` is one."""
+    """What the kernels need to know about an edit; `kedit.Edit` implements it."""
 
     @property
     def selection(self) -> Selection: ...
@@ -46,9 +46,9 @@ class Bound:
 
     Attributes:
         layout: Where the index lands.
-        selected: Shape of what is selected, to which values broadcast.
-        counted: Of a mask that is a tensor, the axis of `selected` along which
-            the elements lie where it is True, of which nobody knows the number.
+        selected: Shape of the selection, to which values broadcast.
+        counted: For a mask that is a tensor, the axis of `selected` that runs along
+            its True elements, whose number is unknown.
     """
 
     layout: Layout
@@ -64,17 +64,17 @@ def check(
     already_checked: bool = False,
     spread_masks: bool = True,
 ) -> Bound:
-    """Bind an edit to a tensor of the given shape and dtype, or say why it does not fit.
+    """Bind an edit to a tensor of the given shape and dtype, or raise if it does not fit.
 
     Args:
         edit: The edit.
-        shape: Shape of the tensor, with None where a size is not known.
+        shape: Shape of the tensor, with None for an unknown size.
         dtype: Dtype of the tensor.
-        already_checked: Whether this was checked when a graph was built. Then only the
-            index is bound anew: on the NumPy backend the tensors of a graph
-            cannot be told from constants, for which the rules are stricter.
-        spread_masks: Whether a mask, with one value for all, may select all of
-            its places, to be met by a `where`.
+        already_checked: Whether the edit was checked when a graph was built. Then
+            only the index is bound again: on the NumPy backend, the tensors of a
+            graph look like constants, for which the rules are stricter.
+        spread_masks: Whether a mask, with one value for all, may select all of its
+            places, so that a `where` chooses among them.
     """
     selection = edit.selection
     check_operation(edit.op, edit.operand, dtype)
@@ -97,7 +97,7 @@ def check(
 
 
 def _bound(layout: Layout) -> Bound:
-    """What values have to fit: of a mask, not its places but those where it is True."""
+    """What values have to fit: for a mask, only the places where it is True."""
     if layout.mask is None:
         return Bound(layout, layout.result)
     is_open = isinstance(layout.mask, TracedSlot)
@@ -108,7 +108,7 @@ def _bound(layout: Layout) -> Bound:
 
 
 def _bind_options(edit: Edit, spread_masks: bool) -> BindOptions:
-    """How the index is to be bound."""
+    """How to bind the index."""
     mask, unique = edit.selection.index.mask, edit.unique_indices
     if edit.op == "get" or mask is None:
         return BindOptions(edit.mode, unique, "positions" if edit.size is None else edit.size)
@@ -118,7 +118,7 @@ def _bind_options(edit: Edit, spread_masks: bool) -> BindOptions:
 
 
 def _check_options(edit: Edit) -> None:
-    """Refuse what cannot be had of positions that are computed, and options without a use."""
+    """Raise for options that computed positions do not support, or that have no effect."""
     index = edit.selection.index
     masks = [item for item in index.items if is_mask(item)]
     if edit.mode == "raise" and index.tensors():
@@ -201,17 +201,17 @@ def _check_condition(selection: Selection, bound: Bound, dtype: str) -> None:
 def _check_broadcast(
     values: Any, bound: Bound, selection: Selection, what: str, counted: int | None = None
 ) -> None:
-    """Check that `values` broadcast to the selection, with no axis to spare.
+    """Check that `values` broadcast to the selection and have no more axes than it.
 
-    A constant has to fit for certain: where a size is not known, as that of the
-    batch in a layer, it has one entry for all. Of a tensor that shows later.
-    Along a mask that is a tensor values may have any length: one for each True.
+    A constant must certainly fit: along an axis of unknown size, such as the batch
+    in a layer, it must have size 1. A tensor is checked later. Along a mask that is
+    a tensor, values may have any length: one for each True.
     """
     shape, selected = shape_of(values), bound.selected
     fits = len(shape) <= len(selected)
     for dim, (size, wanted) in enumerate(zip(reversed(shape), reversed(selected), strict=False)):
         unsure = is_tensor(values) and None in (size, wanted)
-        if len(selected) - 1 - dim == bound.counted:  # values are counted off along this axis
+        if len(selected) - 1 - dim == bound.counted:  # values are for each True here
             unsure = counted is not None
         fits = fits and (size in (1, wanted) or unsure)
     if not fits:
@@ -223,7 +223,7 @@ def _check_broadcast(
 
 
 def _check_one_answer_per_place(edit: Edit, layout: Layout) -> None:
-    """Refuse a condition that may differ between two picks of one element, where one must win."""
+    """Raise if a condition may differ between two picks of one element, of which one must win."""
     varies = not is_one_for_all(edit.selection.condition)
     if layout.has_duplicates and varies and not OPERATIONS[edit.op].combines:
         raise OperandError(
@@ -235,13 +235,13 @@ def _check_one_answer_per_place(edit: Edit, layout: Layout) -> None:
 
 
 def call_function(function: Any, selected: Any, dtype: str) -> Any:
-    """What a function makes of the selected elements."""
+    """Call a function on the selected elements."""
     try:
         return function(selected)
     except TypeError as error:
         if kind(dtype) > 1:
             raise
-        # Backends differ in whether `integers * 0.5` is an error of theirs or gives floats.
+        # `integers * 0.5` raises on some backends and gives floats on others.
         raise DTypeError(
             f"A function of the selected elements should take what it is given, {dtype!r}. "
             f"Received: a TypeError, {error} Cast inside of it, as in "
@@ -250,7 +250,7 @@ def call_function(function: Any, selected: Any, dtype: str) -> Any:
 
 
 def check_computed(values: Any, shape: Shape, dtype: str, casting: Casting) -> None:
-    """Check what a function of the selected elements gave: one value for each, of their kind."""
+    """Check that a function returned one value for each selected element, of their kind."""
     check_values(None, dtype_name(values), dtype, casting)
     if not _agree(shape_of(values), shape):
         raise ShapeError(
@@ -261,7 +261,7 @@ def check_computed(values: Any, shape: Shape, dtype: str, casting: Casting) -> N
 
 
 def check_computed_condition(chosen: Any, shape: Shape) -> None:
-    """Check what a condition gave: a boolean for each selected element."""
+    """Check that a condition returned one boolean for each selected element."""
     if dtype_name(chosen) != "bool":
         raise DTypeError(
             "A condition should give booleans. Received: dtype "

@@ -1,9 +1,9 @@
 """Where an index lands in a shape: what is picked from each axis, and the layout of the result.
 
-Every index is brought to one canonical form: axes that several index arrays
-address together are merged into one, and then each axis is picked from on its
-own, so that a selection is a product of one-dimensional picks. `_binding` does
-that; here is what comes of it.
+Every index is brought into one canonical form: axes that several index arrays
+address together are merged into one, and then each axis is picked from
+independently. So a selection is a product of one-dimensional picks.
+`kedit._plan.bind` does this; its result is defined here.
 """
 
 import itertools
@@ -20,23 +20,23 @@ from kedit._language.items import TracedSlot
 from kedit._language.types import Shape
 
 FEW = 2**16
-"""A plan that is kept does not keep more places than so many."""
+"""Maximum number of places that a kept plan stores."""
 
 
 Sequenced: TypeAlias = Literal["positions", "unique", "inverse", "last"]
 
 
 class Part(NamedTuple):
-    """Positions on one axis, or of a mask on several, that are computed when the tensor is there.
+    """Positions on one axis, or for a mask on several, that are computed at run time.
 
     Attributes:
-        kind: "numbers" are positions; "rows" are the numbers of the samples;
-            "mask" are the places where a mask is True; "block" are neighbours.
+        kind: "numbers" for positions, "rows" for the numbers of the samples, "mask"
+            for the places where a mask is True, "block" for consecutive positions.
         axes: The axes of the tensor that they are on.
         source: `Positions`, boolean `Array` or int, or a `TracedSlot` for a tensor of
             the index.
         each: Whether the first axis of the source is the batch.
-        size: Of a block or a mask, how many positions.
+        size: Number of positions of a block or a mask.
     """
 
     kind: Literal["numbers", "rows", "mask", "block"]
@@ -47,10 +47,10 @@ class Part(NamedTuple):
 
 
 class TracedPositions(NamedTuple):
-    """Positions on an axis that are computed when the tensor is there.
+    """Positions on an axis that are computed at run time.
 
     Attributes:
-        parts: What they are computed from; of several, flat positions.
+        parts: What they are computed from; several parts give flat positions.
         shape: Shape of the positions.
         may_repeat: Whether a position may occur more than once.
     """
@@ -71,16 +71,16 @@ class Pick:
 
     Attributes:
         size: Length of the axis, or None.
-        positions: `range` or tuple of positions, in order, not negative; where
-            `size` is None a slice; or `TracedPositions`.
+        positions: `range` or tuple of non-negative positions, in order; a slice if
+            `size` is None; or `TracedPositions`.
         dims: The dimensions of the result that run along this pick; none for an int.
-        count: How many positions are picked, or None.
+        count: Number of picked positions, or None.
         is_whole: Whether the whole axis is picked, in order.
         is_array: Whether `positions` is a tuple.
         is_computed: Whether `positions` is `TracedPositions`.
-        unique: The different positions: of a tuple ascending, else in order.
-        is_ordered: Whether the positions are `unique`, one for one.
-        has_duplicates: Whether a position is picked more than once, or may be.
+        unique: The distinct positions: ascending for a tuple, else in order.
+        is_ordered: Whether the positions equal `unique`.
+        has_duplicates: Whether a position is, or may be, picked more than once.
     """
 
     size: int | None
@@ -114,7 +114,7 @@ class Pick:
         self.has_duplicates = self.is_array and len(self.unique) < len(positions)
 
     def array(self, what: Sequenced) -> Any:
-        """One of the sequences of a tuple's positions as a NumPy array, kept with the plan."""
+        """A sequence computed from a tuple of positions, as a NumPy array kept with the plan."""
         if what not in self._arrays:
             numbers = sequence(what, self.positions)
             dtype = "int32" if max(numbers, default=0) < 2**31 else "int64"
@@ -124,12 +124,12 @@ class Pick:
 
 @called_when_traced
 def sequence(what: Sequenced, positions: tuple[int, ...]) -> tuple[int, ...]:
-    """A sequence that follows from positions.
+    """A sequence computed from positions.
 
     Args:
-        what: "positions" themselves; "unique", the different ones, ascending; "inverse", for each
-            position its number among these; "last", for each of these the last pick that names
-            it, which wins a `set`.
+        what: "positions": the positions themselves. "unique": the distinct ones, ascending.
+            "inverse": for each position, its number among the unique ones. "last": for each unique
+            position, the last pick that names it, which wins a `set`.
         positions: The positions.
     """
     if what == "positions":
@@ -149,8 +149,8 @@ class Level(NamedTuple):
 
     Attributes:
         left: Where the left value of each pair is.
-        right: Where the right one is; where there is none, the left one again.
-        paired: Whether there is a right one.
+        right: Where the right value is, or the left one if there is none.
+        paired: Whether there is a right value.
     """
 
     left: tuple[int, ...]
@@ -160,10 +160,10 @@ class Level(NamedTuple):
 
 @called_when_traced
 def merging(positions: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[Level, ...]]:
-    """How the values of equal positions become one each.
+    """How to combine the values of equal positions into one each.
 
     Returns:
-        The picks in order of their positions, and the steps that follow, on what the last one left.
+        The picks sorted by position, and the steps, each of which continues from the one before.
     """
     inverse = sequence("inverse", positions)
     counts = [0] * (1 + max(inverse))
@@ -191,26 +191,26 @@ class Layout:
 
     Attributes:
         shape: Shape of the tensor.
-        result: NumPy's shape of `x[index]`; with `mask`, all of the places of the
-            mask stand for those where it is True.
+        result: NumPy's shape of `x[index]`; with `mask`, it has all places of the
+            mask instead of those where it is True.
         order: The tensor's axes in the order that puts merged axes side by side.
         merged: How many axes, from `start` on in that order, are merged into one.
         start: See `merged`.
-        picks: One for each axis after merging: a `Pick`, or what has taken the place
-            of one with computed positions.
-        mask: The mask, `Array` or `TracedSlot`, of which the result has all places.
+        picks: One for each axis after merging: a `Pick`, or what replaces a pick
+            with computed positions.
+        mask: The mask, `Array` or `TracedSlot`, whose places are all in the result.
         mask_dim: The dimension of the result that runs along its places.
-        like: A layout that differs in its picks alone, in what is known of them.
+        like: A layout that differs only in its picks, in what is known about them.
         dims: The result's dimensions in the order of the picks; those of `None` come last.
         is_plain: Whether the result has one dimension for each pick and no other.
         is_whole: Whether the whole tensor is selected, in order.
         is_empty: Whether nothing is selected.
-        is_computed: Whether any positions are computed when the tensor is there.
-        has_duplicates: Whether an element is selected more than once, or may be.
-        is_in_order: Whether the axes stand in the tensor's order, and merged ones come first.
-        index_tensors: The numbers of the tensors of the index from which positions are computed.
+        is_computed: Whether any positions are computed at run time.
+        has_duplicates: Whether an element is, or may be, selected more than once.
+        is_in_order: Whether the axes are in the tensor's order, and merged ones come first.
+        index_tensors: The numbers of the index tensors from which positions are computed.
         few_positions: The places that are picked, in order of the picks, if they are few of very
-            many; each counts the first axes of the canonical form. Else None.
+            many, as positions on the first axes of the canonical form. Else None.
     """
 
     shape: Shape
@@ -270,10 +270,10 @@ class Layout:
 
     @cached_property
     def targets(self) -> Any:
-        """The places that are picked, by the tensor's own axes, the first ones.
+        """The picked places, as positions on the first axes of the tensor.
 
-        Integers in NumPy, a row for each place; None if they are not named by its first axes,
-        or axes have changed places or are joined where all is picked.
+        A NumPy array of integers with a row for each place; None if the places are not on the
+        first axes, axes were reordered, or axes were merged where everything is picked.
         """
         named = [pick.unique for pick in self.picks if not pick.is_whole]
         is_joint = len(self.picks) != len(self.shape)
@@ -290,7 +290,7 @@ class Layout:
 
     @cached_property
     def places(self) -> Any:
-        """Whether each place is picked, along the axes of which not all are; None if they are many.
+        """Whether each place is picked, along axes that are not picked whole; None if too many.
 
         A boolean NumPy array that broadcasts to the canonical form.
         """
@@ -308,13 +308,13 @@ class Layout:
 
 
 def with_picks(layout: Layout, picks: list[Any]) -> Layout:
-    """The same layout, in which computed picks have taken the place of what they replace."""
+    """The same layout, with computed picks in place of the original ones."""
     given = (layout.shape, layout.result, layout.order, layout.start, layout.merged, tuple(picks))
     return Layout(*given, layout.mask, layout.mask_dim, layout)
 
 
 def size_of(shape: Shape) -> int | None:
-    """Number of elements of a shape, or None."""
+    """Number of elements of a shape, or None if it is unknown."""
     size = 1
     for length in shape:
         if length is None:

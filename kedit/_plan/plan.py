@@ -1,4 +1,4 @@
-"""The plan of an edit: all that is known before the tensor is there, but its numbers."""
+"""The plan of an edit: all that is known before the tensor is there."""
 
 import copy
 import math
@@ -17,7 +17,7 @@ from kedit._plan.layout import Layout, TracedPositions
 from kedit._plan.strategy import COMPUTED, How, choose
 
 _KEPT = 1024
-"""So many plans are kept side by side."""
+"""Maximum number of plans that are kept."""
 
 
 @dataclass(eq=False)
@@ -27,29 +27,29 @@ class Plan:
     Attributes:
         edit: The edit, with stand-ins for its tensors and functions.
         operation: What happens to the elements.
-        operand: Its number, array, expression, or what stands in for a tensor or a function.
+        operand: Its number, array or expression, or the stand-in for a tensor or a function.
         condition: The condition, of the same kinds, or None.
-        casting: As of the edit.
-        mode: As of the edit.
-        fill_value: As of the edit.
+        casting: See `Edit`.
+        mode: See `Edit`.
+        fill_value: See `Edit`.
         is_sorted: Whether the user promises that positions ascend.
-        shape: Shape of the tensor, with None where a size is not known.
+        shape: Shape of the tensor, with None for an unknown size.
         dtype: Dtype of the tensor.
         layout: Where the index lands.
         is_one_for_all: Whether the condition is the same for all elements.
-        may_read: Whether positions that are tensors may be read where a backend shows them.
-        wide: The dtype to compute in, as NumPy promotes.
-        is_traced: Whether it is made for a compiler that reads bytecode, and no NumPy arrays.
+        may_read: Whether positions in tensors may be read if the backend allows it.
+        wide: The dtype to compute in, by NumPy's promotion.
+        is_traced: Whether it is for a compiler that reads bytecode, but not NumPy arrays.
         computes: Whether the operand is computed from the selected elements.
-        meets_all: Whether the operation may meet elements that are not chosen.
-        narrows: Whether some of the elements that the index selects may not be chosen.
-        may_drop: Whether computed positions may be out of bounds, or of an empty axis.
-        may_be_empty: Whether an axis with computed positions may have no element.
-        gains_by_reading: Whether it pays to read positions that are tensors.
+        meets_all: Whether the operation may run on elements that are not chosen.
+        narrows: Whether some of the selected elements may not be chosen.
+        may_drop: Whether computed positions may be out of bounds, or on an empty axis.
+        may_be_empty: Whether an axis with computed positions may be empty.
+        gains_by_reading: Whether it pays to read positions in tensors.
         mask: Where the strategy "choose" writes a number: a boolean NumPy array, if it is short and
             broadcasts to the tensor as it is. Else None.
         number: The number as a NumPy array of the tensor's dtype.
-        strategies: Which strategy carries the plan out, by how its positions are given.
+        strategies: The strategy that carries out the plan, by the kind of its positions.
     """
 
     edit: Edit
@@ -101,7 +101,7 @@ class Plan:
         return not all([math.prod([self.shape[a] or 0 for a in part.axes]) for part in parts])
 
     def _gains(self, pick: Any) -> bool:
-        """Whether it has to be found out which pick wins, or which ones are out of bounds."""
+        """Whether kedit must find out which pick wins, or which picks are out of bounds."""
         if self.operation.name == "get" or pick.count == 1:
             return False
         adds = self.operation.combines == "add"
@@ -117,22 +117,22 @@ def make(
     spread_masks: bool = True,
     is_traced: bool = False,
 ) -> Plan:
-    """Plan an edit of a tensor, or say why it does not fit.
+    """Plan an edit of a tensor, or raise if it does not fit.
 
     Args:
         edit: The edit, with stand-ins for its tensors and functions.
-        shape: Shape of the tensor, with None where a size is not known.
+        shape: Shape of the tensor, with None for an unknown size.
         dtype: Dtype of the tensor.
-        already_checked: Whether it was checked when a graph was built; see `check`. The positions
-            of a graph are not read, also where a backend would show them.
-        spread_masks: As of `check`.
-        is_traced: Whether a compiler that reads bytecode asks for it.
+        already_checked: Whether the edit was checked when a graph was built; see `check`. The
+            positions of a graph are not read, even if the backend would allow it.
+        spread_masks: See `check`.
+        is_traced: Whether the plan is for a compiler that reads bytecode.
     """
     bound = check(edit, shape, dtype, already_checked=already_checked, spread_masks=spread_masks)
     condition = edit.selection.condition
     return Plan(
         edit=edit,
-        operation=copy.copy(OPERATIONS[edit.op]),  # torch's compiler guards what is shared
+        operation=copy.copy(OPERATIONS[edit.op]),  # torch's compiler guards shared objects
         operand=edit.operand,
         condition=condition,
         casting=edit.casting,
@@ -150,19 +150,19 @@ def make(
 
 
 def given(part: Any, leaves: Any) -> Any:
-    """An operand or a condition of a plan, or the tensor or function that is stood in for."""
+    """An operand or a condition of a plan, or the tensor or function that it stands for."""
     return leaves[part.number] if isinstance(part, (StandIn, FunctionStandIn)) else part
 
 
 def keep(kept: dict[Any, Any], key: Any, value: Any) -> None:
-    """Keep a plan, or an edit; of too many all are forgotten."""
+    """Keep a plan or an edit, and drop all others if there are too many."""
     if len(kept) >= _KEPT:
         kept.clear()
     kept[key] = value
 
 
 def signature(leaves: Any) -> tuple[Any, ...]:
-    """What a plan depends on of its leaves: of tensors shape and dtype, of functions nothing."""
+    """What a plan needs to know about its leaves: shape and dtype of tensors, or None."""
     return tuple(
         [
             (tuple(leaf.shape), dtype_name(leaf)) if hasattr(leaf, "shape") else None

@@ -1,26 +1,26 @@
-"""Which strategy carries an edit out: the one place where that is decided.
+"""Which strategy carries out an edit: the only place where this is decided.
 
     strategy  what it does                           fits                    cost forward; back
     --------  -------------------------------------  ----------------------  -------------------
     read      takes the selected elements            `get`                   selection; selection
-    copy      gives the tensor as it is              nothing is selected     copy; nothing
-    choose    the operation on all elements, then a  one number, places that one pass; one pass
-              choice by a mask                       are known
-    whole     new values are the tensor              all, in order           one pass; one pass
-    add       a scatter that adds every value        `add`, `subtract` at    copy and values;
+    copy      copies the tensor unchanged            nothing is selected     copy; nothing
+    choose    runs on all elements, then chooses     one number, known       one pass; one pass
+              by a mask                              places
+    whole     returns the new values as the tensor   all, in order           one pass; one pass
+    add       adds every value by a scatter          `add`, `subtract` at    copy and values;
                                                      computed positions      values
-    scatter   reads, combines, writes at places of   places on the first     copy and values;
-              which each occurs once                 axes                    values
-    spread    reads, combines, takes the values to   all that changes        several passes;
-              the whole axes, a mask chooses         elements                several passes
+    scatter   reads, combines, writes at places      places on the first     copy and values;
+              that each occur once                   axes                    values
+    spread    reads, combines, spreads the values    all that changes        several passes;
+              over whole axes, chooses by a mask     elements                several passes
 
-The first one that fits, and pays, is taken; `_is_short` says when a scatter pays. Masks are as long
-as the axes, not as large as the tensor. All that fit give the same values and gradients:
+The first one that fits and pays is used; `_is_short` says when a scatter pays. Masks are as long as
+the axes, not as large as the tensor. All that fit give the same values and gradients:
 `tests/test_strategies.py` forces each of them.
 
-Positions that are tensors are of one of three kinds when the edit is carried out: "seen" in eager
-mode, where their values were read; "hidden" where a compiler keeps them; "traced" where it reads
-bytecode, as torch's does, which fuses what others do not. Constants are "known".
+When an edit is carried out, positions in tensors are of one of three kinds: "seen" if their values
+were read, in eager mode; "hidden" if they were not, as under a compiler; "traced" if the compiler
+reads bytecode, as torch's does, which fuses what others do not. Constants are "known".
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class Strategy(NamedTuple):
     """One way to carry out an edit.
 
     Attributes:
-        fits: Whether it can carry out a plan, whose positions are of a kind.
+        fits: Whether it can carry out a plan, given the kind of its positions.
         pays: Whether it is better than those that follow.
     """
 
@@ -46,7 +46,7 @@ class Strategy(NamedTuple):
 
 
 def _can_choose(plan: Any, how: How) -> bool:
-    """Whether the operation, with one number, may meet elements that are not selected."""
+    """Whether the operation, with one number, may run on elements that are not selected."""
     layout, row = plan.layout, plan.operation
     if not is_scalar(plan.operand) or plan.condition is not None or plan.casting == "unsafe":
         return False
@@ -56,7 +56,7 @@ def _can_choose(plan: Any, how: How) -> bool:
 
 
 def _are_many(plan: Any, how: How) -> bool:
-    """Few places of very many are better written alone."""
+    """Whether this pays: few places of very many are better written alone."""
     return plan.layout.few_positions is None
 
 
@@ -76,11 +76,11 @@ def _can_scatter(plan: Any, how: How) -> bool:
 
 
 def _is_short(plan: Any, how: How) -> bool:
-    """A scatter pays if its places are known to differ, and there is more than one value.
+    """Whether a scatter pays: if its places are known to differ, and there are several values.
 
-    Otherwise the winners have to be found, which costs as much as to spread them; or where there is
-    one value for all, a choice by a mask is one pass. It pays again where a compiler cannot fuse
-    the spreading, or where there is one place in each row, which cannot meet another.
+    Otherwise the winners must be found, which costs as much as spreading the values; or, with one
+    value for all, a choice by a mask takes one pass. It also pays if a compiler cannot fuse the
+    spreading, or if there is one place in each row, since these cannot coincide.
     """
     layout = plan.layout
     if layout.few_positions is not None or how == "seen":
@@ -110,7 +110,7 @@ def _has_several(plan: Any) -> bool:
 
 
 def partial(layout: Any) -> list[int]:
-    """The axes, in canonical form, of which not all is selected in order."""
+    """The axes, in canonical form, that are not selected whole and in order."""
     return [axis for axis, pick in enumerate(layout.picks) if not pick.is_whole]
 
 

@@ -1,4 +1,4 @@
-"""The only code that turns an edit into calls: of `keras.ops`, or of NumPy for NumPy's arrays."""
+"""The only code that turns an edit into calls to `keras.ops`, or to NumPy for NumPy arrays."""
 
 from typing import Any
 
@@ -17,15 +17,15 @@ __all__ = ["Edit", "apply", "apply_to_rows", "check", "constant", "fill"]
 
 
 def apply(said: Any, x: Any, shape: Shape | None = None) -> Any:
-    """Apply an edit where `x` lives.
+    """Apply an edit in the framework of `x`.
 
     Args:
-        said: The edit, or one that is spelled: what has the leaves, makes the edit and keeps plans.
-        x: NumPy array, list or number: gives a NumPy array, unless the edit
-            holds a tensor. Tensor of the running backend or Variable: gives a
-            tensor. `KerasTensor`: adds one node to the graph. Tensor of another
-            framework: gives one of its own; of TensorFlow, as inside
-            `tf.data`, also one without values.
+        said: The edit, or a `Spelled` one: has the leaves, makes the edit and keeps the plans.
+        x: A NumPy array, list or number returns a NumPy array, unless the edit
+            holds a tensor. A tensor of the running backend or a Variable returns a
+            tensor. A `KerasTensor` adds one node to the graph. A tensor of another
+            framework returns one of that framework; a tensor of TensorFlow may also
+            be one without values, as inside `tf.data`.
         shape: Shape that a layer was built with, with None for sizes that it
             must not rely on.
     """
@@ -33,7 +33,7 @@ def apply(said: Any, x: Any, shape: Shape | None = None) -> Any:
     if reads_bytecode() and hasattr(x, "index_add"):  # a tensor of PyTorch
         return tensors.apply(said, x, shape)
     given = [leaf for leaf in leaves if hasattr(leaf, "shape")] if leaves else leaves
-    # The short way: what is given has been met before, and the plan is kept.
+    # The fast path: all types are known, and the plan was kept.
     if is_plain(x) and all([is_plain(leaf) for leaf in given]):
         known = tuple(x.shape) if shape is None else known_shape(x, shape)
         plan = said._plans.get(
@@ -42,7 +42,7 @@ def apply(said: Any, x: Any, shape: Shape | None = None) -> Any:
         if plan is not None:
             return carry_out(plan, x, leaves)
     if any([isinstance(tensor, keras.KerasTensor) for tensor in (x, *given)]):
-        # A Variable goes on as it is, to be refused.
+        # A Variable is passed on as it is, and raises later.
         is_keras = isinstance(x, (keras.KerasTensor, keras.Variable))
         return call_node(said._edit(), x if is_keras else tensors.tensor(x))
     if not given and shape is None:
@@ -54,7 +54,7 @@ def apply(said: Any, x: Any, shape: Shape | None = None) -> Any:
 
 
 def apply_to_rows(edit: Any, x: Any) -> Any:
-    """Apply an edit to a batch, where it has to mean the same for every row."""
+    """Apply an edit to a batch, where it must mean the same for every row."""
     shape: Shape = (None, *tuple(x.shape)[1:])
     edit.selection.check_rows(len(shape))
     check(edit, shape, cast.dtype_of(x))

@@ -1,4 +1,4 @@
-"""The NumPy kernel: NumPy's own indexing on a copy. No backend tensor is made or met."""
+"""The NumPy kernel: NumPy's own indexing on a copy. It uses no backend tensors."""
 
 import math
 from collections.abc import Callable
@@ -34,10 +34,10 @@ class _Functions:
 
 
 def apply(said: Any, x: Any) -> Any:
-    """Apply an edit to a NumPy array: a new array of the same shape and dtype.
+    """Apply an edit to a NumPy array, and return a new array of the same shape and dtype.
 
     Args:
-        said: As of `kedit._run.apply`; without tensors.
+        said: See `kedit._run.apply`; without tensors.
         x: Array, list or number.
     """
     x = as_array(x)
@@ -52,8 +52,8 @@ def apply(said: Any, x: Any) -> Any:
 
 def _carry_out(plan: Plan, x: Any, leaves: Any) -> Any:
     layout = plan.layout
-    # What NumPy has no index for is selected by flat positions, with one more element for those
-    # that do not exist. In sample coordinates the batch axis stands last, where the index does
+    # What NumPy cannot index is selected by flat positions, with one more element for those that
+    # do not exist. In sample coordinates, the batch axis is moved to the end, where the index does
     # not reach it.
     selection = plan.edit.selection
     items = selection.index.items
@@ -95,17 +95,17 @@ def apply_to_built(edit: Any, x: Any, shape: Shape) -> Any:
     """Apply an edit to a tensor of Keras's NumPy backend, whose functions narrow 64 bits.
 
     Args:
-        edit: The edit, with arrays in place of its tensors, and checked.
+        edit: The edit, already checked, with arrays in place of its tensors.
         x: The array.
-        shape: Its shape as it was known before. On an axis of unknown size what does not exist is
-            dropped, as it is where nobody can look.
+        shape: Its shape as known beforehand. On an axis of unknown size, positions that do not
+            exist are dropped, as under a compiler.
     """
     edit = edit.with_index(edit.selection.index.known(np.asarray))
     return apply(replace(edit, mode="drop") if None in shape and edit.mode is None else edit, x)
 
 
 def _flat_positions(layout: Any) -> Any:
-    """Positions in the raveled array of all that is selected; its size for what is not there."""
+    """Positions of the selected elements in the raveled array, or its size if they do not exist."""
     sizes = [layout.shape[axis] for axis in layout.order]
     strides = [math.prod(layout.shape[axis + 1 :]) for axis in layout.order]
     merges = len(layout.picks) != len(layout.shape)
@@ -176,19 +176,19 @@ def _condition(condition: Any, read: Callable[[], Any], dtype: str) -> Any:
     if isinstance(condition, Expression):
         chosen = _evaluate(condition, selected, dtype)
     else:
-        chosen = _array(condition(selected.copy()))  # a function may change what it is given
+        chosen = _array(condition(selected.copy()))  # a function may change its input
     check_computed_condition(chosen, selected.shape)
     return chosen
 
 
 def _evaluate(expression: Expression, selected: Any, dtype: str) -> Any:
-    """The value of an expression for each selected element, also of one without `X`."""
+    """The value of an expression for each selected element, even if it has no `X`."""
     value = evaluate(expression, selected, dtype, _Functions(), _constant)
     return np.broadcast_to(value, selected.shape)
 
 
 def _safe_element(selected: Any, chosen: Any) -> Any:
-    """A chosen element, on which a function may run in place of those not chosen; or 1."""
+    """A chosen element, on which a function may run instead of those not chosen; or 1."""
     among = selected[np.broadcast_to(chosen, selected.shape)]
     return among[0] if among.size else np.ones((), selected.dtype)
 
@@ -204,9 +204,9 @@ def _array(values: Any) -> Any:
 
 
 def _accumulate(ufunc: Any, target: Any, index: tuple[Any, ...], values: Any, chosen: Any) -> None:
-    """Combine elements of `target`, which is ours, with every value that is given to them."""
+    """Combine elements of `target`, our own copy, with all values that are given to them."""
     shape = target[index].shape
-    # NumPy 2.4 reads past the end of values that it would have to broadcast.
+    # NumPy 2.4 reads past the end of values that it has to broadcast.
     values = np.broadcast_to(values, shape)
     if chosen is not None:
         chosen = np.broadcast_to(chosen, shape)
@@ -218,20 +218,20 @@ def _accumulate(ufunc: Any, target: Any, index: tuple[Any, ...], values: Any, ch
 
 
 def _places_of(chosen: Any, shape: Any, index: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Where in an array the chosen ones of the selected elements lie, along each axis."""
+    """Positions of the chosen elements in an array, along each axis."""
     axes = np.ogrid[tuple([slice(size) for size in shape])]
     return tuple([np.broadcast_to(axis, shape)[index][chosen] for axis in axes])
 
 
 def _write(ufunc: Any, target: Any, index: tuple[Any, ...], values: Any, chosen: Any) -> None:
-    """Write into `target`, which is ours."""
+    """Write into `target`, our own copy."""
     if ufunc or chosen is not None:
         old = np.asarray(target[index])
         is_wide = values.dtype != old.dtype
         if ufunc:
             out = None if is_wide or chosen is not None else old
             values = ufunc(old.astype(values.dtype) if is_wide else old, values, out=out)
-            if np.may_share_memory(values, target):  # of slices `old` is a view
+            if np.may_share_memory(values, target):  # for slices, `old` is a view
                 return
         if is_wide:
             values = _constant(values, old.dtype.name, "unsafe")

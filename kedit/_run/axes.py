@@ -1,7 +1,7 @@
 """Reading from and writing to the axes of a tensor in canonical form.
 
 Slices of an axis of unknown size follow Python's rules for slices, with the
-size that shows when the tensor is there.
+size that is known at run time.
 """
 
 import math
@@ -22,7 +22,7 @@ from kedit.errors import OperandError
 
 
 def check_countable(size: Any) -> None:
-    """Refuse positions that 32 bits, which is what backends count in, do not hold."""
+    """Raise if positions do not fit in 32 bits, in which backends count."""
     if isinstance(size, int) and size > LARGEST:
         raise OperandError(
             "Positions that are computed or read should be fewer than 2**31 along the axes that "
@@ -31,7 +31,7 @@ def check_countable(size: Any) -> None:
 
 
 def sizes(x: Tensor) -> tuple[Any, ...]:
-    """Sizes of the axes: ints, or scalar tensors where a graph does not know them."""
+    """Sizes of the axes: ints, or scalar tensors if a graph does not know them."""
     known: Any = tuple(x.shape)  # TensorFlow's and Keras's own functions take longer than an edit
     if reads_bytecode():
         return as_numbers(known)
@@ -39,7 +39,7 @@ def sizes(x: Tensor) -> tuple[Any, ...]:
 
 
 def known(numbers: Sequence[int]) -> Tensor:
-    """Integers that are known beforehand as a tensor."""
+    """Convert integers that are known beforehand to a tensor."""
     dtype = "int32" if max(numbers, default=0) < 2**31 else "int64"
     return (
         listed(list(numbers), dtype) if reads_bytecode() else known_array(np.array(numbers, dtype))
@@ -47,7 +47,7 @@ def known(numbers: Sequence[int]) -> Tensor:
 
 
 def known_array(numbers: Any) -> Tensor:
-    """Integers that are known beforehand, as a NumPy array, as a tensor."""
+    """Convert a NumPy array of integers that are known beforehand to a tensor."""
     tensor = ops.convert_to_tensor(numbers, str(numbers.dtype))
     if dtype_of(tensor) != str(numbers.dtype):
         raise OperandError(
@@ -58,7 +58,7 @@ def known_array(numbers: Any) -> Tensor:
 
 
 def known_of(pick: Pick, what: Sequenced) -> Tensor:
-    """One of the sequences of a tuple's positions as a tensor."""
+    """A sequence computed from a tuple of positions, as a tensor; see `sequence`."""
     if reads_bytecode():
         return known(sequence(what, pick.positions))
     return known_array(pick.array(what))
@@ -97,7 +97,7 @@ def split(layout: Layout, x: Tensor, like: Tensor) -> Tensor:
 
 
 def to_picks(layout: Layout, values: Tensor) -> Tensor:
-    """Bring values that broadcast to the selection into one dimension a pick."""
+    """Bring values that broadcast to the selection into one dimension per pick."""
     rank = len(layout.result)
     if len(values.shape) < rank:
         values = ops.reshape(values, (*[1] * (rank - len(values.shape)), *sizes(values)))
@@ -113,7 +113,7 @@ def to_picks(layout: Layout, values: Tensor) -> Tensor:
         stop = start + len(pick.dims)
         group = given[start:stop]
         if len(group) > 1 and any([size != 1 for size in static[start:stop]]):
-            # Dimensions that become one have to be written out first.
+            # Dimensions that become one must be broadcast first.
             group, written_out = _dim_sizes(layout, pick), True
         start = stop
         spread.extend(group)
@@ -132,7 +132,7 @@ def _dim_sizes(layout: Layout, pick: Any) -> tuple[Any, ...]:
 
 
 def from_picks(layout: Layout, picked: Tensor) -> Tensor:
-    """Bring what was picked into NumPy's layout of the selection."""
+    """Bring picked elements into NumPy's layout of the selection."""
     rank = len(layout.result)
     if not layout.is_plain:
         shape: list[Any] = []
@@ -150,10 +150,10 @@ def from_picks(layout: Layout, picked: Tensor) -> Tensor:
 
 
 def read(layout: Layout, x: Tensor, *, unique: bool = False) -> Tensor:
-    """What the picks pick from `x`, or with `unique` each position once, ascending.
+    """Read the picked elements from `x`, or with `unique`, each position once, ascending.
 
-    Positions that are computed are read as they come, and those that do not
-    exist give any element.
+    Computed positions are read as they come; those that do not exist return an
+    arbitrary element.
     """
     for axis, pick in enumerate(layout.picks):
         if pick.size is None and _steps_back(pick):
@@ -173,12 +173,12 @@ def read(layout: Layout, x: Tensor, *, unique: bool = False) -> Tensor:
 
 
 def selected(layout: Layout, x: Tensor) -> Tensor:
-    """What the index selects, in NumPy's layout."""
+    """The elements that the index selects, in NumPy's layout."""
     return from_picks(layout, read(layout, merge(layout, x)))
 
 
 def inside(layout: Layout) -> Tensor | None:
-    """Whether what the index selects exists, to broadcast to the selection; None if all does."""
+    """Whether the selected elements exist; broadcasts to the selection. None if all exist."""
     exists = None
     for axis, pick in enumerate(layout.picks):
         if pick.is_computed and pick.inside is not None:
@@ -192,8 +192,8 @@ def _steps_back(pick: Any) -> bool:
 
 
 def _slice(pick: Any) -> Any:
-    """The slice to read: forward on an axis that is turned around before or after."""
-    if pick.is_array and not pick.count:  # TensorFlow has no gradient of taking none from none
+    """The slice to read: forward on an axis that is flipped before or after."""
+    if pick.is_array and not pick.count:  # TensorFlow has no gradient for taking none from none
         return slice(0, 0)
     if pick.is_array or pick.is_computed or pick.is_whole:
         return slice(None)
@@ -212,7 +212,7 @@ def _slice(pick: Any) -> Any:
 
 
 def places(layout: Layout, x: Tensor) -> Tensor:
-    """Whether each place of `x`, in canonical form, is picked; broadcasts to it."""
+    """Whether each place of `x`, in canonical form, is picked; broadcasts to `x`."""
     known = None if reads_bytecode() else layout.places
     if known is not None:
         return known
@@ -231,29 +231,29 @@ def _picked(pick: Any, size: Any) -> Tensor:
     ascending = pick.positions if pick.positions.step > 0 else pick.positions[::-1]
     first, step, count = ascending.start, ascending.step, len(ascending)
     if pick.size > FEW:
-        # Integers to count a long axis may need more room than the tensor; booleans do not.
+        # Integers to count a long axis may need more memory than the tensor; booleans do not.
         between = ops.zeros((count, step - 1), dtype="bool")
         steps = ops.concatenate([ops.ones((count, 1), dtype="bool"), between], axis=1)
         ends = [ops.zeros((n,), dtype="bool") for n in (first, max(0, size - first - count * step))]
         return ops.concatenate([ends[0], ops.reshape(steps, (-1,)), ends[1]])[:size]
-    # Where a compiler works the mask out again for every element, each comparison counts.
+    # A compiler may compute the mask again for every element, so each comparison counts.
     place = ops.arange(size, dtype="int32")
     if count == 1:
         return place == first
     tests = [place % step == first % step] if step > 1 else []
     tests += [place >= first] if first >= step else []
     tests += [place <= ascending[-1]] if ascending[-1] + step < size else []
-    return reduce(ops.logical_and, tests or [place >= 0])  # all are, where an axis is turned
+    return reduce(ops.logical_and, tests or [place >= 0])  # all are picked, if an axis is flipped
 
 
 def scatter(x: Tensor, places: Any, values: Tensor) -> Tensor:
-    """Write values at places of which each occurs once.
+    """Write values at places that each occur once.
 
     Args:
         x: Tensor.
         places: Places on its first axis, of shape `(n,)`, or on its first axes, one
             column for each.
-        values: One for each place, or one for all, and for the axes that follow.
+        values: One for each place and along the axes that follow, or one for all.
     """
     indices = places if len(places.shape) == 2 else ops.expand_dims(places, 1)
     shape = (places.shape[0], *x.shape[indices.shape[1] :])
@@ -266,7 +266,7 @@ def scatter(x: Tensor, places: Any, values: Tensor) -> Tensor:
 
 
 def scatter_add(x: Tensor, places: Any, values: Tensor) -> Tensor:
-    """Add values, as for `scatter`, at places on the first axis, which may occur several times."""
+    """Add values at places on the first axis, which may repeat; see `scatter`."""
     values = ops.broadcast_to(values, (sizes(places)[0], *sizes(x)[1:]))
     if None in tuple(x.shape):
         places, values = _in_what_exists(x, places, values)
@@ -274,9 +274,9 @@ def scatter_add(x: Tensor, places: Any, values: Tensor) -> Tensor:
 
 
 def _in_what_exists(x: Tensor, places: Any, values: Tensor) -> tuple[Any, Tensor]:
-    """Places and values: none where a tensor is empty, as a graph may learn only when it runs.
+    """Places and values, or none if a tensor is empty, which a graph may learn only when it runs.
 
-    TensorFlow refuses places in such a tensor, even if nothing would be written there.
+    TensorFlow refuses places in an empty tensor, even if nothing would be written there.
     """
     exists = reduce(ops.minimum, sizes(x), constant(1, "int32"))
     return tuple([given[: sizes(places)[0] * exists] for given in (places, values)])
@@ -289,11 +289,11 @@ def along(values: Any, axis: int, rank: int) -> Tensor:
 
 
 def pad(x: Tensor, axis: int, before: int = 0, after: int = 1) -> Tensor:
-    """Add zeros on an axis.
+    """Pad an axis with zeros.
 
-    `ops.pad` makes and names an operation whenever it is called, which breaks
-    torch's graph. The reshape makes TensorFlow's gradient dense, which of a
-    concatenation that is taken from would have a size that XLA does not know.
+    `ops.pad` creates and names an operation on every call, which breaks torch's
+    graph. The reshape makes TensorFlow's gradient dense. Without it, the gradient
+    of taking from a concatenation would have a size that XLA does not know.
     """
     shape = sizes(x)
     start, stop = shape[:axis], shape[axis + 1 :]
@@ -308,7 +308,7 @@ def pad(x: Tensor, axis: int, before: int = 0, after: int = 1) -> Tensor:
 
 
 def pick_at(pick: Any, size: Any) -> Tensor:
-    """For each place on the axis the number of the unique pick that names it, else -1."""
+    """For each place on the axis, the number of the unique pick that names it, else -1."""
     if pick.is_computed:
         return pick.number()
     if not pick.is_array:
@@ -317,10 +317,10 @@ def pick_at(pick: Any, size: Any) -> Tensor:
 
 
 def number_of(places: Tensor, size: Any) -> Tensor:
-    """For each place on an axis of `size` where it stands among `places`, else -1.
+    """For each place on an axis of `size`, its number in `places`, else -1.
 
-    A scatter, because XLA compares all with all to search on TensorFlow. Each
-    place occurs once, but for the last, of which any number will do.
+    This is a scatter, because XLA on TensorFlow searches by comparing all with all.
+    Each place occurs once, except the last one, for which any number will do.
     """
     if isinstance(places, np.ndarray):
         number = np.full(size, -1, "int32")
@@ -339,7 +339,7 @@ def _number_in_slice(pick: Pick, place: Tensor, size: Any) -> Tensor:
     def bound(value: int | None, default: Any) -> Any:
         if value is None or pick.size is not None:  # the bounds of a range are final
             return default if value is None else value
-        value = max(-(2**31) + 1, min(2**31 - 1, value))  # sizes are of 32 bits
+        value = max(-(2**31) + 1, min(2**31 - 1, value))  # sizes have 32 bits
         counted = value + size if value < 0 else value
         return ops.minimum(ops.maximum(counted, low), high)
 

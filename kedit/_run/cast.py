@@ -1,4 +1,4 @@
-"""Values on their way into the dtype of the tensor."""
+"""Casts of values to the dtype of the tensor."""
 
 from functools import lru_cache
 from typing import Any
@@ -15,7 +15,7 @@ from kedit._run import ops
 
 
 def seen(tensors: list[Any]) -> list[Any] | None:
-    """The values of tensors as NumPy arrays; None where a compiler has hidden them."""
+    """The values of tensors as NumPy arrays, or None if a compiler hides them."""
     if reads_bytecode():
         return None
     try:
@@ -39,7 +39,7 @@ def _name_when_traced(dtype: Any) -> str:
 
 
 def constant(value: Any, dtype: str) -> Tensor:
-    """A number or array as a tensor of dtype `dtype`; a tensor is cast."""
+    """Convert a number or an array to a tensor of dtype `dtype`, or cast a tensor."""
     if is_tensor(value):
         return value if dtype_of(value) == dtype else ops.cast(value, dtype)
     if isinstance(value, Array):
@@ -49,15 +49,15 @@ def constant(value: Any, dtype: str) -> Tensor:
         numbers = [as_dtype(number) for number in value.numbers]
         return ops.reshape(listed(numbers, dtype), value.shape)
     if isinstance(value, float) and str(value) == "-0.0":
-        # Frameworks may keep constants by value, where -0.0 equals 0.0 and would pass for it.
+        # Frameworks may cache constants by value, where -0.0 equals 0.0 and would be replaced.
         return ops.negative(ops.zeros((), dtype=dtype))
     return ops.convert_to_tensor(_made_anew(value, dtype), dtype=dtype)
 
 
 def _made_anew(value: Any, dtype: str) -> Any:
-    """A number; torch's compiler follows one that was kept to where it was, which Keras asks for.
+    """A copy of a number; from Keras, torch's compiler would trace a stored one to its source.
 
-    As a float if it is to be one: frameworks refuse integers of more than 63 bits.
+    A float if it should become one: frameworks refuse integers of more than 63 bits.
     """
     if isinstance(value, complex):
         return value
@@ -66,26 +66,26 @@ def _made_anew(value: Any, dtype: str) -> Any:
 
 
 def constant_like(value: Any, x: Tensor, dtype: str) -> Tensor:
-    """A number as a tensor beside `x`, of dtype `dtype`."""
+    """Convert a number to a tensor of dtype `dtype`, like `x`."""
     simple = isinstance(value, float) or abs(value) < 2**63
     if hasattr(x, "new_full") and simple and str(value) != "-0.0":
-        return x.new_full((), _made_anew(value, dtype))  # a third of the way through Keras
+        return x.new_full((), _made_anew(value, dtype))  # a third of the time that Keras takes
     return constant(value, dtype)
 
 
 def listed(numbers: list[Any], dtype: str) -> Tensor:
-    """A list of numbers as a tensor, where a compiler reads bytecode: that of Keras is long."""
+    """Convert a list of numbers for a compiler that reads bytecode; Keras's code is long."""
     return ops.zeros((), dtype=dtype).new_tensor(numbers)
 
 
 def neutral(op: str, dtype: str) -> Tensor:
-    """What changes nothing by an operation, not even -0.0."""
+    """The value that changes nothing in an operation, not even -0.0."""
     numbers: Any = OPERATIONS[op].neutral
     return constant(numbers[kind(dtype) > 1], dtype)
 
 
 def existing(wide: str, dtype: str) -> str:
-    """The dtype to compute in: `wide`, unless it is not `dtype`, and the backend lacks 64 bits."""
+    """The dtype to compute in: `wide`, or a narrower one if the backend lacks 64 bits."""
     if wide == dtype or reads_bytecode() or _exists(wide):
         return wide
     return "complex64" if kind(wide) == 3 else "float32"
@@ -93,23 +93,23 @@ def existing(wide: str, dtype: str) -> str:
 
 @lru_cache(maxsize=64)
 def _exists(dtype: str) -> bool:
-    """Whether the backend has a dtype: JAX has none of 64 bits, and makes narrower ones."""
+    """Whether the backend has a dtype: JAX has none of 64 bits, and narrows them."""
     return dtype_of(ops.convert_to_tensor(np.zeros((), dtype))) == dtype
 
 
 def values(value: Any, dtype: str, casting: Casting) -> Tensor:
-    """An operand as a tensor of dtype `dtype`; "unsafe" is `kedit._language.dtypes.saturate`."""
+    """Convert an operand to a tensor of dtype `dtype`; "unsafe" saturates it."""
     if casting == "unsafe":
         if is_tensor(value):
             return saturated(value, dtype)
         if reads_bytecode() and kind(dtype) > 1 and isinstance(value, (bool, int, float)):
-            return constant(value, dtype)  # all of which floats hold, and NumPy cannot be read
+            return constant(value, dtype)  # floats hold all of these, and NumPy cannot be traced
         value = Array.of(saturate(value, dtype))
     return constant(value, dtype)
 
 
 def saturated(value: Tensor, dtype: str) -> Tensor:
-    """A tensor cast to `dtype` as `dtypes.saturate` brings arrays into its range."""
+    """Cast a tensor to `dtype`, as `dtypes.saturate` does with arrays."""
     if dtype_of(value) == dtype:
         return value
     return ops.cast(_saturate(value, dtype), dtype)
@@ -128,7 +128,7 @@ def _saturate(value: Tensor, dtype: str) -> Tensor:
     if kind(given) == 1:
         given_low, given_high = integer_range(given)
         return ops.clip(value, max(low, given_low), min(high, given_high))
-    # Cast only what fits: a float cast beyond the range differs between backends.
+    # Cast only what fits: the cast of a float out of range differs between backends.
     inside = ops.logical_and(value > float(low), value < float(high))
     whole = ops.cast(ops.where(inside, value, ops.zeros_like(value)), dtype)
     whole = ops.where(value >= float(high), constant(high, dtype), whole)

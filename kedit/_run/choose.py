@@ -1,4 +1,4 @@
-"""The strategy "choose": the operation on all elements, and a choice: one pass, if it is fused."""
+"""The strategy "choose": run on all elements, then choose by a mask; one pass if fused."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which tensors an edit works on: those that are dense, and of known rank."""
+"""Which tensors an edit works on: dense ones of known rank."""
 
 from functools import lru_cache
 from typing import Any
@@ -9,7 +9,7 @@ from kedit.errors import OperandError
 
 
 def _is_dense(x: Any) -> bool:
-    """Whether `x` is none of the tensors that have the looks but not the layout of others."""
+    """Whether `x` is not sparse, ragged, masked or of unknown rank."""
     if isinstance(x, np.ma.MaskedArray) or _says_not_dense(type(x).__name__):
         return False
     if getattr(getattr(x, "shape", None), "rank", 0) is None:
@@ -24,7 +24,7 @@ def _is_dense(x: Any) -> bool:
 
 @lru_cache(maxsize=256)
 def flags(cls: Any) -> tuple[str, ...]:
-    """By which attributes a tensor of a class says that it is not dense; looking is slow."""
+    """The attributes by which tensors of a class say that they are not dense; lookup is slow."""
     return tuple([n for n in ("layout", "is_nested", "sparse", "ragged") if hasattr(cls, n)])
 
 
@@ -34,7 +34,7 @@ def _says_not_dense(name: str) -> bool:
 
 
 def check_dense(x: Any) -> None:
-    """Refuse a tensor that is not what it looks like."""
+    """Raise if a tensor is not dense, or its rank is unknown."""
     if not _is_dense(x):
         raise OperandError(
             "An edit works on dense tensors of known rank. Received: a sparse, ragged or masked "

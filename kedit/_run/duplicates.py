@@ -1,9 +1,9 @@
-"""Picks that name one element more than once: every one counts, once, with its gradient.
+"""Picks that name one element more than once: each one counts once, with its gradient.
 
-Values for one element are combined in pairs, level by level, so that `n` of them
-take `log2(n)` steps whose gradients are those of `+` and `*`. Where duplicates
-are known beforehand, one value is left for each unique position; where positions
-are computed, each pick is given what comes of all for its position.
+Values for one element are combined in pairs, level by level, so that `n` values
+take `log2(n)` steps with the gradients of `+` and `*`. If duplicates are known
+beforehand, one value is left for each unique position. If positions are computed,
+each pick gets the combined value of its position.
 """
 
 from typing import Any
@@ -18,10 +18,10 @@ from kedit.errors import ShapeError
 
 
 def winners(layout: Layout, values: Tensor, *, computes: bool = False) -> Tensor:
-    """For each unique position the value that was given last.
+    """For each unique position, the value that was given last.
 
-    Of positions that are computed the winners are found when they are written;
-    only what computes with values must not meet those that lose.
+    The winners of computed positions are found when they are written; only an
+    operation that computes with values must not meet those that lose.
     """
     for axis, pick in enumerate(layout.picks):
         given = values.shape[axis]
@@ -34,7 +34,7 @@ def winners(layout: Layout, values: Tensor, *, computes: bool = False) -> Tensor
 
 
 def _last_of(pick: Any, values: Tensor, axis: int) -> Tensor:
-    """For each unique position, if it is known beforehand, the value that was given last."""
+    """For each unique position that is known beforehand, the value that was given last."""
     values = _one_each(pick, values, axis)
     if pick.is_computed or pick.is_ordered:
         return values
@@ -42,11 +42,11 @@ def _last_of(pick: Any, values: Tensor, axis: int) -> Tensor:
 
 
 def _one_each(pick: Any, values: Tensor, axis: int) -> Tensor:
-    """The values, of which there has to be one for each pick, or one for all."""
+    """The values, one for each pick; raise if there are too many or too few."""
     count = sizes(pick.flat)[0] if pick.is_computed else pick.count
     given = sizes(values)[axis]
     if count is None or (isinstance(given, int) and isinstance(count, int) and given == count):
-        return values  # of a slice whose length is not known the length is checked later
+        return values  # a slice of unknown length is checked later
     if isinstance(given, int) and isinstance(count, int):
         raise ShapeError(
             f"Values should broadcast to the selection. Received: {given} values for {count} "
@@ -76,12 +76,12 @@ def repeat(layout: Layout, values: Tensor) -> Tensor:
 
 
 def reduced(layout: Layout, values: Tensor, op: str) -> Tensor:
-    """What comes of the values given to each unique position.
+    """Combine the values given to each unique position.
 
     Args:
         layout: The layout.
         values: The values.
-        op: "add", "multiply", or of numbers none of which is NaN "min" or "max".
+        op: "add" or "multiply", or, for numbers that are not NaN, "min" or "max".
     """
     values = repeat(layout, values)
     for axis, pick in enumerate(layout.picks):
@@ -89,13 +89,13 @@ def reduced(layout: Layout, values: Tensor, op: str) -> Tensor:
             values = pick.reduce(values, axis, op)
         elif pick.has_duplicates:
             values = _reduce_axis(pick, values, axis, op)
-        elif values.shape[axis] != 1:  # an index array beside a block that repeats
+        elif values.shape[axis] != 1:  # an index array next to a block that repeats
             values = _last_of(pick, values, axis)
     return values
 
 
 def any_of(layout: Layout, chosen: Tensor) -> Tensor:
-    """For each unique position whether any of its picks is chosen; booleans."""
+    """For each unique position, whether any of its picks is chosen; booleans."""
     numbers = ops.cast(chosen, "uint8")
     for axis, pick in enumerate(layout.picks):
         if numbers.shape[axis] == 1:
@@ -110,7 +110,7 @@ def any_of(layout: Layout, chosen: Tensor) -> Tensor:
 
 
 def best(op: str, left: Tensor, right: Tensor) -> Tensor:
-    """Least or greatest of two numbers that are not NaN; of 64 bits, too, unlike Keras's."""
+    """Smaller or larger of two numbers that are not NaN; unlike Keras's, also for 64 bits."""
     return ops.where((ops.greater if op == "max" else ops.less)(left, right), left, right)
 
 
@@ -121,7 +121,7 @@ def _pair(op: str, left: Tensor, right: Tensor) -> Tensor:
 
 
 def _alone(op: str, values: Tensor) -> Tensor | None:
-    """What leaves a value as it is, or None if the value itself does."""
+    """What leaves a value unchanged, or None if the value itself does."""
     return None if OPERATIONS[op].neutral is None else neutral(op, dtype_of(values))
 
 
@@ -141,15 +141,15 @@ def _reduce_axis(pick: Pick, values: Tensor, axis: int, op: str) -> Tensor:
 
 
 def scan(values: Tensor, follows: Tensor, op: str, depth: int) -> Tensor:
-    """What comes of each value and all before it in its run, along axis 0.
+    """Combine each value with all values before it in its run, along axis 0.
 
-    Neighbours are combined, then these pairs in the same way, and the first of each pair takes
-    in what ended before it: fewer than two steps a value, whose gradients are those of `op`.
+    Neighbours are combined, then these pairs in the same way, and the first of each pair takes in
+    what ended before it. This takes fewer than two steps per value, with the gradients of `op`.
 
     Args:
         values: Tensor of shape `(n, ...)`.
-        follows: Whether each is of the run of the one before it, of shape `(n,)`.
-        op: What combines two values, as of `reduced`.
+        follows: Whether each value is in the run of the one before it, of shape `(n,)`.
+        op: How to combine two values; see `reduced`.
         depth: No run is longer than `2**depth`.
     """
 
@@ -159,10 +159,10 @@ def scan(values: Tensor, follows: Tensor, op: str, depth: int) -> Tensor:
         follows = along(follows, 0, len(right.shape))
         return _pair(op, ops.where(follows, left, right if alone is None else alone), right)
 
-    def behind(values: Tensor) -> Tensor:  # what is put before the first is never joined
+    def behind(values: Tensor) -> Tensor:  # what is before the first is never joined
         return ops.concatenate([values[:1], values[:-1]], axis=0)
 
-    if depth == 0:  # a run lies in two neighbours at most
+    if depth == 0:  # a run spans at most two neighbours
         return joined(behind(values), values, follows)
     count, *rest = ops.shape(values)
     odd = count % 2

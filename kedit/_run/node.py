@@ -1,4 +1,4 @@
-"""An edit in a functional model: one node of the graph, which saves and loads."""
+"""An edit in a functional model: one node of the graph, which can be saved and loaded."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from kedit.errors import OperandError, SavingError
 
 @keras.saving.register_keras_serializable(package="kedit")
 class EditOperation(keras.Operation):
-    """Applies an edit to a `KerasTensor`; named after the edit's operation.
+    """Operation that applies an edit to a `KerasTensor`; named after the edit's operation.
 
     Args:
         edit: The edit, with a `Slot` in place of each tensor.
@@ -23,7 +23,7 @@ class EditOperation(keras.Operation):
 
     Call arguments:
         x: The tensor to edit.
-        *tensors: What the slots stand for.
+        *tensors: The tensors that the slots stand for.
     """
 
     def __init__(self, edit: Any, name: str | None = None) -> None:
@@ -63,7 +63,7 @@ class EditOperation(keras.Operation):
         with loading("A saved edit of a model", config):
             fields = check_fields("A saved edit of a model", config, _FIELDS)
             edit = check_fields("A saved edit", fields["edit"], _EDIT, {"shared_object_id": int})
-            # By its name: edits are made on a higher floor. They hold slots here.
+            # By name, because `Edit` is above this file in the import order. Edits hold slots here.
             kind = keras.saving.get_registered_object("kedit>Edit")
             if (edit["registered_name"], edit["class_name"]) != ("kedit>Edit", "Edit"):
                 raise refused("A saved edit of a model should hold a `kedit.Edit`", edit)
@@ -102,7 +102,7 @@ def _check_no_variable(tensor: Any) -> None:
 
 
 def fill(edit: Any, tensors: Any) -> Any:
-    """The edit with tensors put back where the slots stand."""
+    """The edit with tensors put back in place of the slots."""
     return edit.map(lambda slot: tensors[slot.number] if isinstance(slot, Slot) else slot)
 
 

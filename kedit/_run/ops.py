@@ -1,11 +1,11 @@
-"""The ledger of `keras.ops`: each function that kedit may call, and what replaces those that err.
+"""The ledger of `keras.ops`: every function that kedit may call, with replacements for faulty ones.
 
 No other file of kedit imports `keras.ops`. `tests/test_ops.py` compares every function named here
-with NumPy on every backend. Where Keras differs, the function is written anew below, with the
-reason, the version in which that was seen, and the report; `docs/upstream.md` has them all.
+with NumPy on every backend. Where Keras differs, the function is rewritten below, with the reason,
+the version in which it was seen, and the report; `docs/upstream.md` lists them all.
 
-Inside `tf.data` tensors are TensorFlow's under every backend of Keras. There the same code runs on
-the functions of `_tf_data`; each call, in its thread, knows only its own.
+Inside `tf.data`, tensors are TensorFlow's under every backend of Keras. There the same code runs
+with the functions of `kedit._run.tf_data`; each call, in its own thread, sees only its own library.
 """
 
 import math
@@ -62,7 +62,7 @@ AS_THEY_ARE = frozenset(
         "zeros_like",
     ]
 )
-"""Functions that are called as Keras has them."""
+"""Functions that are called as Keras defines them."""
 
 BY_OPERATORS = frozenset(
     [
@@ -83,7 +83,7 @@ BY_OPERATORS = frozenset(
         "not_equal",
     ]
 )
-"""Functions that are operators of tensors, without what Keras does around them."""
+"""Functions that use the operators of tensors, without what Keras does around them."""
 
 REPLACED = frozenset(
     [
@@ -106,7 +106,7 @@ REPLACED = frozenset(
         "where",
     ]
 )
-"""Functions that are written anew below; `keras_where` and its like are Keras's own."""
+"""Functions that are rewritten below; `keras_where` and the like are Keras's own."""
 
 _library: ContextVar[Any] = ContextVar("library", default=keras_ops)
 
@@ -119,17 +119,17 @@ def __getattr__(name: str) -> Any:
 
 
 _ops: Any = sys.modules[__name__]
-"""This module: its own functions call the others by it, as torch's compiler can look up only so."""
+"""This module. Its functions call each other through it, which torch's compiler requires."""
 
 
 def is_used_otherwise() -> bool:
-    """Whether functions of another library than Keras are in use."""
+    """Whether functions of a library other than Keras are in use."""
     return _library.get() is not keras_ops
 
 
 @contextmanager
 def using(library: Any) -> Iterator[None]:
-    """Compute with the functions of `library` for a while."""
+    """Compute with the functions of `library` inside the context."""
     before = _library.set(library)
     try:
         yield
@@ -137,16 +137,17 @@ def using(library: Any) -> Iterator[None]:
         _library.reset(before)
 
 
-# --- What replaces functions of Keras ----------------------------------------------------------
+# --- Replacements of functions of Keras --------------------------------------------------------
 
 
-# On TensorFlow Keras 3.15.1 adds by `bias_add(x1, squeeze(x2))` if `x2` has one axis longer than 1
-# and that is as long as axis 1 or the last axis of `x1`, whichever axis it is: wrong for a column
-# (keras-team/keras#20386 brought it in). The `+` of a Variable calls the same. On PyTorch it
-# computes `matmul` of float64 in float32, and the nightly version 3.16.0.dev2026102704 all
-# arithmetic of 64 bits in 32, while `mod` fails (keras-team/keras#23225). Everywhere it flattens
-# and checks its arguments, in dozens of calls that torch's compiler has to read. An operator of
-# tensors of one dtype does none of this; one of the two may be a number, an array or a Variable.
+# On TensorFlow, Keras 3.15.1 adds by `bias_add(x1, squeeze(x2))` if `x2` has a single axis longer
+# than 1, and it is as long as axis 1 or the last axis of `x1`, whichever axis it is. This is wrong
+# for a column (introduced by keras-team/keras#20386). The `+` of a Variable does the same. On
+# PyTorch, Keras computes `matmul` of float64 in float32; the nightly version 3.16.0.dev2026102704
+# computes all 64-bit arithmetic in 32 bits, and its `mod` fails (keras-team/keras#23225). On every
+# backend, Keras flattens and checks its arguments, in dozens of calls that torch's compiler has to
+# trace. An operator of tensors of one dtype does none of this. One of the two arguments may be a
+# number, an array or a Variable.
 
 
 def add(x1: Any, x2: Any) -> Any:
@@ -166,13 +167,13 @@ def divide(x1: Any, x2: Any) -> Any:
 
 
 def mod(x1: Any, x2: Any) -> Any:
-    """`x1 % x2` of integers, of the sign of `x2`."""
+    """`x1 % x2` of integers, with the sign of `x2`."""
     x1, x2 = _as_tensors(x1, x2)
     return x1 % x2
 
 
 def matmul(x1: Any, x2: Any) -> Any:
-    """`x1 @ x2` in the dtype of `x1`: NumPy multiplies bfloat16 into float32."""
+    """`x1 @ x2` in the dtype of `x1`: for bfloat16, NumPy returns float32."""
     product = x1 @ x2
     return product if product.dtype == x1.dtype else _ops.cast(product, x1.dtype)
 
@@ -229,8 +230,8 @@ def logical_not(x: Any) -> Any:
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The mean of floats.
 
-    Keras 3.15.1 on PyTorch computes that of float64 in float32 (keras-team/keras#23704). Numbers of
-    16 bits it adds up in 32 everywhere, as they should be.
+    Keras 3.15.1 on PyTorch computes the mean of float64 in float32 (keras-team/keras#23704). It
+    sums 16-bit numbers in 32 bits on every backend, as it should.
     """
     if "float64" not in str(x.dtype):
         return _ops.keras_mean(x, axis=axis, keepdims=keepdims)
@@ -240,23 +241,23 @@ def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 
 
 def maximum(x1: Any, x2: Any) -> Any:
-    """The greater of two, or NaN from either; where floats tie, all the gradient is the second's.
+    """The larger of two, or NaN if either is; if floats tie, the second gets all the gradient.
 
-    Keras 3.15.1 on PyTorch computes numbers of 64 bits in 32, and on TensorFlow XLA gives infinity
+    Keras 3.15.1 on PyTorch computes 64-bit numbers in 32 bits; on TensorFlow, XLA returns infinity
     for NaN. Not reported.
     """
     return _better("greater", "maximum", *_as_tensors(x1, x2))
 
 
 def minimum(x1: Any, x2: Any) -> Any:
-    """The less of two, or NaN from either; see `maximum`."""
+    """The smaller of two, or NaN if either is; see `maximum`."""
     return _better("less", "minimum", *_as_tensors(x1, x2))
 
 
 def clip(x: Any, low: Any, high: Any) -> Any:
-    """`x` moved between two bounds: Keras 3.15.1 on PyTorch makes int8 and int16 into int32.
+    """`x` clipped to two bounds.
 
-    Not reported.
+    Keras 3.15.1 on PyTorch returns int32 for int8 and int16. Not reported.
     """
     return x.clip(low, high) if _is_torch(x) else _ops.keras_clip(x, low, high)
 
@@ -264,10 +265,10 @@ def clip(x: Any, low: Any, high: Any) -> Any:
 def where(condition: Any, x1: Any, x2: Any) -> Any:
     """`x1` where the condition holds, else `x2`; a number takes the dtype of the other one.
 
-    Keras 3.15.1 makes a tensor of `floatx()` of a number on PyTorch, so that float64 is rounded,
-    and one of int32 on JAX, which not all numbers of uint32 fit. Not reported. Tensors that can
-    choose themselves, do, as it is called more often than any other; and of a condition and a
-    number that are NumPy arrays none is made where that takes longer than the choice.
+    Keras 3.15.1 converts a number to `floatx()` on PyTorch, which rounds float64, and to int32 on
+    JAX, which not all numbers of uint32 fit. Not reported. This function is called more often than
+    any other, so tensors that have a `where` of their own use it. And a condition and a number that
+    are NumPy arrays are not converted to tensors if that takes longer than the choice.
     """
     is_number = isinstance(x1, np.ndarray) and not x1.ndim and hasattr(x2, "dtype")
     if is_number and _is_torch(x2) and (x1.dtype.kind != "u" or x1 < 2**63):
@@ -285,10 +286,11 @@ def where(condition: Any, x1: Any, x2: Any) -> Any:
 
 
 def isfinite(x: Any) -> Any:
-    """Whether elements are numbers, which all of integers are, and both parts of complex ones.
+    """Whether elements are finite: all integers are, and complex numbers if both parts are.
 
-    For integers Keras 3.15.1 on TensorFlow makes the answer of `x.shape`, as for `isinf` and
-    `isnan`, and fails in a graph that does not know it; it fails for complex numbers. Not reported.
+    For integers, Keras 3.15.1 on TensorFlow creates the result from `x.shape`, also in `isinf` and
+    `isnan`, and fails in a graph that does not know the shape. It also fails for complex numbers.
+    Not reported.
     """
     if "complex" in str(x.dtype):
         return _ops.logical_and(_ops.isfinite(_ops.real(x)), _ops.isfinite(_ops.imag(x)))
@@ -296,23 +298,23 @@ def isfinite(x: Any) -> Any:
 
 
 def isinf(x: Any) -> Any:
-    """Whether elements are infinite, as no integers are; see `isfinite`."""
+    """Whether elements are infinite, which integers never are; see `isfinite`."""
     if "complex" in str(x.dtype):
         return _ops.logical_or(_ops.isinf(_ops.real(x)), _ops.isinf(_ops.imag(x)))
     return _ops.keras_isinf(x) if "float" in str(x.dtype) else _ops.not_equal(x, x)
 
 
 def isnan(x: Any) -> Any:
-    """Whether elements are NaN, which alone does not equal itself; see `isfinite`."""
+    """Whether elements are NaN, the only value that does not equal itself; see `isfinite`."""
     return _ops.not_equal(x, x)
 
 
 def power(x1: Any, x2: Any) -> Any:
     """`x1` to the power of `x2`, as IEEE 754 defines it.
 
-    The optimizer of TensorFlow's graphs takes the root for an exponent of 0.5 that it knows: NaN of
-    -inf, whose power is inf, and -0.0 of -0.0. So it is not let know: the comparison says nothing
-    new, but is not computed before the tensor is there. In TensorFlow 2.21; not reported.
+    For a constant exponent of 0.5, TensorFlow's graph optimizer takes the square root: NaN for
+    -inf, whose power is inf, and -0.0 for -0.0. So the exponent is hidden from it: the comparison
+    changes nothing, but is computed only at run time. In TensorFlow 2.21; not reported.
     """
     if "float" in str(x2.dtype):
         x2 = _ops.where(_ops.equal(x1, x1), x2, x2)
@@ -321,8 +323,8 @@ def power(x1: Any, x2: Any) -> Any:
     return _ops.keras_power(x1, x2)
 
 
-# Keras looks at its arguments in dozens of calls, each of which torch's compiler reads; of a shape
-# to `reshape` in seventy. So tensors of PyTorch do themselves what they are asked for most.
+# Keras checks its arguments in dozens of calls (seventy for the shape in `reshape`), and torch's
+# compiler traces each of them. So the most frequent functions use the methods of PyTorch's tensors.
 
 
 def reshape(x: Any, shape: Any) -> Any:
@@ -350,11 +352,11 @@ def take(x: Any, places: Any, axis: int = 0) -> Any:
 
 
 def scatter_add(x: Any, places: Any, values: Any) -> Any:
-    """Add values at places on the first axis, of shape `(n,)`, in which some may occur twice.
+    """Add values at places on the first axis, of shape `(n,)`, which may repeat.
 
-    On PyTorch Keras 3.15.1 adds by `index_put_(accumulate=True)`, in which threads race for the
-    order, so that sums differ from run to run. Not reported. Torch's tensors can do it in a fixed
-    order; each function in its place is the faster one of those that do.
+    On PyTorch, Keras 3.15.1 adds by `index_put_(accumulate=True)`, in which threads race for the
+    order, so sums differ from run to run. Not reported. Torch has functions with a fixed order; the
+    fastest of them is used in each case.
     """
     if not _is_torch(x):
         return _ops.keras_scatter_update(x, _ops.expand_dims(places, 1), values, "add")
@@ -365,10 +367,10 @@ def scatter_add(x: Any, places: Any, values: Any) -> Any:
 
 
 def scatter_update(x: Any, places: Any, values: Any) -> Any:
-    """Write values at places on the first axes, of shape `(n, axes)`, each of which occurs once.
+    """Write values at places on the first axes, of shape `(n, axes)`, that each occur once.
 
-    On PyTorch Keras 3.15.1 writes into a copy, which `torch.func.vmap` refuses where the values
-    are mapped and `x` is not. Not reported.
+    On PyTorch, Keras 3.15.1 writes into a copy, which `torch.func.vmap` refuses if the values are
+    mapped and `x` is not. Not reported.
     """
     if not _is_torch(x):
         return _ops.keras_scatter_update(x, places, values)
@@ -376,7 +378,7 @@ def scatter_update(x: Any, places: Any, values: Any) -> Any:
 
 
 def segment_max(x: Any, segments: Any, count: Any) -> Any:
-    """The greatest of each of `count` segments; of those without numbers, any that is not greater.
+    """The maximum of each of `count` segments; for an empty segment, a number that is not greater.
 
     Keras 3.15.1 on PyTorch computes it in float32. Not reported.
     """
@@ -390,11 +392,11 @@ def segment_max(x: Any, segments: Any, count: Any) -> Any:
 
 
 def subtract(x1: Any, x2: Any) -> Any:
-    """`x1 - x2`, also of unsigned integers, by operators as above.
+    """`x1 - x2`, also for unsigned integers, by operators as above.
 
-    Of zeros that it knows, the optimizer of TensorFlow's graphs takes away by a negation, of which
-    there is none for unsigned integers. So -1, as they have it, is multiplied by. In TensorFlow
-    2.21; not reported.
+    TensorFlow's graph optimizer turns a subtraction from constant zeros into a negation, which
+    unsigned integers do not have. So `x2` is multiplied by their equivalent of -1, and added. In
+    TensorFlow 2.21; not reported.
     """
     x1, x2 = _as_tensors(x1, x2)
     if "uint" not in str(x2.dtype):
@@ -404,27 +406,27 @@ def subtract(x1: Any, x2: Any) -> Any:
 
 
 def _is_torch(x: Any) -> bool:
-    """Whether it is a tensor of PyTorch, with the methods that only those have."""
+    """Whether `x` is a PyTorch tensor, by a method that only those have."""
     return hasattr(x, "index_add")
 
 
 def _of_64_bits(places: Any) -> Any:
-    """Integers as PyTorch has to be given them."""
+    """Integers in 64 bits, as PyTorch requires."""
     return places.long() if _is_torch(places) else _ops.convert_to_tensor(places, "int64")
 
 
 def _along_rows(numbers: Any, x: Any) -> Any:
-    """A number for each row of `x`, written out for each of its elements."""
+    """A number for each row of `x`, repeated for each of its elements."""
     return numbers.reshape((-1, *[1] * (len(x.shape) - 1))).expand(x.shape)
 
 
 def _is_small(x: Any) -> bool:
-    """Whether it is a number of Python that no dtype of its kind is too narrow for."""
+    """Whether `x` is a Python number that fits every dtype of its kind."""
     return isinstance(x, float) or (isinstance(x, int) and -128 <= x < 128)
 
 
 def _better(beats: str, name: str, x1: Any, x2: Any) -> Any:
-    """The one of two that beats the other; as Keras finds it where that is right."""
+    """The one of two that beats the other; by Keras's function where that is correct."""
     dtype = str(x1.dtype)
     if not _is_torch(x1) and "float" not in dtype and "64" not in dtype:
         return getattr(_ops, f"keras_{name}")(x1, x2)
@@ -435,13 +437,13 @@ def _better(beats: str, name: str, x1: Any, x2: Any) -> Any:
 
 
 def _as_tensors(x1: Any, x2: Any) -> tuple[Any, Any]:
-    """Tensors as they are; arrays, Variables and numbers as tensors of their dtype.
+    """Return tensors as they are; convert arrays, Variables and numbers to their dtype.
 
-    Without a dtype beside them numbers are of int32, in which kedit counts.
+    If neither has a dtype, numbers become int32, in which kedit counts.
     """
     if type(x1) is type(x2) and hasattr(x1, "dtype") and not isinstance(x1, keras.Variable):
         return x1, x2
-    # A number beside a tensor of PyTorch is of its dtype already.
+    # A number next to a PyTorch tensor already takes its dtype.
     of_torch = [hasattr(x, "index_add") for x in (x1, x2)]
     if any(of_torch) and (all(of_torch) or _is_small(x2 if of_torch[0] else x1)):
         return x1, x2

@@ -1,8 +1,8 @@
-"""Positions that are computed when the tensor is there: bounds, and which of several wins.
+"""Positions that are computed at run time: bounds, and which of several wins.
 
-Positions out of bounds are moved to a place just behind the axis, which is
-never read or written. Of equal positions the last in C order wins, which is
-the greatest of its segment: no backend's scatter has to be trusted with them.
+Positions out of bounds are moved to a place just past the end of the axis, which
+is never read or written. Of equal positions, the last in C order wins. It is found
+as the maximum of its segment, so no backend's scatter has to be trusted.
 """
 
 import math
@@ -35,20 +35,20 @@ class ComputedPositions:
     """A pick whose positions have been computed.
 
     Attributes:
-        dims: As of the `Pick`.
+        dims: See `Pick`.
         dim_sizes: Sizes of these dimensions.
         size: Length of the axis.
-        count: How many positions are picked, or None while a graph does not know.
+        count: Number of picked positions, or None if a graph does not know it.
         flat: The positions, of shape `(count,)`; `size` for those out of bounds.
         inside: Whether each is in bounds, or None if all are.
-        row_start: Where there is one position in each row of the axis, the first of
-            the row, of shape `(count,)`. Else None.
-        may_be_empty: Whether the axis may turn out to have no element.
+        row_start: If there is one position in each row of the axis, the first place
+            of each row, of shape `(count,)`. Else None.
+        may_be_empty: Whether the axis may turn out to be empty.
         has_duplicates: Whether a position may occur more than once.
         is_sorted: Whether the user promises that the positions ascend.
-        is_seen: Whether the positions are NumPy arrays, to look at.
-        library: What positions are computed with: `keras.ops`, or NumPy where
-            their values are there to look at.
+        is_seen: Whether the positions are NumPy arrays, whose values can be read.
+        library: What computes positions: `keras.ops`, or NumPy if their values can
+            be read.
     """
 
     is_computed = True
@@ -112,26 +112,26 @@ class ComputedPositions:
         self._sorted: Any = None
 
     def read(self, x: Tensor, axis: int) -> Tensor:
-        """The elements at the positions; at those out of bounds, any."""
+        """The elements at the positions; arbitrary ones at positions out of bounds."""
         if self.inside is None:
             return ops.take(x, self.flat, axis=axis)
         if self.may_be_empty:
             return ops.take(pad(x, axis), self.flat, axis=axis)
-        last = self.size - 1  # a size that a compiler leaves open takes part in arithmetic only
+        last = self.size - 1  # a size that a compiler leaves open allows only arithmetic
         return ops.take(x, ops.minimum(self.flat - last, 0) + last, axis=axis)
 
     def winners(self, values: Tensor, axis: int) -> Tensor:
-        """For each pick the value that was given last to its position."""
+        """For each pick, the value that was given last to its position."""
         return ops.take(values, self.winner(), axis=axis)
 
     def reduce(self, values: Tensor, axis: int, op: str) -> Tensor:
-        """For each pick what comes of all values that were given to its position."""
+        """For each pick, the combined value of all that were given to its position."""
         values = _swapped(values, axis)
         winner = ops.convert_to_tensor(self.winner())
         if op == "add":
             start = ops.broadcast_to(neutral("add", dtype_of(values)), ops.shape(values))
             reduced = scatter_add(start, winner, values)
-        elif op in ("max", "min"):  # Keras has the greatest of segments alone
+        elif op in ("max", "min"):  # Keras has only the maximum of segments
             numbers = _turned(values) if op == "min" else values
             reduced = ops.segment_max(numbers, winner, sizes(winner)[0])
             reduced = _turned(reduced) if op == "min" else reduced
@@ -140,7 +140,7 @@ class ComputedPositions:
         return _swapped(ops.take(reduced, winner, axis=0), axis)
 
     def _scanned(self, values: Tensor, op: str) -> Tensor:
-        """As `reduce`, along axis 0."""
+        """Like `reduce`, along axis 0."""
         library = self.library
         order = self._order()
         ascending = library.take(self.flat, order)
@@ -154,19 +154,19 @@ class ComputedPositions:
         values = ops.take(values, order, axis=0)
         follows = ops.convert_to_tensor(follows)
         values = scan(values, follows, op, (longest - 1).bit_length())
-        # The last pick of each run has taken in all of it.
+        # The last pick of each run holds the combined value.
         rank = number_of(order, library.shape(order)[0])
         return ops.take(values, library.take(rank, self.winner()), axis=0)
 
     def number(self) -> Tensor:
-        """For each place on the axis the number of the pick that wins it, else -1."""
+        """For each place on the axis, the number of the pick that wins it, else -1."""
         if self.count == 1:
             library = self.library
             return library.where(library.arange(self.size, dtype="int32") == self.flat, 0, -1)
         return self._last()[:-1]
 
     def _last(self) -> Tensor:
-        """For each place on the axis, and that behind it, the last pick that names it, else -1."""
+        """For each place on the axis, and the one past it, the last pick that names it, else -1."""
         if self._numbers is None:
             self._numbers = self._find_last()
         return self._numbers
@@ -185,13 +185,13 @@ class ComputedPositions:
         return self._picks
 
     def winner(self) -> Any:
-        """For each pick the number of the last one that names its position."""
+        """For each pick, the number of the last pick that names its position."""
         return self.library.take(self._last(), self.flat)
 
     def _order(self) -> Any:
-        """The picks in order of their positions."""
+        """The picks, sorted by position."""
         if self._sorted is None:
-            if self.is_sorted and self.inside is None:  # what is dropped was moved to the end
+            if self.is_sorted and self.inside is None:  # dropped ones were moved to the end
                 self._sorted = self.picks()
             else:
                 self._sorted = _argsort(self.flat)
@@ -199,7 +199,7 @@ class ComputedPositions:
 
 
 def _turned(numbers: Tensor) -> Tensor:
-    """Numbers of which the least has become the greatest, and back."""
+    """Numbers in reversed order: the smallest becomes the largest. Its own inverse."""
     dtype = dtype_of(numbers)
     if kind(dtype) > 1:
         return ops.negative(numbers)
@@ -207,17 +207,17 @@ def _turned(numbers: Tensor) -> Tensor:
 
 
 def _swapped(values: Tensor, axis: int) -> Tensor:
-    """Change places of an axis and the first one, and back."""
+    """Swap an axis with the first one. Its own inverse."""
     order = list(range(len(values.shape)))
     order[0], order[axis] = axis, 0
     return ops.transpose(values, order) if axis else values
 
 
 def resolve(plan: Plan, sizes: tuple[Any, ...], leaves: Any) -> tuple[Layout, How]:
-    """The layout with computed positions in place of what they are computed from.
+    """The layout with computed positions.
 
-    Where that saves to find out which positions win or are out of bounds, index tensors are read,
-    in eager mode, and NumPy computes. Constants always are.
+    In eager mode, index tensors are read and computed in NumPy if this saves finding out which
+    positions win or are out of bounds. Constants are always computed in NumPy.
 
     Args:
         plan: The plan.
@@ -225,7 +225,7 @@ def resolve(plan: Plan, sizes: tuple[Any, ...], leaves: Any) -> tuple[Layout, Ho
         leaves: The tensors and functions of the edit, those of the index first.
 
     Returns:
-        The layout, and how its positions are given.
+        The layout, and the kind of its positions; see `kedit._plan.strategy`.
     """
     layout = plan.layout
     tensors = [leaves[number] for number in layout.index_tensors]
@@ -241,7 +241,7 @@ def resolve(plan: Plan, sizes: tuple[Any, ...], leaves: Any) -> tuple[Layout, Ho
 
 
 def computed(plan: Plan, sizes: tuple[Any, ...], tensors: Any, library: Any) -> Layout:
-    """The layout with positions that `library`, `keras.ops` or NumPy, has computed."""
+    """The layout with positions computed by `library`, which is `keras.ops` or NumPy."""
     return with_picks(
         plan.layout,
         [
@@ -252,7 +252,7 @@ def computed(plan: Plan, sizes: tuple[Any, ...], tensors: Any, library: Any) -> 
 
 
 def source_of(source: Any, tensors: Any, library: Any) -> Tensor:
-    """What a part or a mask is made of, as a tensor or an array."""
+    """The source of a part, or a mask, as a tensor or an array."""
     if isinstance(source, TracedSlot):
         return tensors[source.number]
     if isinstance(source, int):
@@ -265,7 +265,7 @@ def source_of(source: Any, tensors: Any, library: Any) -> Tensor:
 
 
 def _argsort(x: Any) -> Any:
-    """The order of numbers, equal ones as they come; Keras's NumPy backend mixes them up."""
+    """A stable argsort; the argsort of Keras's NumPy backend is not stable."""
     return np.argsort(x, kind="stable") if isinstance(x, np.ndarray) else ops.argsort(x)
 
 
@@ -286,7 +286,7 @@ def _compute(
         counted = library.cumsum(library.array(library.reshape(source, (-1,)), dtype="int32"))
         wanted = library.arange(1, part.size + 1, dtype="int32")
         places = library.array(library.searchsorted(counted, wanted), dtype="int32")
-        # Of the mask, which may have no element where the axes have some.
+        # Compare with the size of the mask, which may be empty although the axes are not.
         return places, places < library.shape(counted)[0]
     numbers = _of_32_bits(source, size, rule, library)
     if part.kind == "block":
@@ -300,7 +300,7 @@ def _compute(
 
 
 def _of_32_bits(numbers: Any, size: Any, rule: Rule, library: Any) -> Any:
-    """Integers of any width as int32, where they are as far out of bounds as they were.
+    """Integers of any width as int32; those out of bounds stay out of bounds.
 
     In NumPy as int64, which holds all but the largest of uint64.
     """

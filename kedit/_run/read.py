@@ -1,4 +1,4 @@
-"""The strategy "read": the selected elements, and the fill value for what does not exist."""
+"""The strategy "read": return the selected elements, or a fill value if they do not exist."""
 
 from typing import Any
 

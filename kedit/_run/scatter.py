@@ -1,6 +1,6 @@
-"""The strategies "scatter" and "add": values are written where each place occurs once, or added.
+"""The strategies "scatter" and "add": write values at places that each occur once, or add them.
 
-Positions that are computed may be out of bounds, or repeat; then only those are written that win.
+Computed positions may be out of bounds or repeat; then only those that win are written.
 """
 
 import math
@@ -23,7 +23,7 @@ def run(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
     first = layout.picks[0]
     if not layout.is_computed:
         return _at_known(layout, x, values)
-    if first.is_seen and layout.is_in_order:  # axes that are merged are left apart
+    if first.is_seen and layout.is_in_order:  # merged axes are kept apart
         places, values = _kept(first, values)
         if layout.merged:
             places = np.stack(np.unravel_index(places, x.shape[: layout.merged]), 1)
@@ -36,7 +36,7 @@ def run(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
 def _at_known(layout: Any, x: Tensor, values: Tensor) -> Tensor:
     """Write at places that are known beforehand."""
     targets = None if reads_bytecode() else layout.targets
-    if targets is not None:  # axes that are merged are left apart: to join them may copy
+    if targets is not None:  # merged axes are kept apart: merging them may copy
         return _at_targets(layout, x, axes.known_array(targets), values)
     canonical = axes.merge(layout, x)
     if layout.few_positions is None:
@@ -48,7 +48,7 @@ def _at_known(layout: Any, x: Tensor, values: Tensor) -> Tensor:
 
 
 def _at_targets(layout: Any, x: Tensor, targets: Tensor, values: Tensor) -> Tensor:
-    """Write at places of the first axes, of which all picks that are not whole name some."""
+    """Write at places on the first axes, which are those that are not picked whole."""
     picked = [len(pick.unique) for pick in layout.picks if not pick.is_whole]
     rest = sizes(values)[len(picked) :]
     values = ops.broadcast_to(values, (*picked, *rest))
@@ -62,15 +62,15 @@ def _at_computed(pick: Any, x: Tensor, values: Tensor) -> Tensor:
     if pick.inside is None and not pick.has_duplicates:
         return scatter(x, pick.flat, values)
     if pick.row_start is not None and not pick.may_be_empty:
-        # What is dropped from a row writes the first of the row again.
+        # A dropped position writes the first element of its row again.
         places = pick.flat
         if pick.inside is not None:
             places = ops.where(pick.inside, pick.flat, pick.row_start)
             inside = axes.along(pick.inside, 0, len(x.shape))
             values = ops.where(inside, values, ops.take(x, places, axis=0))
         return scatter(x, places, values)
-    # One place more, for what is dropped. To take values to the whole axis instead is as fast, but
-    # torch's compiler adds up their gradient element by element.
+    # One extra place, for what is dropped. Spreading the values over the whole axis is as fast, but
+    # torch's compiler sums their gradient element by element.
     places = pick.flat
     if pick.has_duplicates:
         wins = pick.winner() == pick.picks()
@@ -79,7 +79,7 @@ def _at_computed(pick: Any, x: Tensor, values: Tensor) -> Tensor:
 
 
 def _kept(pick: Any, values: Tensor) -> tuple[Any, Tensor]:
-    """The positions that are in bounds, each once, and the value that each is given."""
+    """The positions in bounds, each once, and the values that they are given."""
     number = pick.number() if pick.has_duplicates or pick.inside is not None else pick.flat
     kept = number[number >= 0]
     if len(kept) == len(pick.flat):
@@ -90,7 +90,7 @@ def _kept(pick: Any, values: Tensor) -> tuple[Any, Tensor]:
 def run_add(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
     """Add on the first axis; other elements keep their bits.
 
-    A scatter that adds may be trusted with duplicates, and with its gradient.
+    A scatter that adds can be trusted with duplicates, and with its gradient.
     """
     _, values = chosen_and_values(plan, layout, x, leaves)
     values = axes.to_picks(layout, values)
@@ -106,10 +106,10 @@ def _added(pick: Any, x: Tensor, values: Tensor, dtype: str) -> Tensor:
         kept = np.flatnonzero(pick.inside)
         values = values if values.shape[0] == 1 else ops.take(values, kept, axis=0)
         return scatter_add(x, pick.flat[kept], values)
-    if not isinstance(pick.size, int) or not pick.size:  # one place more, to drop them there
+    if not isinstance(pick.size, int) or not pick.size:  # one extra place, for what is dropped
         return scatter_add(axes.pad(x, 0), pick.flat, values)[:-1]
-    # What is dropped adds nothing to a place to which something is added anyway. If there is
-    # none, the first is put back: even to add -0.0 changes the bits of some numbers.
+    # Dropped positions add nothing to a place to which something is added anyway. If there is
+    # none, the first place is put back: even adding -0.0 changes the bits of some numbers.
     first = ops.argmax(ops.concatenate([ops.cast(pick.inside, "int32"), ops.ones((1,), "int32")]))
     any_inside = first < ops.shape(pick.inside)[0]
     spare = ops.take(axes.pad(pick.flat, 0), first, axis=0)

@@ -1,4 +1,4 @@
-"""The strategy "spread": new values are taken to the whole axes, and a mask chooses."""
+"""The strategy "spread": spread the new values over whole axes, then choose by a mask."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def run(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
 
 
 def _check_length(pick: Any, size: Any, given: Any) -> None:
-    """Refuse values that do not fit a slice whose length shows only now."""
+    """Raise if values do not fit a slice whose length is known only now."""
     if isinstance(pick.positions, slice) and isinstance(size, int) and isinstance(given, int):
         length = len(range(*pick.positions.indices(size)))
         if given not in (1, length):
@@ -35,7 +35,7 @@ def _check_length(pick: Any, size: Any, given: Any) -> None:
 
 
 def _spread(values: Tensor, pick: Any, size: Any, axis: int) -> Tensor:
-    """Move values to their positions on the whole axis; what lies between does not matter."""
+    """Move values to their positions on the whole axis; what is between does not matter."""
     if not pick.is_computed and isinstance(pick.positions, range) and pick.positions.step == 1:
         return axes.pad(values, axis, pick.positions.start, pick.size - pick.positions.stop)
     number = axes.pick_at(pick, size)

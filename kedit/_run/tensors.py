@@ -1,4 +1,4 @@
-"""An edit of tensors of the running backend: its plan is found or made, and carried out."""
+"""An edit of tensors of the running backend: find or make its plan, and carry it out."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,22 +24,22 @@ RUN: dict[str, Callable[[Plan, Any, Tensor, Any], Tensor]] = {
     "scatter": scatter.run,
     "spread": spread.run,
 }
-"""What carries out each strategy of `kedit._plan.strategy`."""
+"""The functions that carry out the strategies of `kedit._plan.strategy`."""
 
 
 def apply(said: Any, x: Any, shape: Shape | None = None, already_checked: bool = False) -> Tensor:
-    """Apply an edit to a tensor: a new tensor of the same shape and dtype.
+    """Apply an edit to a tensor, and return a new tensor of the same shape and dtype.
 
     Args:
-        said: As of `kedit._run.apply`.
+        said: See `kedit._run.apply`.
         x: Tensor, Variable or array.
-        shape: Shape of `x` as a layer was built with.
-        already_checked: Whether the edit was checked before, when a graph was built.
+        shape: Shape of `x` that a layer was built with.
+        already_checked: Whether the edit was checked when a graph was built.
     """
     x = tensor(x)
     leaves = [tensor(leaf) if hasattr(leaf, "shape") else leaf for leaf in said._leaves]
     known = known_shape(x, tuple(x.shape) if shape is None else shape)
-    if is_array(x):  # of Keras's NumPy backend
+    if is_array(x):  # on Keras's NumPy backend
         edit = said._with(leaves)
         check(edit, known, cast.dtype_of(x), already_checked=already_checked)
         return arrays.apply_to_built(edit, x, known)
@@ -85,12 +85,12 @@ def carry_out(plan: Plan, x: Tensor, leaves: Any) -> Tensor:
 
 
 _PLAIN: dict[type, tuple[str, ...]] = {}
-"""Types of tensors of the running backend that were met, and the attributes to look at."""
+"""Known types of tensors of the running backend, and the attributes to check."""
 _STRIDED = ("torch.strided",)
 
 
 def is_plain(x: Any) -> bool:
-    """Whether it can be used as it is: a dense tensor of a type that was met, of known sizes."""
+    """Whether `x` can be used as it is: a dense tensor of a known type, with known sizes."""
     names = _PLAIN.get(type(x))
     if names is None:
         return False
@@ -102,7 +102,7 @@ def is_plain(x: Any) -> bool:
 
 
 def _remember(x: Any) -> None:
-    """Let tensors of this type be found plain, if they are of the running backend."""
+    """Remember the type of `x` as plain, if it is a tensor of the running backend."""
     kind: Any = type(x)
     if isinstance(x, (keras.Variable, keras.KerasTensor)) or not ops.is_tensor(x):
         return
@@ -113,7 +113,7 @@ def _remember(x: Any) -> None:
 
 
 def _needs_values(edit: Edit) -> bool:
-    """Whether an edit can be had only if the values of its index are there to look at."""
+    """Whether an edit needs to read the values of its index."""
     tensors = edit.selection.index.tensors()
     if edit.mode == "raise":
         return bool(tensors)
@@ -122,7 +122,7 @@ def _needs_values(edit: Edit) -> bool:
 
 
 def _with_known_index(edit: Any) -> Any:
-    """The edit with the values that it needs, or None where a compiler has hidden them all."""
+    """The edit with the index values that it needs, or None if a compiler hides them all."""
     found_any = False
 
     def values(tensor: Any) -> Any:
@@ -130,7 +130,7 @@ def _with_known_index(edit: Any) -> Any:
         needed = edit.mode == "raise" or cast.dtype_of(tensor) == "bool"
         found = cast.seen([tensor]) if needed else None
         found_any = found_any or found is not None
-        return tensor if found is None else found[0]  # what is hidden will be refused
+        return tensor if found is None else found[0]  # hidden values raise later
 
     index = edit.selection.index.known(values)
     return edit.with_index(index) if found_any else None
@@ -145,9 +145,9 @@ def is_numpy(x: Any) -> bool:
 
 
 def tensor(x: Any) -> Any:
-    """A tensor of the running backend, or, beside one of `tf.data`, of TensorFlow."""
+    """Convert `x` to a tensor of the running backend, or of TensorFlow inside `tf.data`."""
     if reads_bytecode() and hasattr(x, "index_add") and str(x.layout) == "torch.strided":
-        return x  # each further call is read
+        return x  # the compiler traces each further call
     check_dense(x)
     if not (ops.is_tensor(x) or isinstance(x, keras.Variable) or is_numpy(x)):
         raise OperandError(
@@ -162,7 +162,7 @@ def tensor(x: Any) -> Any:
 
 
 def _check_narrowed(x: Any, dtype: str) -> None:
-    """Refuse integers that a backend without integers of their width would change."""
+    """Raise for integers that a backend without integers of their width would change."""
     limits = np.iinfo(dtype)
     if x.size and not limits.min <= x.min() <= x.max() <= limits.max:
         raise DTypeError(
@@ -175,7 +175,7 @@ def _check_narrowed(x: Any, dtype: str) -> None:
 def known_shape(x: Tensor, built: Shape) -> Shape:
     """Shape of `x` with None wherever the model was built without a size.
 
-    Such an axis means the same on every backend, also on those that know its
+    Such an axis means the same on every backend, even on those that know its
     size when the model runs.
     """
     return tuple(

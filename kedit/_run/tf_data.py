@@ -1,8 +1,8 @@
-"""What `keras.ops` is to the running backend, for tensors of TensorFlow that it cannot work on.
+"""A replacement for `keras.ops`, for TensorFlow tensors that `keras.ops` cannot compute with.
 
-Those are the tensors inside `tf.data` under another backend, and, on TensorFlow, those of which
-`keras.ops` makes narrower ones. This is the one file that names a framework, and it imports it
-only where such a tensor has been met.
+These are tensors inside `tf.data` under another backend, and, on TensorFlow, tensors that
+`keras.ops` would narrow. This is the only file that names a framework. It imports it only when it
+meets such a tensor.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ import numpy as np
 from kedit._run import ops
 
 _NARROWED = ("uint64", "complex128")
-"""Dtypes that `keras.ops` makes narrower on TensorFlow."""
+"""Dtypes that `keras.ops` narrows on TensorFlow."""
 
 
 def _is_foreign(x: Any) -> bool:
-    """Whether `x` is a tensor of TensorFlow that `keras.ops` cannot compute with as it is."""
+    """Whether `x` is a TensorFlow tensor that `keras.ops` cannot compute with as it is."""
     on_tensorflow = keras.backend.backend() == "tensorflow"
     if isinstance(x, keras.Variable):
         return on_tensorflow and x.dtype in _NARROWED
@@ -29,9 +29,9 @@ def _is_foreign(x: Any) -> bool:
 
 
 class TensorFlowOps:
-    """The functions of `keras.ops` that the lowering calls, by Keras's names and arguments.
+    """The functions of `keras.ops` that kedit calls, with Keras's names and arguments.
 
-    A function that TensorFlow has under the same name is found there.
+    Functions that TensorFlow has under the same name are looked up there.
     """
 
     def __init__(self) -> None:
@@ -117,10 +117,10 @@ def _library() -> TensorFlowOps:
 
 
 def run(function: Callable[..., Any], tensors: Any, *arguments: Any) -> Any:
-    """Call a function that applies an edit, on TensorFlow's functions if a tensor asks for it."""
+    """Call a function that applies an edit, with TensorFlow's functions if a tensor needs them."""
     if not any([_is_foreign(tensor) for tensor in tensors]):
         return function(*arguments)
-    # It has no branches for AutoGraph to convert, which would take seconds.
+    # AutoGraph has no branches to convert here, and would take seconds.
     function = _library().autograph.experimental.do_not_convert(function)
     with ops.using(_library()):
         return function(*arguments)

@@ -1,8 +1,8 @@
-"""What all strategies that write share: which elements are chosen, and their new values.
+"""Shared by all strategies that write: which elements are chosen, and their new values.
 
-Old elements are read, combined with the values, and brought to one value for each position, all on
-the canonical form of `kedit._plan.layout`, where each axis is picked from on its own. Names end in
-`_u` for what lies along the unique positions of the picks.
+Old elements are read, combined with the values, and reduced to one value for each position, all in
+the canonical form of `kedit._plan.layout`, where each axis is picked from independently. Names that
+end in `_u` are for tensors along the unique positions of the picks.
 """
 
 import math
@@ -20,7 +20,7 @@ from kedit._run import axes, cast, duplicates, ops, positions
 
 
 def new_values(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
-    """What stands at the unique positions after the edit, or one value for all; a position once."""
+    """The values at the unique positions after the edit, one for each position or one for all."""
     chosen, values = chosen_and_values(plan, layout, x, leaves)
     values = axes.to_picks(layout, values)
     if plan.operation.writes and not plan.narrows:
@@ -31,7 +31,7 @@ def new_values(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
         plan, layout, ops.cast(old_u, cast.existing(plan.wide, plan.dtype)), values, chosen
     )
     new_u = cast.saturated(new_u, plan.dtype)
-    if plan.narrows:  # what is not chosen keeps its bits, of which arithmetic may lose some
+    if plan.narrows:  # what is not chosen keeps its bits, which arithmetic may change
         new_u = ops.where(_chosen_u(plan, layout, chosen), new_u, old_u)
     return new_u
 
@@ -46,7 +46,7 @@ def chosen_and_values(
 
 def _chosen(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor | None:
     condition = given(plan.condition, leaves)
-    # Values that are merely written need not know what is dropped: it is not written.
+    # Values that are only written need no check for dropped positions: these are not written.
     chosen = None
     if plan.operation.name != "set" or plan.computes:
         chosen = axes.inside(layout)
@@ -55,7 +55,7 @@ def _chosen(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor | None:
         if isinstance(condition, Expression):
             met = _evaluate(condition, selected, plan.dtype, leaves)
         else:
-            met = condition(ops.copy(selected))  # a function may change what it is given
+            met = condition(ops.copy(selected))  # a function may change its input
         check_computed_condition(met, tuple(selected.shape))
         chosen = _and(chosen, met)
     elif condition is not None:
@@ -72,14 +72,15 @@ def _chosen(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor | None:
 def _evaluate(
     expression: Expression, selected: Tensor, dtype: str, leaves: Any, chosen: Any = None
 ) -> Tensor:
-    """The value of an expression for each selected element, also of one without `X`.
+    """The value of an expression for each selected element, even if it has no `X`.
 
     Args:
         expression: The expression.
         selected: The selected elements.
         dtype: Dtype to compute in.
         leaves: The tensors and functions of the edit.
-        chosen: Where a tensor in it has to be safe; None where it may be anything.
+        chosen: Which elements are chosen: at others, a tensor in it is replaced by a safe value.
+            None: no tensor is replaced.
     """
 
     def constant(value: Any, dtype: str) -> Tensor:
@@ -99,7 +100,7 @@ def _mask(layout: Any, leaves: Any) -> Tensor:
 
 
 def _counted(plan: Plan, layout: Any, leaves: Any) -> tuple[int, Any] | None:
-    """Axis and number of the values of which there is one for each True of the mask, if any."""
+    """Axis and number of values, if there is one for each True of the mask, or None."""
     if not isinstance(layout.mask, TracedSlot) or plan.computes:
         return None
     operand = given(plan.operand, leaves)
@@ -122,7 +123,7 @@ def _rank_in(mask: Tensor, count: Any) -> Tensor:
 
 
 def _values(plan: Plan, layout: Any, x: Tensor, leaves: Any, chosen: Tensor | None) -> Tensor:
-    """The operand as a tensor to compute with; computed if it is a function of the elements."""
+    """The operand as a tensor to compute with; a function of the elements is called."""
     operand, wide = given(plan.operand, leaves), cast.existing(plan.wide, plan.dtype)
     if not plan.computes:
         values = cast.values(operand, wide, plan.casting)
@@ -140,14 +141,14 @@ def _values(plan: Plan, layout: Any, x: Tensor, leaves: Any, chosen: Tensor | No
 
 
 def _counted_off(layout: Any, leaves: Any, values: Tensor, axis: int, count: Any) -> Tensor:
-    """Values for each True of a mask, moved to where it is True."""
+    """Move the values for each True of a mask to where it is True."""
     number = ops.clip(_rank_in(_mask(layout, leaves), count), 0, count)
-    # One more, for places of which there is no value.
+    # One more, for places without a value.
     return ops.take(axes.pad(values, axis), number, axis=axis)
 
 
 def _safe_element(selected: Tensor, chosen: Tensor) -> Tensor:
-    """A chosen element, on which a function may run in place of those not chosen; or 1.
+    """A chosen element, on which a function may run instead of those not chosen; or 1.
 
     `where(c, f(x), x)` would send NaN gradients back through `f` at elements
     that are not chosen, and into whatever else `f` depends on.
@@ -170,7 +171,7 @@ def _safe_constant(constant: Tensor, chosen: Tensor, dtype: str) -> Tensor:
 def _combine(
     plan: Plan, layout: Any, old_u: Tensor, values: Tensor, chosen: Tensor | None
 ) -> Tensor:
-    """What stands at the unique positions after the operation."""
+    """The values at the unique positions after the operation."""
     row = plan.operation
     if row.combines and layout.has_duplicates:
         return _accumulate(row, layout, old_u, values, chosen)
@@ -191,7 +192,7 @@ def _chosen_u(plan: Plan, layout: Any, chosen: Tensor) -> Tensor:
 
 
 def negative(values: Tensor) -> Tensor:
-    """What to add in order to subtract, also of unsigned integers."""
+    """What to add instead of subtracting `values`, also for unsigned integers."""
     dtype = cast.dtype_of(values)
     if kind(dtype) > 1:
         return ops.negative(values)
@@ -199,14 +200,14 @@ def negative(values: Tensor) -> Tensor:
 
 
 def pair(row: Operation, old: Tensor, values: Tensor) -> Tensor:
-    """What an operation makes of old elements and values, one for each."""
+    """Combine old elements and values by an operation, one value for each element."""
     if row.combines in ("min", "max"):
         return _extreme(row.combines, old, values)
     return getattr(ops, row.function)(old, values) if row.function else values
 
 
 def _extreme(op: str, left: Tensor, right: Tensor) -> Tensor:
-    """Least or greatest of two, or NaN from either, with the gradient halved where they tie."""
+    """Minimum or maximum of two, or NaN if either is, with the gradient halved at ties."""
     dtype = cast.dtype_of(left)
     if kind(dtype) == 0:
         return (ops.logical_or if op == "max" else ops.logical_and)(left, right)
@@ -215,7 +216,7 @@ def _extreme(op: str, left: Tensor, right: Tensor) -> Tensor:
     beats = ops.greater if op == "max" else ops.less
     half = cast.constant(0.5, dtype)
     tie = ops.add(ops.multiply(half, left), ops.multiply(half, right))  # NaN if one is
-    # Half of the least numbers is rounded away; what is lost is put back, by a subtraction, since
+    # Halving rounds the smallest numbers. Put back what is lost, by a subtraction, since
     # -0.0 - 0.0 is -0.0.
     lost = ops.stop_gradient(ops.subtract(tie, left))
     tie = ops.subtract(tie, ops.where(ops.isfinite(lost), lost, cast.constant(0, dtype)))
@@ -225,13 +226,13 @@ def _extreme(op: str, left: Tensor, right: Tensor) -> Tensor:
 def _accumulate(
     row: Operation, layout: Any, old_u: Tensor, values: Tensor, chosen: Tensor | None
 ) -> Tensor:
-    """Combine each element with every value that was given to it."""
+    """Combine each element with all values that were given to it."""
     dtype = cast.dtype_of(old_u)
     how = row.combines
     if how in ("min", "max"):
         return _accumulate_extreme(how, layout, old_u, values, chosen)
     if row.negates:
-        # In (-0.0 - a) - b and -0.0 - (a + b) the sign of zero differs; not if -a, -b are added.
+        # (-0.0 - a) - b and -0.0 - (a + b) differ in the sign of zero, unless -a and -b are added.
         row, values = OPERATIONS[how], negative(values)
     if chosen is not None:
         values = ops.where(chosen, values, cast.neutral(how, dtype))
@@ -241,7 +242,7 @@ def _accumulate(
 def _accumulate_extreme(
     op: str, layout: Any, old_u: Tensor, values: Tensor, chosen: Tensor | None
 ) -> Tensor:
-    """Least or greatest of an element and its values; all that tie share the gradient evenly."""
+    """Minimum or maximum of an element and its values; ties share the gradient equally."""
     dtype = cast.dtype_of(old_u)
     values = duplicates.repeat(layout, values)
     if kind(dtype) == 0:
@@ -266,12 +267,12 @@ def _accumulate_extreme(
     found_u = ops.add(found, _found(old_u, ops.equal(old_u, best_u)))
     count_u = ops.stop_gradient(found_u)
     some = ops.greater(count_u, 0)
-    # It is 0.0, and taken away: -0.0 - 0.0 is -0.0.
+    # The share is 0.0, and is subtracted: -0.0 - 0.0 is -0.0.
     share_u = ops.divide(
         ops.subtract(count_u, found_u), ops.where(some, count_u, cast.constant(1, dtype))
     )
-    # None is found where there is NaN, or where all are infinite and the backend has taken the
-    # least finite number for the best.
+    # Nothing is found if there is NaN, or if all are infinite and the backend took the smallest
+    # finite number for the best.
     return ops.where(some, ops.subtract(best_u, share_u), ops.add(count_u, worst))
 
 

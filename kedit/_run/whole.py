@@ -1,4 +1,4 @@
-"""The strategy "whole": all is selected, in order, so that the new values are the tensor."""
+"""The strategy "whole": everything is selected in order, so the new values are the tensor."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from kedit._run.values import new_values
 
 def run(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
     values = new_values(plan, layout, x, leaves)
-    if plan.operation.writes and not plan.narrows:  # not a view of the values
+    if plan.operation.writes and not plan.narrows:  # a copy, not a view of the values
         canonical = axes.merge(layout, x)
         values = ops.copy(ops.broadcast_to(values, axes.sizes(canonical)))
     return axes.split(layout, values, x)

@@ -13,24 +13,24 @@ class DualAscent(GuideCallback):
     """Raises the multiplier of an `IndexGuide` while its constraints are violated.
 
     After each epoch, or every few batches, `IndexGuide.ascend` raises the multiplier
-    by the violation seen meanwhile. It comes to rest when the target is reached. If
-    the target cannot be reached, the multiplier grows to its cap and
+    by the violation seen since the last step. The multiplier settles when the target
+    is reached. If the target cannot be reached, the multiplier grows to its maximum and
     `kedit.metrics.IndexViolation` stays above 0. `evaluate` and validation do not
-    move it.
+    change it.
 
-    Logs the greatest absolute multiplier of an epoch as `"<name of the guide>_multiplier"`.
+    Logs the largest absolute multiplier after each epoch as
+    `"<name of the guide>_multiplier"`.
 
     Args:
         guide: `kedit.layers.IndexGuide` of the model, or its name.
-        rate: Size of a step, positive: the mean violation since the last step is
-            multiplied by it. If it is larger than the penalty of the guide, or
-            steps follow each other too fast, the multiplier swings. Defaults to
-            1.0.
+        rate: Step size, which multiplies the mean violation since the last step; must
+            be positive. If it is larger than the penalty of the guide, or steps are
+            too frequent, the multiplier oscillates. Defaults to 1.0.
         every: "epoch", or the number of batches between two steps. With
-            `compile(steps_per_execution=n)` Keras calls only after n batches.
-            Defaults to "epoch".
-        max_multiplier: Greatest absolute multiplier. It keeps multipliers from
-            winding up while an optimizer skips steps, as with loss scaling in
+            `compile(steps_per_execution=n)`, Keras calls the callback only every n
+            batches. Defaults to "epoch".
+        max_multiplier: Largest absolute multiplier. It keeps multipliers from
+            growing while an optimizer skips steps, as with loss scaling in
             mixed float16. Defaults to 1000.0.
 
     Raises:
@@ -70,21 +70,21 @@ class DualAscent(GuideCallback):
         self._last = -1
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Forget what was seen before."""
+        """Forget the violations seen before."""
         self.owner().forget()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Count the batches of the epoch from here."""
+        """Start counting the batches of the epoch."""
         self._last = -1
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Take a step if it is due."""
+        """Take a step if one is due."""
         if self.every != "epoch" and batch - self._last >= self.every:
             self._last = batch
             self.owner().ascend(self.rate, self.max_multiplier)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Take a step for the batches that are left over, and log the multiplier."""
+        """Take a step for the remaining batches, and log the multiplier."""
         self.owner().ascend(self.rate, self.max_multiplier)
         super().on_epoch_end(epoch, logs)
 

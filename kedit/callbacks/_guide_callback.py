@@ -1,4 +1,4 @@
-"""What callbacks that move the state of a guide have in common."""
+"""Base class of callbacks that update the weights of a guide."""
 
 import difflib
 from typing import Any
@@ -11,15 +11,15 @@ from kedit.errors import OperandError
 
 
 class GuideCallback(keras.callbacks.Callback):
-    """Finds the guide, and logs one of its weights at the end of an epoch.
+    """Finds the guide, and logs one of its weights at the end of each epoch.
 
-    The state is the layer's, which every backend obeys in a compiled step, and
-    which is saved with the model; that of a loss is frozen on JAX. `self.model` has
-    to be asked for first: on JAX that brings the weights up to date.
+    The state belongs to the layer: it is saved with the model, and compiled steps see
+    it change on every backend. The state of a loss would be frozen on JAX. Read
+    `self.model` first: on JAX, this brings the weights up to date.
 
     Args:
         guide: `kedit.layers.IndexGuide` of the model, or its name.
-        logged: Which of its weights is logged.
+        logged: Name of the weight to log.
     """
 
     def __init__(self, guide: Any, logged: str) -> None:
@@ -34,7 +34,7 @@ class GuideCallback(keras.callbacks.Callback):
         self._logged = logged
 
     def owner(self) -> Any:
-        """The guide, with its weights up to date, if the first batch has built it."""
+        """Return the guide, with its weights up to date if the first batch has built it."""
         model = self.model
         guide = self._named(model.layers) if isinstance(self.guide, str) else self.guide
         if not (guide.built or model.built):
@@ -63,19 +63,19 @@ class GuideCallback(keras.callbacks.Callback):
         return guides[self.guide]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Log the greatest absolute value of the weight."""
+        """Log the largest absolute value of the weight."""
         guide = self.owner()
         if logs is not None:
             weight = ops.convert_to_tensor(getattr(guide, self._logged))
             logs[f"{guide.name}_{self._logged}"] = float(ops.max(ops.abs(weight)))
 
     def get_config(self) -> dict[str, Any]:
-        """The callback as data for JSON; the guide by its name."""
+        """Return the callback as JSON data, with the guide by name."""
         return {"guide": self.guide if isinstance(self.guide, str) else self.guide.name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "GuideCallback":
-        """The callback that `get_config()` described."""
+        """Rebuild a callback from `get_config()`."""
         with loading(f"A saved {cls.__name__}", config):
             return cls(**config)
 

@@ -1,4 +1,4 @@
-"""A callback that sets the penalty of a guide epoch by epoch."""
+"""A callback that sets the penalty of a guide at every epoch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,14 +19,14 @@ class PenaltySchedule(GuideCallback):
 
     Args:
         guide: `kedit.layers.IndexGuide` of the model, or its name.
-        schedule: Function that takes the number of the epoch, from 0 on, and
-            returns the penalty; or a `keras.optimizers.schedules.LearningRateSchedule`,
+        schedule: Function that takes the number of the epoch, starting at 0, and
+            returns the penalty, or a `keras.optimizers.schedules.LearningRateSchedule`
             whose steps are epochs.
 
     Raises:
         kedit.errors.OperandError: If the guide is not an `IndexGuide`, or not in
             the model, or if a penalty is not positive.
-        kedit.errors.SavingError: If it is saved with a function that is not
+        kedit.errors.SavingError: When the callback is saved, if the function is not
             registered with Keras.
 
     Gradient:
@@ -49,7 +49,7 @@ class PenaltySchedule(GuideCallback):
         self.schedule = schedule
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Set the penalty of the epoch."""
+        """Set the penalty for the epoch."""
         penalty = float(ops.convert_to_numpy(self.schedule(epoch)))
         if not penalty > 0:
             raise OperandError(

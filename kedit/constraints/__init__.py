@@ -1,4 +1,4 @@
-"""Edits of weights after every step of an optimizer: constraints for a layer."""
+"""Constraints that edit the weights of a layer after every step of the optimizer."""
 
 from kedit.constraints._edit_constraint import EditConstraint
 

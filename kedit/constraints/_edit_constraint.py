@@ -19,34 +19,35 @@ _REPEATABLE = tuple([row.name for row in OPERATIONS.values() if row.repeats])
 class EditConstraint(keras.constraints.Constraint):
     """Applies an edit to a weight after every step of the optimizer.
 
-    Use it as `kernel_constraint=` and the like. `at.where(mask).set(0.0)` holds
-    elements at 0, and `at[:, 0].max(0.0)` keeps a column from becoming negative,
-    whatever momentum or weight decay do. A weight has no batch: write `at[...]`.
+    Pass it as `kernel_constraint` or a similar argument of a layer.
+    `at.where(mask).set(0.0)` holds elements at 0, and `at[:, 0].max(0.0)` keeps a
+    column from becoming negative, whatever momentum or weight decay do. A weight has no
+    batch axis: write `at[...]`.
 
-    Keras applies a constraint after a step, not before the first one: choose an
-    initializer that meets it, or call the constraint once. Keras does not apply it
+    Keras applies a constraint after each step, but not before the first one: choose an
+    initializer that satisfies it, or call the constraint once. Keras does not apply it
     to the averages of an optimizer with `use_ema=True`, which replace the weights
-    when `fit` ends; on a layer that was built before; or in a training loop without
-    Keras's optimizers. `kedit.weights.freeze_elements` holds in all three.
+    when `fit` ends, on a layer that is already built, or in a training loop without a
+    Keras optimizer. `kedit.weights.freeze_elements` works in all three cases.
 
     Args:
         edit: `kedit.Edit` or `kedit.EditSequence` of `set`, `min`, `max` or
-            `apply`, which can be repeated without changing anything.
+            `apply`. Repeating the edit must change nothing.
 
     Call arguments:
         w: The weight.
 
     Returns:
-        Tensor of the shape and dtype of the weight.
+        Tensor with the shape and dtype of the weight.
 
     Raises:
         kedit.errors.CoordinateError: If the edit is counted inside a sample.
-        kedit.errors.OperandError: If the edit holds a `Trainable`, or would change
-            its own result.
-        kedit.errors.EditError: If it does not fit the weight.
+        kedit.errors.OperandError: If the edit holds a `Trainable`, or repeating it
+            would change the result.
+        kedit.errors.EditError: If the edit does not fit the weight.
 
     Gradient:
-        None: it is applied outside of the differentiated computation.
+        None: the constraint is applied outside the differentiated computation.
 
     Example:
     >>> constraint = kedit.constraints.EditConstraint(kedit.at[0, 1].set(0.0))

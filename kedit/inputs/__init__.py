@@ -1,9 +1,9 @@
-"""Edits of data on its way to a model.
+"""Edit data before it reaches a model.
 
-An edit is applied by calling it on an array, or on a batch: `edit(x)`,
-`edit.on("name")(batch)`, `edit((x, y, sample_weight))`. So it is what the `map` of
-`tf.data`, of Grain and of Hugging Face's datasets takes, and a transform of
-PyTorch's. Here is what carries edits where calling is not enough.
+An edit is applied by calling it on an array or a batch: `edit(x)`,
+`edit.on("name")(batch)` or `edit((x, y, sample_weight))`. So you can pass it to the
+`map` of `tf.data`, Grain and Hugging Face datasets, or use it as a PyTorch transform.
+This package covers the cases where calling an edit is not enough.
 """
 
 from kedit.inputs._edited_dataset import EditedDataset

@@ -1,4 +1,4 @@
-"""What an edit has to be for a source of data, whose batches have arbitrary rows."""
+"""Check that an edit can be applied to batches, whose rows are arbitrary."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from kedit.errors import OperandError
 
 
 def check_edit(what: str, edit: Any) -> None:
-    """Refuse what is no edit of batches; `what` is given it."""
+    """Raise if `edit` cannot edit batches; `what` names its receiver in the message."""
     check_is_edit(what, edit, "sample[2].set(0.0)")
     for part in edit.edits:
         part.selection.check_rows()

@@ -18,23 +18,23 @@ from kedit.inputs._random_edit import RandomEdit
 class EditedDataset(keras.utils.PyDataset):
     """Edits the batches of another `keras.utils.PyDataset`.
 
-    Edits run in NumPy on copies, so the data of the other dataset is left unchanged,
-    and worker processes never call the backend, which may hang in them.
+    Edits run in NumPy, on copies. The data of the wrapped dataset is left unchanged, and
+    worker processes never call the backend, which may hang there.
 
     Args:
         dataset: The `keras.utils.PyDataset` to take batches from; its `workers`,
             `use_multiprocessing` and `max_queue_size` are kept.
-        edit: `kedit.Edit` or `kedit.EditSequence` that counts inside one sample, as
-            `sample[2]` does, or leaves axis 0 alone, as `at[..., 2]` does. In
-            `(x, y, sample_weight)` it edits `x`, or what `edit.on(...)` says. Or
-            a `RandomEdit` in `sample[...]`, which draws anew for each row of each
+        edit: `kedit.Edit` or `kedit.EditSequence` that counts axes inside one sample,
+            like `sample[2]`, or leaves axis 0 alone, like `at[..., 2]`. In
+            `(x, y, sample_weight)` it edits `x`, unless `edit.on(...)` chooses another
+            part. A `RandomEdit` in `sample[...]` draws again for each row of each
             batch in each epoch.
 
     Raises:
         kedit.errors.CoordinateError: If the edit names rows of the batch.
-        kedit.errors.OperandError: If `edit` is not an edit, or would need the backend in
-            a worker: if it holds a tensor, or a function while
-            `use_multiprocessing` is true, or if the other dataset gives tensors.
+        kedit.errors.OperandError: If `edit` is not an edit, or needs the backend in a
+            worker: it holds a tensor, it holds a function while
+            `use_multiprocessing` is true, or the wrapped dataset returns tensors.
 
     Gradient:
         None: the data are NumPy arrays.
@@ -86,7 +86,7 @@ class EditedDataset(keras.utils.PyDataset):
 
     @property
     def num_batches(self) -> int | None:
-        """Number of batches of the other dataset."""
+        """Number of batches in the wrapped dataset."""
         batches: int | None = self.dataset.num_batches
         return batches
 
@@ -100,18 +100,18 @@ class EditedDataset(keras.utils.PyDataset):
         return batch
 
     def _draw(self, number: int, x: Any) -> Any:
-        """Draw for each row of a batch; its index is made of the numbers of both."""
+        """Draw for each row of a batch, with an index made of the batch and row numbers."""
         x = _array(x)
         index = [number * 2**32 + row for row in range(len(x))]
         return self.edit.draw(x.shape, index, self._epoch)(x)
 
     def on_epoch_begin(self) -> None:
-        """Tell the other dataset that an epoch begins."""
+        """Tell the wrapped dataset that an epoch begins."""
         self.dataset.on_epoch_begin()
 
     def on_epoch_end(self) -> None:
-        """Tell the other dataset that an epoch is over."""
-        self._epoch += 1  # not as one begins: then workers have been forked already
+        """Tell the wrapped dataset that an epoch has ended."""
+        self._epoch += 1  # when an epoch begins, workers are already forked
         self.dataset.on_epoch_end()
 
 
@@ -120,7 +120,7 @@ def _edit_array(edit: Edit, x: Any) -> Any:
 
 
 def _array(x: Any) -> Any:
-    """Data that NumPy can edit without the backend."""
+    """Return data as an array that NumPy can edit without the backend."""
     if is_tensor(x):
         raise OperandError(
             "A dataset should give NumPy arrays, which can be edited in any worker. Received: "

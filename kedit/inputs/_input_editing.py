@@ -23,16 +23,16 @@ class InputEditing(keras.layers.Layer):
     """Applies an edit to the inputs of a model.
 
     A preprocessing layer. Put it first in a model, or call it on batches in a
-    pipeline, also inside `tf.data` while Keras runs on another backend; NumPy arrays
-    stay NumPy arrays there. Nothing is cast, so ids keep all their digits. What the
-    edit does not name, such as text in a dict, passes untouched.
+    pipeline. There, NumPy arrays stay NumPy arrays, and it also works inside `tf.data`
+    while Keras runs on another backend. Nothing is cast, so ids keep all their digits.
+    Inputs that the edit does not name, such as text in a dict, pass through untouched.
 
-    Axis 0 is the batch, whose rows are arbitrary. So the edit counts inside one
-    sample, as `sample[2]` does, or leaves axis 0 alone, as `at[..., 2]` does.
+    Axis 0 is the batch, and its rows are arbitrary. So the edit must count axes inside
+    one sample, like `sample[2]`, or leave axis 0 alone, like `at[..., 2]`.
 
     Args:
-        edit: `kedit.Edit` or `kedit.EditSequence`. With several inputs,
-            `edit.on(path)` says which one.
+        edit: `kedit.Edit` or `kedit.EditSequence`. With several inputs, choose one
+            with `edit.on(path)`.
         **kwargs: Base layer keyword arguments, such as `name`.
 
     Call arguments:
@@ -40,15 +40,15 @@ class InputEditing(keras.layers.Layer):
             dicts and lists of these.
 
     Input shape:
-        `(batch_size, *sample_shape)`; axes may be of unknown size. There, positions
-        that turn out not to exist are not edited.
+        `(batch_size, *sample_shape)`. Axes may have unknown size; on such an axis,
+        positions that turn out not to exist are not edited.
 
     Output shape:
         Same shapes and dtypes as the input.
 
     Raises:
         kedit.errors.CoordinateError: If the edit names rows of the batch.
-        kedit.errors.OperandError: If it holds a tensor, or is for targets.
+        kedit.errors.OperandError: If the edit holds a tensor, or edits targets.
         kedit.errors.EditError: If the edit does not fit the input.
 
     Gradient:
@@ -77,11 +77,11 @@ class InputEditing(keras.layers.Layer):
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if any([self._is_keras(leaf) for leaf in keras.tree.flatten(inputs)]):
             return super().__call__(inputs, *args, **kwargs)
-        # Keras would convert the others to tensors of its backend, and so might change them.
+        # Keras would convert the others to tensors of its backend, which might change them.
         return self._edited(inputs, lambda _, edit, x: _run.apply_to_rows(edit, _array(x)))
 
     def _is_keras(self, x: Any) -> bool:
-        """Whether Keras can work on `x` as it is; on its NumPy backend, arrays in a model."""
+        """Whether Keras can take `x` as it is; on the NumPy backend, also arrays in a model."""
         if isinstance(x, np.ndarray):
             return bool(self._shapes) and ops.is_tensor(x)
         return ops.is_tensor(x) or isinstance(x, (keras.KerasTensor, keras.Variable))
@@ -98,7 +98,8 @@ class InputEditing(keras.layers.Layer):
         def check_leaf(number: int, edit: Edit, x: Any) -> Any:
             edit.selection.check_rows(len(x.shape))
             _run.check(edit, tuple(x.shape), keras.backend.standardize_dtype(x.dtype))
-            # What a model was built without a size for keeps its meaning where backends know it.
+            # An axis that the model was built without a size for stays unknown, even where the
+            # backend knows its size.
             self._shapes.setdefault(number, (None, *tuple(x.shape)[1:]))
             return x
 
@@ -107,7 +108,7 @@ class InputEditing(keras.layers.Layer):
 
     def _edited(self, inputs: Any, edit_leaf: Callable[[int, Edit, Any], Any]) -> Any:
         for number, edit in enumerate(self.edit.edits):
-            # As the first of a tuple, so that a tuple of inputs is not taken for `(x, y)`.
+            # In a tuple, so that a tuple of inputs is not mistaken for `(x, y)`.
             (inputs,) = edit_batch(partial(edit_leaf, number, edit), (inputs,), edit.path, "x")
         return inputs
 

@@ -1,4 +1,4 @@
-"""An edit of places that are chosen at random, by a key of their own for each sample."""
+"""An edit of randomly chosen positions, with a separate key for each sample."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -21,43 +21,42 @@ from kedit.errors import OperandError, ShapeError
 @keras.saving.register_keras_serializable(package="kedit")
 @dataclass(frozen=True, slots=True)
 class RandomEdit:
-    """An edit that draws at random which of its selected places it changes.
+    """An edit that changes a random choice of its selected positions.
 
-    The draw depends on the key `(seed, epoch, index)` alone. It is the same in every
-    process, order and batch, and on every backend. There is no state that forked
-    workers could share.
+    The draw depends only on the key `(seed, epoch, index)`. It is the same in every
+    process, order and batch, and on every backend. Forked workers share no state.
 
     Args:
-        edit: `kedit.Edit`. In `sample[...]`, each sample of a batch has its own draw;
-            in `at[...]`, the whole array has one.
-        count: Number of places to choose. Give one of `count`, `rate` and `block`.
-        rate: Probability of each place to be chosen, from 0 to 1.
-        block: Sizes of a block of neighbours to choose, one for each of `axes`, such
-            as `(3, 3)`.
-        axes: Axes of the selection along which places are chosen, an int or a
-            tuple; with `-1`, whole features. In `sample[...]` they count inside a
-            sample. Defaults to None: all, or for a block the first `len(block)`.
-        probability: Probability of any edit at all, from 0 to 1. Defaults to 1.
-        seed: Integer, not negative. Defaults to 0.
+        edit: `kedit.Edit`. In `sample[...]`, each sample of a batch gets its own draw;
+            in `at[...]`, the whole array gets one.
+        count: Number of positions to choose. Give one of `count`, `rate` and `block`.
+        rate: Probability of choosing each position, from 0 to 1.
+        block: Size of a block of neighbours to choose, with a number for each of
+            `axes`, such as `(3, 3)`.
+        axes: Int or tuple: the axes of the selection along which to choose. `-1`
+            chooses whole features. In `sample[...]`, axes are counted inside a sample.
+            Defaults to None: all axes, or the first `len(block)` for a block.
+        probability: Probability of editing at all, from 0 to 1. Defaults to 1.
+        seed: Non-negative integer. Defaults to 0.
 
     Call arguments:
-        x: NumPy array, list, tensor, or a batch, as `kedit.Edit` takes it.
-        index: Number of the element in the dataset; in `sample[...]`, of each
+        x: NumPy array, list, tensor or batch, as for `kedit.Edit`.
+        index: Number of the element in the dataset; in `sample[...]`, one for each
             sample in the batch.
         epoch: Number of the epoch. Defaults to 0.
 
     Raises:
         kedit.errors.OperandError: If the arguments do not say what to choose, or
             the index has no value yet, as inside `tf.data`.
-        kedit.errors.ShapeError: If there are not as many places as should be
-            chosen, or not as many indices as samples.
+        kedit.errors.ShapeError: If there are fewer positions than should be chosen,
+            or the number of indices is not the number of samples.
 
     Gradient:
         The gradient of the edit that was drawn.
 
     References:
         - Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3": Philox,
-          the generator of NumPy that is used.
+          the NumPy generator used here.
 
     Example:
     >>> erase = kedit.inputs.RandomEdit(kedit.sample[...].set(0.0), block=(2, 2), seed=1)
@@ -77,7 +76,7 @@ class RandomEdit:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("block", "axes"):  # which JSON makes lists
+        for name in ("block", "axes"):  # JSON turns tuples into lists
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if not isinstance(self.edit, Edit) or self.edit.op == "get" or self.edit.tensors():
@@ -113,12 +112,12 @@ class RandomEdit:
         return edit_batch(edit_leaf, x, self.edit.path, self.edit.part)
 
     def draw(self, shape: Shape, index: Any, epoch: int = 0) -> Edit:
-        """Return the edit of a key, for an array or a batch of shape `shape`."""
+        """Return the edit drawn for a key, for an array or a batch of shape `shape`."""
         selection = self.edit.selection
         selected: Any = bind(selection, tuple(shape), BindOptions(self.edit.mode)).result
         try:
             keys = np.asarray(index).tolist()
-        except Exception as error:  # of the kind that its framework raises
+        except Exception as error:  # each framework raises its own kind
             raise OperandError(
                 "The index of a random edit should be a number, or one for each sample. Received: "
                 f"a {type(index).__name__} without values. Where a pipeline has only such, as "
@@ -143,8 +142,8 @@ class RandomEdit:
         return replace(self.edit, selection=narrowed, path=None, part="x")
 
     def _chosen(self, sizes: Any, key: int, epoch: int) -> Any:
-        """Which places are chosen for one key: booleans that broadcast to `sizes`."""
-        # Nothing but `random` is drawn, whose numbers come straight from Philox's bits.
+        """Choose positions for one key, as booleans that broadcast to `sizes`."""
+        # Use only `random`, whose numbers come straight from the bits of Philox.
         entropy = np.random.SeedSequence((self.seed, epoch, key))
         random = np.random.Generator(np.random.Philox(entropy)).random
         axes = self._axes(len(sizes))
@@ -188,14 +187,14 @@ class RandomEdit:
             )
 
     def get_config(self) -> dict[str, Any]:
-        """The random edit as data for JSON."""
+        """Return the random edit as JSON data."""
         config = {field.name: getattr(self, field.name) for field in fields(self)}
         lists = {name: list(v) if isinstance(v, tuple) else v for name, v in config.items()}
         return {**lists, "edit": keras.saving.serialize_keras_object(self.edit)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "RandomEdit":
-        """The random edit that `get_config()` described; no code is run."""
+        """Rebuild a random edit from `get_config()`. Runs no code."""
         with loading("A saved RandomEdit", config):
             made = cls(**{**config, "edit": edit_from_json(config["edit"])})
             check_same(

@@ -1,4 +1,4 @@
-"""Edits inside a model that exists."""
+"""Edit activations and weights inside an existing model."""
 
 from kedit.interventions._ablation_study import ablation_study
 from kedit.interventions._capture import Capture, capture

@@ -1,4 +1,4 @@
-"""What a model predicts without one unit after the other."""
+"""Predictions of a model with each of its units ablated in turn."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from kedit.studies._predict import arrays
 
 @dataclass(frozen=True, eq=False)
 class AblationStudy:
-    """What `ablation_study` found.
+    """Results of `ablation_study`.
 
     Attributes:
         units: Names of the units, `address[number]`.
-        before: Array of shape `(num_samples,)`: the metric with every unit.
-        after: Array of shape `(num_units, num_samples)`: the metric without one.
+        before: Array of shape `(num_samples,)`: the metric with all units.
+        after: Array of shape `(num_units, num_samples)`: the metric without each unit.
     """
 
     units: list[str]
@@ -29,14 +29,14 @@ class AblationStudy:
 
     @property
     def effects(self) -> Any:
-        """By how much a unit's absence lowers the metric, `(num_units, num_samples)`."""
+        """How much ablating a unit lowers the metric, `(num_units, num_samples)`."""
         return self.before - self.after
 
     def by_group(self, groups: Any) -> Any:
-        """The mean effect on the samples of each group, `(num_groups, num_units)`.
+        """Return the mean effect on the samples of each group, `(num_groups, num_units)`.
 
         Args:
-            groups: For each sample the number of its group, as its class.
+            groups: The group number of each sample, such as its class.
         """
         groups = np.asarray(groups)
         if groups.shape != self.before.shape:
@@ -50,8 +50,8 @@ class AblationStudy:
         """Draw the mean effect of each unit, for each group of samples.
 
         Args:
-            groups: As for `by_group`. Defaults to None: all samples are one.
-            ax: Axes of matplotlib. Defaults to None: new ones.
+            groups: As for `by_group`. Defaults to None: all samples are one group.
+            ax: Matplotlib axes to draw on. Defaults to None: new axes.
 
         Returns:
             The axes.
@@ -80,20 +80,20 @@ def ablation_study(
     batch_size: int | None = None,
     verbose: int = 1,
 ) -> AblationStudy:
-    """Overwrite one unit after the other, for all inputs.
+    """Overwrite each unit in turn, for all inputs, and measure the predictions.
 
-    A unit is a place on the last axis of an activation: a channel, a feature. All are
-    computed by one model that is traced once, in batches.
+    A unit is a position on the last axis of an activation: a channel or a feature. All
+    results are computed in batches, by one model that is traced once.
 
     Args:
-        model: Model of any kind; it is left as it is.
-        x: What the model takes, `(num_samples, *sample_shape)`, or several in a
-            list or dict.
+        model: Model of any kind; it is left unchanged.
+        x: Input of the model, of shape `(num_samples, *sample_shape)`, or a list or
+            dict of inputs.
         sites: Site, address or pattern of addresses, or a list of these; see
             `kedit.interventions.site`.
-        metric: Given predictions as NumPy arrays, `(num_rows, *output_shape)`, a
-            number for each.
-        baseline: What is written: a number, or "mean" for the mean of each activation
+        metric: Function that takes predictions, NumPy arrays of shape
+            `(num_rows, *output_shape)`, and returns a number for each row.
+        baseline: Value to write: a number, or "mean" for the mean of each activation
             over all of `x`. Defaults to 0.0.
         batch_size: As for `patching_study`.
         verbose: As for `patching_study`.
@@ -102,7 +102,7 @@ def ablation_study(
         `AblationStudy`, with `before`, `after`, `effects`, `by_group()` and `plot()`.
 
     Raises:
-        kedit.errors.EditError: If sites, baseline or inputs do not fit.
+        kedit.errors.EditError: If the sites, the baseline or the inputs do not fit.
 
     Gradient:
         None: the results are NumPy arrays.
@@ -134,6 +134,6 @@ def ablation_study(
 
 
 def _masks(activation: Any) -> list[Any]:
-    """Which elements of an activation belong to each unit; they broadcast to a sample."""
+    """Return a mask of the elements of each unit, which broadcasts to a sample."""
     units = activation.shape[-1]
     return list(np.eye(units, dtype=bool).reshape(units, *[1] * (activation.ndim - 2), units))

@@ -1,4 +1,4 @@
-"""Edits applied to a model itself, for methods that only it has."""
+"""Apply edits to a model itself, for methods that only it has."""
 
 import sys
 import threading
@@ -22,7 +22,7 @@ _FUNCTIONS = ("predict_function", "test_function", "train_function", "generate_f
 
 
 class Compiled:
-    """The functions that a model compiled while its edits were applied, and what these held."""
+    """Functions that a model compiled while edits were applied, and the values of the edits."""
 
     def __init__(self) -> None:
         self.functions: dict[str, Any] = {}
@@ -32,13 +32,13 @@ class Compiled:
 
 @contextmanager
 def whole_model(base: Any, run: Run, compiled: Compiled, variables: list[Any]) -> Iterator[None]:
-    """Apply edits to every method of a model, until the block is left.
+    """Apply edits to every method of a model inside the block.
 
     Args:
         base: The model.
         run: The edits.
-        compiled: What was compiled in earlier blocks; new functions are added.
-        variables: Of the edits. A compiler may take them for constants, so that
+        compiled: Functions compiled in earlier blocks; new ones are added.
+        variables: Variables of the edits. A compiler may treat them as constants, so
             functions compiled with other values are dropped.
     """
     active = _active()
@@ -54,7 +54,7 @@ def whole_model(base: Any, run: Run, compiled: Compiled, variables: list[Any]) -
     )
     settings = _settings(base)
     same = same and _same(settings, compiled.settings)
-    check = _refusing_others(base, len(_frames()) - 4)  # that many for the block itself
+    check = _refusing_others(base, len(_frames()) - 4)  # the block itself has 4 frames
     checks = [(layer, check) for layer in {id(p.layer): p.layer for p in run.placed}.values()]
     reused = {name: f for name, f in compiled.functions.items() if same and f is not None}
     outside = {name: getattr(base, name) for name in _FUNCTIONS if hasattr(base, name)}
@@ -64,7 +64,7 @@ def whole_model(base: Any, run: Run, compiled: Compiled, variables: list[Any]) -
         with values_kept(base), intercepted([*checks, *run.handlers]) as frame:
             active[id(base)] = frame
             yield
-        if not reused:  # which would run without asking anybody
+        if not reused:  # reused functions run without calling the handlers
             run.check_fired()
     finally:
         active.pop(id(base), None)
@@ -77,16 +77,16 @@ def whole_model(base: Any, run: Run, compiled: Compiled, variables: list[Any]) -
 
 @contextmanager
 def as_outside(base: Any) -> Iterator[None]:
-    """Undo, in this thread, what `whole_model` does to a model, until the block is left.
+    """Undo, in this thread and block, what `whole_model` does to a model.
 
-    An edited model is called in it as everywhere, and compiles what holds everywhere.
+    Inside it, an edited model runs and compiles as it does outside `whole_model`.
     """
     with set_aside([frame for key, frame in _active().items() if key == id(base)]):
         yield
 
 
 def _active() -> dict[int, Any]:
-    """The models whose methods are edited in this thread."""
+    """Return the models whose methods are edited in this thread, by `id`."""
     if not hasattr(_ACTIVE, "models"):
         _ACTIVE.models = {}
     models: dict[int, Any] = _ACTIVE.models
@@ -94,10 +94,10 @@ def _active() -> dict[int, Any]:
 
 
 def _refusing_others(base: Any, depth: int) -> Handler:
-    """What stands before a layer, and refuses methods of a model that has `base` inside of it.
+    """Return a handler of a layer that raises in a method of a model that contains `base`.
 
-    What they compile would keep the edits, and nobody knows where. Of what runs in
-    this thread the outermost `depth` frames are outside of the block.
+    Functions that such a method compiles would keep the edits, and could not be found
+    again. The outermost `depth` frames of this thread are outside the block.
     """
 
     def handler(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -116,7 +116,7 @@ def _refusing_others(base: Any, depth: int) -> Handler:
 
 
 def _frames() -> list[FrameType]:
-    """What runs in this thread, the innermost first, without this function."""
+    """Return the frames of this thread, innermost first, without this function."""
     frames, frame = [], sys._getframe().f_back
     while frame is not None:
         frames.append(frame)
@@ -125,7 +125,7 @@ def _frames() -> list[FrameType]:
 
 
 def _settings(base: Any) -> list[Any]:
-    """What `compile()` and `quantize()` change, which make functions that were compiled stale."""
+    """Return what `compile()` and `quantize()` change, which makes compiled functions stale."""
     return [*base.variables, *base.metrics, *[getattr(base, name, None) for name in _SETTINGS]]
 
 

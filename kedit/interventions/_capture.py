@@ -1,4 +1,4 @@
-"""A model that gives the activations of another one."""
+"""A model that returns the activations of another model."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,8 +21,8 @@ from kedit.interventions._site import Site, as_site
 def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
     """Make a model that returns the activations of `model`.
 
-    The model is shared and left unchanged; it runs as in inference. The activations of
-    an edited model are those after its edits.
+    `model` is shared, left unchanged, and runs in inference mode. The activations of an
+    edited model are those after its edits.
 
     Args:
         model: Model of any kind, or a layer.
@@ -31,16 +31,16 @@ def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
         **kwargs: Keyword arguments of `keras.Model`, such as `name`.
 
     Returns:
-        `kedit.interventions.Capture`: a model whose output is a dict of activations
-        by address, with `:input` for the input of a layer, and `#1`, `#2` for the
-        later calls of a layer that is called several times.
+        `kedit.interventions.Capture`: a model that returns a dict of activations by
+        address. `:input` marks the input of a layer, and `#1`, `#2` mark the later
+        calls of a layer that is called several times.
 
     Raises:
         kedit.errors.OperandError: If a site is not in the model, or is not reached
             when the model runs.
 
     Gradient:
-        The gradient of the activations. `gradients` gives gradients with respect to
+        The gradient of the activations. `gradients` returns gradients with respect to
         them.
 
     Example:
@@ -55,10 +55,10 @@ def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
 
 @keras.saving.register_keras_serializable(package="kedit")
 class Capture(SafelyRun):
-    """What `kedit.interventions.capture` makes, with its arguments.
+    """The model that `kedit.interventions.capture` makes; takes the same arguments.
 
     Call arguments:
-        inputs: What `model` takes.
+        inputs: The inputs of `model`.
     """
 
     edited: EditedModel
@@ -74,7 +74,7 @@ class Capture(SafelyRun):
         self.found: Callable[[], list[tuple[Site, Any]]] = lambda: found
 
     def build(self, input_shape: Any) -> None:
-        """Nothing: it has no weights of its own."""
+        """Do nothing: the model has no weights of its own."""
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Any:
         seen: dict[str, Tensor] = {}
@@ -88,7 +88,7 @@ class Capture(SafelyRun):
 
         placed = [Placed(site, layer, noting(site)) for site, layer in self.found()]
         self.edited.run_with(placed, inputs, training)
-        return {name: seen[name] for name in sorted(seen)}  # as some compilers give it back
+        return {name: seen[name] for name in sorted(seen)}  # the order some compilers return
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         return None
@@ -96,19 +96,19 @@ class Capture(SafelyRun):
     def gradients(
         self, x: Any, score: Callable[[Any], Tensor], batch_size: int = 32
     ) -> dict[str, Any]:
-        """Gradients of a score of the predictions with respect to the activations.
+        """Compute gradients of a score of the predictions with respect to the activations.
 
         Args:
-            x: What the model takes, as NumPy arrays.
-            score: Given what the model predicts for a batch, a tensor of shape
-                `(batch_size,)`, each number of which depends on its example alone.
-            batch_size: Examples at a time. Defaults to 32.
+            x: Inputs of the model, as NumPy arrays.
+            score: Function that takes the predictions for a batch, and returns a tensor
+                of shape `(batch_size,)`. Each number must depend on its own example only.
+            batch_size: Number of examples per batch. Defaults to 32.
 
         Returns:
-            A dict of NumPy arrays of the shapes of the activations.
+            A dict of NumPy arrays with the shapes of the activations.
 
         Raises:
-            kedit.errors.OperandError: If an activation is not of floats.
+            kedit.errors.OperandError: If an activation does not have a float dtype.
 
         Example:
         >>> base = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(3.0, name="h")])
@@ -143,7 +143,7 @@ class Capture(SafelyRun):
 
 
 def label(site: Site, number: int) -> str:
-    """The name of the activation at a site in a call."""
+    """Return the name of the activation at a site in a call."""
     return str(site) if site.call is not None or number == 0 else f"{site}#{number}"
 
 
@@ -152,9 +152,9 @@ def _rows(x: Any, at: Any) -> Any:
 
 
 class _Gradients(PartlyTrained):
-    """Adds zeros to the activations, which one step of descent by 1 turns into minus gradients.
+    """Adds zeros to the activations. One step of descent turns them into negative gradients.
 
-    Keras has no other way to a gradient that is the same on every backend.
+    Keras has no other way to get gradients that is the same on every backend.
     """
 
     def __init__(self, acts: Capture, activations: dict[str, Any], score: Any) -> None:
@@ -177,7 +177,7 @@ class _Gradients(PartlyTrained):
         return any([variable is zeros for zeros in self.zeros.values()])
 
     def build(self, input_shape: Any) -> None:
-        """Nothing more."""
+        """Do nothing more."""
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Any:
         def adding(site: Site) -> Any:
@@ -195,5 +195,5 @@ class _Gradients(PartlyTrained):
         for zeros in self.zeros.values():
             zeros.assign(ops.zeros(zeros.shape))
         self.train_on_batch(x)
-        # From 0, so that no gradient is -0.
+        # Subtract from 0, so that no gradient is -0.
         return {name: 0.0 - ops.convert_to_numpy(zeros) for name, zeros in self.zeros.items()}

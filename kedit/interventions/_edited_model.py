@@ -1,4 +1,4 @@
-"""A model that computes what another one does, with edited activations."""
+"""A model that runs another model with edited activations."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,35 +32,35 @@ Edits = Mapping[Any, Any] | Sequence[tuple[Any, Any]]
 def edit_model(
     model: keras.Model, edits: Edits, train: str = "none", **kwargs: Any
 ) -> "EditedModel":
-    """Make a model that computes what `model` does, with edited activations.
+    """Make a model that runs `model` with edited activations.
 
-    The model is shared, not copied, and left unchanged: it predicts, trains and saves
-    as before. The edited model has compiled functions of its own. It can be edited
-    again; its own edits come first.
+    `model` is shared, not copied, and left unchanged: it predicts, trains and saves as
+    before. The edited model has its own compiled functions. It can be edited again; its
+    own edits are applied first.
 
     Args:
-        model: Model of any kind, also subclassed, or a layer.
-        edits: Dict from sites to edits, or list of such pairs. A site is the address
-            of a layer, for its output, a pattern of addresses, or
+        model: Model of any kind, including subclassed models, or a layer.
+        edits: Dict that maps sites to edits, or list of such pairs. A site is the
+            address of a layer, which means its output, a pattern of addresses, or
             `kedit.interventions.site(...)`. Each layer that matches gets the edit, with
-            weights of its own. Edits count inside one sample, as
-            `sample[..., 17].set(0.0)` does, or leave axis 0 alone.
+            its own weights. Edits count axes inside one sample, like
+            `sample[..., 17].set(0.0)`, or leave axis 0 alone.
         train: What `fit` trains. "edits": each `Trainable` and rotation in the edits,
-            while the model underneath runs as in inference and keeps its weights.
-            "all": both. "none": nothing, `fit` raises. Defaults to "none".
+            while the underlying model runs in inference mode and keeps its weights.
+            "all": both. "none": nothing, and `fit` raises. Defaults to "none".
         **kwargs: Keyword arguments of `keras.Model`, such as `name`.
 
     Returns:
         `kedit.interventions.EditedModel`.
 
     Raises:
-        kedit.errors.OperandError: If a site is not in the model; if a layer of the
-            model is rematerialized; or, when the model runs, if an edit was never
+        kedit.errors.OperandError: If a site is not in the model, if a layer of the
+            model is rematerialized, or, when the model runs, if an edit was never
             reached.
         kedit.errors.EditError: If an edit does not fit its activation.
 
     Gradient:
-        That of the model and the edits, by the chain rule.
+        The gradient of the model and the edits, by the chain rule.
 
     Example:
     >>> base = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(3.0, name="h")])
@@ -75,17 +75,17 @@ def edit_model(
 
 @keras.saving.register_keras_serializable(package="kedit")
 class EditedModel(PartlyTrained):
-    """What `kedit.interventions.edit_model` makes, with its arguments.
+    """The model that `kedit.interventions.edit_model` makes; takes the same arguments.
 
     Call arguments:
-        inputs: What the model underneath takes. If an operand is another run or an
-            extra input, a dict with it under "inputs" and the others by their names.
+        inputs: The inputs of the underlying model. If an operand is another run or an
+            extra input, a dict with these under "inputs" and the others by name.
         training: Whether the model is being trained; used if `train` is "all".
 
     Attributes:
-        base: The model underneath.
+        base: The underlying model.
         trains: What `fit` trains: "none", "edits" or "all".
-        edit_layers: The layers that hold the edits, in their order.
+        edit_layers: The layers that hold the edits, in order.
     """
 
     base: Any
@@ -95,7 +95,7 @@ class EditedModel(PartlyTrained):
         check_model(base)
         check_one_of("train", train, TRAIN)
         inner: list[Any] = []
-        if isinstance(base, EditedModel):  # else the edits of the outer one would come first
+        if isinstance(base, EditedModel):  # otherwise the outer edits would come first
             inner, base = [(site, layer) for site, _, layer in base.placed()], base.base
         check_not_rematerialized(base)
         found = []
@@ -112,7 +112,7 @@ class EditedModel(PartlyTrained):
         targets = [layer for site, _ in found for _, layer in site.find(base)]
         placed = [(site, to, layer) for (site, layer), to in zip(found, targets, strict=True)]
         owners: list[Any] = owners_of(base, [site for site, _ in found])
-        self.placed = lambda: placed  # behind a function, where Keras looks for no layers
+        self.placed = lambda: placed  # in a function, where Keras does not look for layers
         self._owners: Callable[[], list[Any]] = lambda: owners
         self._compiled = Compiled()
         self._was_run = False
@@ -123,7 +123,7 @@ class EditedModel(PartlyTrained):
             self._build_edits()
 
     def _build_edits(self) -> None:
-        """Build what can be known before the model is run."""
+        """Build the edits whose shapes are known before the model runs."""
         seen = look(self.base)
         if seen is None:
             return
@@ -137,7 +137,7 @@ class EditedModel(PartlyTrained):
         self.built = all([layer.built for layer in self.edit_layers])
 
     def build(self, input_shape: Any) -> None:
-        """Nothing: the edits are built where they are reached."""
+        """Do nothing: edits are built when they are reached."""
 
     def get_build_config(self) -> dict[str, Any]:
         return {"edits": [(layer.site_shape, layer.site_dtype) for layer in self.edit_layers]}
@@ -152,16 +152,16 @@ class EditedModel(PartlyTrained):
         return self.run_with([], inputs, training)
 
     def run_with(self, placed: list[Placed], inputs: Any, training: bool | None) -> Any:
-        """Call the model, and do, after its edits, what else is placed."""
+        """Call the model; at each site, do what else is placed after the edits."""
         training = training if self.trains == "all" else False
         inputs, others, fed = self._split(inputs)
         with as_outside(self.base):
-            if not self.base.built:  # which calls layers once more than they are called later
+            if not self.base.built:  # building calls layers one extra time
                 self.base(inputs, training=False)
             seen = {name: self._seen(other, training) for name, other in others.items()}
             if not (self._was_run or all([layer.built for layer in self.edit_layers])):
-                # First built, then run: of a weight that is made while a `WeightEditing` inside
-                # runs, TensorFlow would see in that run only the value that it starts from.
+                # Build first, then run: if a weight is made while an inner `WeightEditing` runs,
+                # TensorFlow sees only its initial value in that run.
                 with intercepted(self._run(seen, fed, []).handlers):
                     self.base(inputs, training=False)
             self._was_run = True
@@ -174,13 +174,13 @@ class EditedModel(PartlyTrained):
     def _run(
         self, seen: dict[str, Any], fed: dict[str, Tensor], more: list[Placed], whole: Any = None
     ) -> Run:
-        """A run in which the edits are applied."""
+        """Return a run that applies the edits."""
 
         def acting(index: int, layer: SiteEditing) -> Any:
             def act(x: Tensor, number: int, piece: Any) -> Tensor:
                 layer.build_at(x.shape, keras.backend.standardize_dtype(x.dtype))
                 others = {name: values[index, number] for name, values in seen.items()}
-                # Not by keyword: rematerialized, TensorFlow would lose their gradients.
+                # Not by keyword: with rematerialization, TensorFlow would lose their gradients.
                 return layer(x, {**fed, **others}, piece=piece)
 
             return act
@@ -189,7 +189,7 @@ class EditedModel(PartlyTrained):
         return Run(acts + more, self._owners(), whole)
 
     def _seen(self, inputs: Any, training: bool | None) -> dict[tuple[int, int], Tensor]:
-        """What is at the sites when the model is given other inputs, by site and call."""
+        """Return the activations at the sites for other inputs, by site and call."""
         seen: dict[tuple[int, int], Tensor] = {}
 
         def noting(index: int) -> Any:
@@ -219,7 +219,7 @@ class EditedModel(PartlyTrained):
         return inputs["inputs"], {name: inputs[name] for name in self._runs}, fed
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
-        return None  # the model underneath has put it on its outputs
+        return None  # the underlying model has set it on its outputs
 
     def make_train_function(self, force: bool = False) -> Any:
         if self.trains == "none" or (self.built and not self.trainable_variables):
@@ -238,9 +238,9 @@ class EditedModel(PartlyTrained):
     # --- What the edits hold ---------------------------------------------------------------
 
     def values(self, site: str | Site) -> list[Any]:
-        """The variables of the edits at a site, in their order: constants and each `Trainable`.
+        """Return the variables of the edits at a site, in order: constants and `Trainable`s.
 
-        A compiled model sees what is assigned to them.
+        A compiled model sees the values that you assign to them.
 
         Example:
         >>> base = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(3.0, name="h")])
@@ -260,7 +260,7 @@ class EditedModel(PartlyTrained):
 
     @property
     def edits(self) -> list[tuple[Site, Edit | EditSequence]]:
-        """The edits with the sites of the layers that they are at, and what they hold now."""
+        """Pairs of the site of a layer and its edit, with the values that it holds now."""
         return [
             (site, layer.current() if layer.built else layer.original)
             for site, _, layer in self.placed()
@@ -268,15 +268,15 @@ class EditedModel(PartlyTrained):
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Apply the edits to the model underneath itself, until the block is left.
+        """Apply the edits to the underlying model itself, inside a `with` block.
 
         Use it for other methods of the model, such as `generate()` of KerasHub, where
-        positions count in the whole sequence. The compiled functions that the model
-        had are put back afterwards.
+        positions are counted in the whole sequence. Afterwards the model gets its own
+        compiled functions back.
 
         Raises:
             kedit.errors.OperandError: If an operand is another run or an extra
-                input, which no other method has; or if an edit was never reached.
+                input, which other methods do not take, or if an edit was never reached.
         """
         if self._runs or self._fed:
             raise OperandError(
@@ -317,6 +317,6 @@ class EditedModel(PartlyTrained):
 
 
 def _operands(layer: SiteEditing) -> list[RunOperand]:
-    """The operands of an edit that only a run has."""
+    """Return the operands of an edit that exist only in a run."""
     held = [p for part in layer.original.edits for p in part.placeholders()]
     return [placeholder for placeholder in held if isinstance(placeholder, RunOperand)]

@@ -1,4 +1,4 @@
-"""Standing between layers and their callers, while something runs."""
+"""Intercept the calls of layers inside a block."""
 
 import functools
 import threading
@@ -13,22 +13,22 @@ _METHODS = ("call", "quantized_call")
 _LOCK = threading.Lock()
 _ACTIVE = threading.local()
 _INSTALLED: dict[int, tuple[int, Callable[[], None]]] = {}
-"""For each layer that is stood in front of, by identity, how often, and what ends it."""
+"""For each intercepted layer, by `id`: how often it is intercepted, and what ends that."""
 
 
 @contextmanager
 def intercepted(handlers: Sequence[tuple[Any, Handler]]) -> Iterator[Any]:
-    """Call handlers in place of layers, in this thread, until the block is left.
+    """Call handlers in place of layers, in this thread, inside the block.
 
-    A handler is given the call that it stands before, and its arguments. Of several
-    for one layer the last is innermost. Other threads, and whoever calls the layers
-    afterwards, find them as they were.
+    A handler receives the intercepted call and its arguments. If a layer has several
+    handlers, the last is innermost. In other threads, and after the block, the layers
+    behave as before.
 
     Args:
         handlers: Pairs of a layer, or another operation, and its handler.
 
     Yields:
-        What `set_aside` takes.
+        A frame to pass to `set_aside`.
     """
     frame: dict[int, list[Handler]] = {}
     for layer, handler in handlers:
@@ -51,7 +51,7 @@ def intercepted(handlers: Sequence[tuple[Any, Handler]]) -> Iterator[Any]:
 
 @contextmanager
 def set_aside(frames: list[Any]) -> Iterator[None]:
-    """Let blocks that are active in this thread rest, until this block is left."""
+    """Suspend active blocks of this thread inside this block."""
     stack = _stack()
     kept, stack[:] = stack[:], [f for f in stack if not any([f is other for other in frames])]
     try:
@@ -61,7 +61,7 @@ def set_aside(frames: list[Any]) -> Iterator[None]:
 
 
 def _stack() -> list[dict[int, list[Handler]]]:
-    """What is active in this thread, the innermost block last."""
+    """Return the active blocks of this thread, innermost last."""
     if not hasattr(_ACTIVE, "stack"):
         _ACTIVE.stack = []
     stack: list[dict[int, list[Handler]]] = _ACTIVE.stack
@@ -88,11 +88,11 @@ def _uninstall(layer: Any) -> None:
 
 
 def _stand_before(layer: Any) -> Callable[[], None]:
-    """Put what asks the handlers in the place of the layer's methods; returns what undoes it."""
+    """Replace the methods of a layer by calls of the handlers; return a function to undo it."""
     own = {name: vars(layer)[name] for name in _METHODS if name in vars(layer)}
     names = [name for name in _METHODS if hasattr(layer, name)]
     for name in names:
-        # Past Keras and the backend, which would take note of it.
+        # Bypass Keras and the backend, which would track it.
         object.__setattr__(layer, name, _asking(id(layer), getattr(layer, name)))
 
     def end() -> None:

@@ -1,4 +1,4 @@
-"""Operands that only a run of a model has: values of another run, extra inputs, means, mixtures."""
+"""Operands that exist only in a run of a model: other runs, extra inputs, means, mixtures."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ from kedit.errors import OperandError
 
 
 class RunOperand(Operators, Placeholder):
-    """Base of operands that stand for what a run of an edited model has.
+    """Base class of operands that get their value in a run of an edited model.
 
     Attributes:
-        is_whole: Whether it has the shape of the activation, so that the edit reads
-            of it the elements that it writes; else it broadcasts to the selection.
+        is_whole: Whether the value has the shape of the activation. If so, the edit
+            reads the elements that it writes from it; if not, it broadcasts to the selection.
     """
 
     __slots__ = ()
@@ -27,23 +27,23 @@ class RunOperand(Operators, Placeholder):
     is_whole = True
 
     def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
-        """What it is in a run.
+        """Return the value of the operand in a run.
 
         Args:
             x: The activation.
-            given: What the model was given, by name; for another run, the same
-                activation there.
+            given: Inputs of the model, by name; for another run, the same activation
+                in that run.
             weight: The weight that `add_to` added, if any.
         """
         raise NotImplementedError
 
     def names(self) -> tuple[list[str], list[str]]:
-        """Names of the other runs and of the extra inputs that it needs."""
+        """Return the names of the other runs and of the extra inputs that it needs."""
         return [], []
 
 
 class _Named(RunOperand):
-    """Base of operands that a model is given by name."""
+    """Base class of operands that a model receives by name."""
 
     __slots__ = ("name",)
     name: str
@@ -68,7 +68,7 @@ class _Named(RunOperand):
 
 @keras.saving.register_keras_serializable(package="kedit")
 class OtherRun(_Named):
-    """The activation at the same place when the model is given other inputs.
+    """The activation at the same site when the model runs on other inputs.
 
     `sample[3].set(OtherRun())` patches position 3 with its activation in the other
     run. The edited model takes `{"inputs": ..., "other": ...}` and runs its base
@@ -78,7 +78,7 @@ class OtherRun(_Named):
         name: Name of the other inputs. Defaults to "other".
 
     Gradient:
-        Flows into the other run, too.
+        Also flows into the other run.
 
     Example:
     >>> kedit.sample[3].set(kedit.interventions.OtherRun())
@@ -136,11 +136,11 @@ class Fed(_Named):
 class BatchMean(RunOperand):
     """The mean of the same elements over the examples of the batch.
 
-    `sample[..., 7].set(BatchMean())` ablates a unit by its mean. To hold the mean of
-    a whole dataset, compute it once and write `.set(mean)`.
+    `sample[..., 7].set(BatchMean())` replaces a unit by its mean. To use the mean of a
+    whole dataset, compute it once and write `.set(mean)`.
 
     Gradient:
-        Flows to every example, divided by their number.
+        Flows to every example, divided by the number of examples.
 
     Example:
     >>> kedit.sample[..., 7].set(kedit.interventions.BatchMean())
@@ -170,18 +170,19 @@ _ROTATED: dict[str, Any] = {"source": dict, "rank": int, "basis": dict}
 
 @keras.saving.register_keras_serializable(package="kedit")
 class Rotated(RunOperand):
-    """The activation, with its part in a learned subspace replaced by that of a source.
+    """The activation, with its component in a learned subspace replaced by that of a source.
 
-    For activation `x` and source `s` it is `x + (s - x) Q Q^T` along the last axis.
+    For activation `x` and source `s`, it is `x + (s - x) Q Q^T` along the last axis.
     The columns of `Q` are orthonormal; they come from the QR decomposition of a learned
     weight of shape `(features, rank)`. `.set(Rotated(OtherRun(), rank=2))` is a
     distributed interchange intervention.
 
     Args:
-        source: Where the values come from. Defaults to None: `OtherRun()`.
+        source: Where the values come from: `OtherRun()` or `BatchMean()`. Defaults to
+            None: `OtherRun()`.
         rank: Number of dimensions of the subspace. Defaults to 1.
-        initializer: Array of shape `(features, rank)` or Keras initializer or its
-            name, from which the weight starts. Defaults to "orthogonal".
+        initializer: Initial value of the weight: an array of shape `(features, rank)`,
+            a Keras initializer or its name. Defaults to "orthogonal".
 
     Gradient:
         `x`, the source and the weight receive the gradient of the formula, which is
@@ -233,7 +234,7 @@ class Rotated(RunOperand):
     def from_config(cls, config: dict[str, Any]) -> "Rotated":
         with loading("A saved Rotated", config):
             fields = check_fields("A saved Rotated", config, _ROTATED)
-            # Looked at before it is made: a Rotated in a Rotated would have no end.
+            # Check before making it: a Rotated in a Rotated could recurse without end.
             if fields["source"].get("placeholder") == "kedit>Rotated":
                 raise refused("`source` should be `OtherRun()` or `BatchMean()`", fields["source"])
             source: Any = described(fields["source"])

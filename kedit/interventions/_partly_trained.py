@@ -1,4 +1,4 @@
-"""A model of which `fit` trains only some variables, while they stay trainable elsewhere."""
+"""A model whose `fit` trains only some variables; elsewhere all of them stay trainable."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from kedit.interventions._safe_running import SafelyRun
 
 
 class PartlyTrained(SafelyRun):
-    """Base of models that share layers with others, whose `trainable` they leave alone."""
+    """Base class of models that share layers with others, and leave their `trainable` alone."""
 
     def trains_variable(self, variable: Any) -> bool:
-        """Whether this model trains a variable that is trainable in itself."""
+        """Whether this model trains a variable that is trainable itself."""
         raise NotImplementedError
 
     def _is_trained(self, variable: Any) -> bool:

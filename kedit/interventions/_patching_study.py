@@ -1,4 +1,4 @@
-"""Which activations carry what makes two inputs differ."""
+"""Find which activations carry the difference between two inputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,15 +15,16 @@ from kedit.studies._predict import arrays, selected
 
 @dataclass(frozen=True, eq=False)
 class PatchingStudy:
-    """What `patching_study` found.
+    """Results of `patching_study`.
 
     Attributes:
         sites: Names of the sites.
         positions: Names of the positions.
         values: Array of shape `(num_sites, num_positions, num_samples)`: the metric
             for the corrupted inputs with one activation patched from the clean ones.
-        clean: Array of shape `(num_samples,)`: the metric without patches.
-        corrupted: The same, for the corrupted inputs.
+        clean: Array of shape `(num_samples,)`: the metric for the clean inputs.
+        corrupted: Array of the same shape: the metric for the corrupted inputs, without
+            patches.
     """
 
     sites: list[str]
@@ -34,19 +35,19 @@ class PatchingStudy:
 
     @property
     def recovered(self) -> Any:
-        """Which part of the difference a patch recovers, `(num_sites, num_positions)`.
+        """Fraction of the difference that a patch recovers, `(num_sites, num_positions)`.
 
-        `(value - corrupted) / (clean - corrupted)` of the means over the samples: 0 where
-        a patch does nothing, 1 where it does all.
+        `(value - corrupted) / (clean - corrupted)`, with means over the samples: 0 where
+        a patch has no effect, 1 where it recovers everything.
         """
         before, after = np.mean(self.corrupted), np.mean(self.clean)
         return (self.values.mean(axis=2) - before) / (after - before)
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw what is recovered, as a map of sites and positions.
+        """Draw the recovered fractions as a map of sites and positions.
 
         Args:
-            ax: Axes of matplotlib. Defaults to None: new ones.
+            ax: Matplotlib axes to draw on. Defaults to None: new axes.
 
         Returns:
             The axes.
@@ -76,31 +77,32 @@ def patching_study(
     batch_size: int | None = None,
     verbose: int = 1,
 ) -> PatchingStudy:
-    """Patch one activation after the other of corrupted runs from clean ones.
+    """Patch each activation of corrupted runs in turn with its value from clean runs.
 
-    All points are computed by one model that is traced once, in batches.
+    All results are computed in batches, by one model that is traced once.
 
     Args:
-        model: Model of any kind; it is left as it is.
-        clean: What the model takes, `(num_samples, *sample_shape)`, or several in a
-            list or dict.
-        corrupted: The same, of the same shapes.
+        model: Model of any kind; it is left unchanged.
+        clean: Input of the model, of shape `(num_samples, *sample_shape)`, or a list or
+            dict of inputs.
+        corrupted: Corrupted inputs, with the same shapes as `clean`.
         sites: Site, address or pattern of addresses, or a list of these; see
             `kedit.interventions.site`.
-        metric: Given predictions as NumPy arrays, `(num_rows, *output_shape)`, a
-            number for each.
-        positions: List of selections, as `[sample[3], sample[4:6]]`. Defaults to
-            None: each place on the first axis of a sample, or, where activations
-            have only one axis, all of them at once.
-        batch_size: Rows at a time. Defaults to None: as many as fit 2**20 numbers.
-        verbose: 1 shows a progress bar, 0 none, 2 a line for each batch. Defaults
-            to 1.
+        metric: Function that takes predictions, NumPy arrays of shape
+            `(num_rows, *output_shape)`, and returns a number for each row.
+        positions: List of selections, such as `[sample[3], sample[4:6]]`. Defaults to
+            None: each position on the first axis of a sample, or the whole activation
+            if it has only one axis.
+        batch_size: Number of rows per batch. Defaults to None: up to 1024, fewer if
+            they hold more than 2**20 numbers.
+        verbose: 0 for silence, 1 for a progress bar, 2 for a line at the end.
+            Defaults to 1.
 
     Returns:
         `PatchingStudy`, with `values`, `recovered` and `plot()`.
 
     Raises:
-        kedit.errors.EditError: If sites, positions or inputs do not fit.
+        kedit.errors.EditError: If the sites, the positions or the inputs do not fit.
 
     Gradient:
         None: the results are NumPy arrays.
@@ -144,7 +146,7 @@ def patching_study(
 
 
 def _masks(activation: Any, positions: Any) -> list[Any]:
-    """Which elements of an activation belong to each position; they broadcast to a sample."""
+    """Return a mask of the elements of each position, which broadcasts to a sample."""
     if positions is not None:
         return [selected(position, activation)[0] for position in positions]
     rank = activation.ndim - 1

@@ -18,14 +18,14 @@ _MOST_ROWS, _MOST_NUMBERS = 1024, 2**20
 
 
 def activations(model: Any, x: Any, sites: Any) -> list[tuple[Site, Any]]:
-    """Sites of single layers, and what is there for the first example, `(1, ...)`."""
+    """Return sites of single layers, with their activations for the first example, `(1, ...)`."""
     found = capture(model, sites)
     seen = found.predict_on_batch(keras.tree.map_structure(lambda leaf: leaf[:1], x))
     return [(site, seen[str(site)]) for site in found.patterns]
 
 
 def gated(model: Any, sites: list[Site], operands: list[Any]) -> EditedModel:
-    """The model with operands written at sites, where the gate of the site is open."""
+    """Return a model that writes operands at sites where the gate of the site is open."""
     pairs = [
         (site, sample[...].where(Fed(f"gate_{number}") > 0).set(operand))
         for number, (site, operand) in enumerate(zip(sites, operands, strict=True))
@@ -34,7 +34,7 @@ def gated(model: Any, sites: list[Site], operands: list[Any]) -> EditedModel:
 
 
 def gates_of(masks: list[list[Any]]) -> list[Any]:
-    """Gates for each point, one site after the other, of masks of the points of each site."""
+    """Make the gates of each site for all points, from the masks of its own points."""
     points = sum([len(of_site) for of_site in masks])
     gates, start = [], 0
     for of_site in masks:
@@ -52,15 +52,15 @@ def predict_points(
     batch_size: int | None,
     verbose: int,
 ) -> Any:
-    """Predictions at every point, `(num_points, num_samples, ...)`.
+    """Return predictions at every point, `(num_points, num_samples, ...)`.
 
     Every batch has the same number of rows, so that the model is traced once.
 
     Args:
-        model: An edited model that is fed a gate for each site.
+        model: An edited model that takes a gate for each site.
         x: Its other inputs.
-        gates: For each site an array of shape `(num_points, ...)`.
-        batch_size: Rows at a time, or None.
+        gates: For each site, an array of shape `(num_points, ...)`.
+        batch_size: Number of rows per batch, or None.
         verbose: As for `sweep`.
     """
     leaves = keras.tree.flatten(x)
@@ -87,7 +87,7 @@ def predict_points(
 
 
 def measured(metric: Callable[[Any], Any], outputs: Any) -> Any:
-    """A metric of each prediction, `(num_points, num_samples)`."""
+    """Return the metric of each prediction, `(num_points, num_samples)`."""
     first = keras.tree.flatten(outputs)[0]
     flat = keras.tree.map_structure(lambda y: y.reshape(-1, *y.shape[2:]), outputs)
     values = np.asarray(ops.convert_to_numpy(metric(flat)))

@@ -1,4 +1,4 @@
-"""Edits of a piece of a sequence, by positions that are counted in the whole sequence."""
+"""Edit a piece of a sequence by positions that are counted in the whole sequence."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,11 +19,11 @@ _ARRAYS = (Positions, Array, Traced, Each, Block)
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a sequence that is generated.
+    """A piece of a sequence that is being generated.
 
     Attributes:
-        start: Where it starts in the sequence: an integer tensor; None if nobody knows.
-        length: Of how many positions it is.
+        start: Where it starts in the sequence: an integer tensor, or None if unknown.
+        length: Its number of positions.
     """
 
     start: Any = None
@@ -37,7 +37,7 @@ def apply_from(edit: Edit, x: Tensor, shape: Shape, piece: Piece | None) -> Tens
         edit: The edit, with tensors in place of its placeholders.
         x: Tensor of shape `(batch_size, length, ...)`.
         shape: Shape that the layer was built with.
-        piece: Which one; None if it is the whole sequence.
+        piece: Which piece it is; None for the whole sequence.
     """
     selection = edit.selection.inside_sample()
     items = selection.index.items
@@ -76,7 +76,7 @@ def apply_from(edit: Edit, x: Tensor, shape: Shape, piece: Piece | None) -> Tens
 
 
 def _chosen(item: Any, positions: Tensor, selection: Selection) -> Tensor:
-    """Which positions an item of an index means."""
+    """Return which positions an item of an index selects."""
     if isinstance(item, int):
         numbers = [item]
     elif isinstance(item, Positions):
@@ -101,10 +101,10 @@ def _chosen(item: Any, positions: Tensor, selection: Selection) -> Tensor:
 
 
 def _for_all(edit: Edit, item: Any, rank: int) -> Any:
-    """The operand as it has to be where all positions are selected, in `rank` dimensions."""
+    """Return the operand for a selection of all positions, with `rank` dimensions."""
     operand = edit.operand
     sizes = tuple(getattr(operand, "shape", ()))
-    if isinstance(item, int):  # whose axis values have not
+    if isinstance(item, int):  # values have no axis for an int
         return ops.expand_dims(operand, 1) if len(sizes) == rank - 1 > 1 else operand
     at = len(sizes) - rank + 1
     if at >= 0 and sizes[at] != 1:

@@ -1,4 +1,4 @@
-"""One run of a model in which activations are edited, or looked at."""
+"""One run of a model in which activations are edited or read."""
 
 from functools import partial
 from typing import Any
@@ -13,13 +13,13 @@ from kedit.interventions._site import Site
 
 
 class Placed:
-    """An edit, or whatever is done with an activation, at one site of one layer.
+    """An edit, or anything else that is done with an activation, at one site of one layer.
 
     Attributes:
-        site: The site, by the address of the layer.
+        site: The site, with the address of the layer.
         layer: The layer.
-        act: Given the activation, the number of the call and the piece of
-            a sequence, gives what takes its place.
+        act: Function that takes the activation, the number of the call and the piece
+            of a sequence, and returns what replaces the activation.
     """
 
     def __init__(self, site: Site, layer: Any, act: Any) -> None:
@@ -41,10 +41,10 @@ class Run:
     """Handlers that do what is placed, for one run of a model.
 
     Args:
-        placed: What to do; of several at one site the first is done first.
-        owners: Layers that may be told where in a sequence those inside them stand.
-        whole: The model, if the run is of any method of it, which may call its layers
-            past it. Defaults to None: the run is one call of it.
+        placed: What to do; at one site, the first is done first.
+        owners: Layers that may receive the position in a sequence of their inner layers.
+        whole: The model, if the run is of any of its methods, which may call its layers
+            directly. Defaults to None: the run is one call of the model.
     """
 
     def __init__(self, placed: list[Placed], owners: list[Any], whole: Any = None) -> None:
@@ -63,7 +63,7 @@ class Run:
             self.handlers.append((whole, self._counting))
 
     def _counting(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Count the calls of layers from 0 in each call of the model."""
+        """Restart counting the calls of layers at 0 in each call of the model."""
         self.counts.clear()
         self.calls_of_whole += 1
         try:
@@ -72,7 +72,7 @@ class Run:
             self.calls_of_whole -= 1
 
     def _carrying(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Note, while a layer runs, where the sequence stands that it is given a piece of."""
+        """Record, while a layer runs, which piece of a sequence it receives."""
         piece = _piece(args, kwargs)
         if piece is None:
             return call(*args, **kwargs)
@@ -83,7 +83,7 @@ class Run:
             self.pieces.pop()
 
     def _piece(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Which piece of a sequence a layer is given; None if it is all of it."""
+        """Return which piece of a sequence a layer receives; None for all of it."""
         piece = _piece(args, kwargs)
         if piece is None and self.pieces:
             return self.pieces[-1]
@@ -121,7 +121,7 @@ class Run:
             )
 
     def check_fired(self) -> None:
-        """Refuse a run in which something that was placed did not come to pass."""
+        """Raise if something that was placed was never reached in the run."""
         for one in self.placed:
             if not one.fired:
                 again = "" if one.site.call is None else f" {one.site.call + 1} times"
@@ -132,7 +132,7 @@ class Run:
 
 
 def owners_of(model: Any, sites: list[Site]) -> list[Any]:
-    """The layers that hold those at sites of a model."""
+    """Return the layers that contain the layers at the sites."""
     table = addresses(model)
     parts = [site.pattern.split("/") for site in sites]
     names = {"/".join(part[:count]) for part in parts for count in range(1, len(part))}
@@ -140,9 +140,9 @@ def owners_of(model: Any, sites: list[Site]) -> list[Any]:
 
 
 def _piece(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Where the piece that a layer is given stands in the sequence, as KerasHub tells its layers.
+    """Return the piece of a sequence that a layer receives, from the arguments of KerasHub.
 
-    None where there is no cache, and the sequence is whole.
+    None if there is no cache, and the sequence is whole.
     """
     for name, value in kwargs.items():
         if name.endswith("cache_update_index") and value is not None:
@@ -165,9 +165,9 @@ def _why(one: Placed) -> str:
 
 
 def check_not_fused(base: Any, sites: list[Site]) -> None:
-    """Refuse what is inside a recurrent layer that is one fused operation where there is one.
+    """Raise if a site is inside a recurrent layer that can run as one fused operation.
 
-    Whether there is depends on the backend and the device; what is refused does not.
+    Whether it does depends on the backend and the device; whether this raises does not.
     """
     for owner in owners_of(base, sites):
         is_fused = isinstance(owner, (keras.layers.LSTM, keras.layers.GRU))
@@ -180,9 +180,9 @@ def check_not_fused(base: Any, sites: list[Site]) -> None:
 
 
 def check_not_rematerialized(base: Any) -> None:
-    """Refuse a model that computes layers again, without what stood before them, to differentiate.
+    """Raise if a model recomputes layers for the gradient, which would skip the handlers.
 
-    Keras has no public way to ask; the wrapper itself may be made under `keras.RematScope`.
+    Keras has no public way to ask. The wrapper itself may be made under `keras.RematScope`.
     """
     for address, layer in {"": base, **addresses(base)}.items():
         if getattr(layer, "_remat_mode", None) is not None:

@@ -1,4 +1,4 @@
-"""Models that share their variables with others, and do not lose them when a run fails."""
+"""Models that share variables with others, and do not lose them when a run fails."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from kedit._run import ops
 
 
 class SafelyRun(keras.Model):
-    """Base of models whose variables are as they were after a run that raised an error."""
+    """Base class of models that keep the values of their variables if a run raises an error."""
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         with values_kept(self):
@@ -27,10 +27,10 @@ class SafelyRun(keras.Model):
 
 @contextmanager
 def values_kept(model: Any) -> Iterator[None]:
-    """Give the variables of a model their values back if what is run in the block fails.
+    """Give the variables of a model their values back if the block fails.
 
-    On JAX, Keras takes them out of the variables for as long as a model is run on
-    batches, and if the first of these fails, they are lost, to all who share them.
+    On JAX, Keras takes the values out of the variables while a model runs on batches. If
+    the first batch fails, the values are lost for all models that share the variables.
     """
     values = [(variable, variable.value) for variable in model.variables]
     try:
@@ -40,20 +40,20 @@ def values_kept(model: Any) -> Iterator[None]:
             if _is_lost(variable) and _is_readable(value):
                 variable.assign(value)
         if any([_is_lost(variable) for variable, _ in values]):
-            model.jax_state_sync()  # what was left by the batches before
+            model.jax_state_sync()  # the values after the previous batches
         raise
 
 
 def _is_lost(variable: Any) -> bool:
     try:
         return variable.value is None
-    except TypeError:  # without a value, Keras looks for an initializer, which has gone, too
+    except TypeError:  # without a value, Keras needs the initializer, which is gone too
         return True
 
 
 def _is_readable(value: Any) -> bool:
     try:
         ops.convert_to_numpy(value)
-    except RuntimeError:  # its memory was handed on to a compiled function
+    except RuntimeError:  # its memory was donated to a compiled function
         return False
     return True

@@ -1,4 +1,4 @@
-"""Edits of a model as a file that others apply to theirs."""
+"""Save the edits of a model to a file that others can apply to their models."""
 
 import json
 import os
@@ -16,14 +16,14 @@ from kedit.interventions._site import Site
 
 
 def save_edits(model: EditedModel, path: Any) -> None:
-    """Write the edits of a model, with what they have learned, to a file of JSON.
+    """Write the edits of a model, with their learned values, to a JSON file.
 
-    It holds addresses, edits and their numbers: no code, and no weight of the model
-    underneath. `load_edits` reads it.
+    The file holds addresses, edits and their numbers, but no code and no weight of the
+    underlying model. `load_edits` reads it.
 
     Args:
-        model: What `edit_model` made.
-        path: Of the file.
+        model: Model made by `edit_model`.
+        path: Path of the file.
 
     Raises:
         kedit.errors.SavingError: If an edit holds a tensor, or a function that is
@@ -51,10 +51,10 @@ def save_edits(model: EditedModel, path: Any) -> None:
 
 
 def load_edits(path: Any) -> list[tuple[Site, Edit | EditSequence]]:
-    """Read the edits of a file that `save_edits` wrote, to give them to `edit_model`.
+    """Read edits from a file that `save_edits` wrote, to pass them to `edit_model`.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
 
     Returns:
         A list of pairs of a site and an edit. No code is run.
@@ -84,8 +84,8 @@ def _entry(data: Any) -> tuple[Site, Edit | EditSequence]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all; one that was there stays till then."""
-    path = path.resolve()  # what a link leads to is replaced, not the link
+    """Write a file completely or not at all. An existing file stays until then."""
+    path = path.resolve()  # replace the target of a link, not the link
     number, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(number, "w", encoding="utf-8") as file:
@@ -94,14 +94,14 @@ def _write(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.chmod(name, _mode(path))
         os.replace(name, path)
-    except BaseException:  # an interrupt, too
+    except BaseException:  # including an interrupt
         with suppress(OSError):
             os.unlink(name)
         raise
 
 
 def _mode(path: Path) -> int:
-    """Who may read and write the file: as before, or as of any new file."""
+    """Return the permissions of the file: those it has, or those of any new file."""
     try:
         return stat.S_IMODE(path.stat().st_mode)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Which value of which layer of a model: an address, and what of it."""
+"""A site: the address of a layer of a model, and which of its values."""
 
 import difflib
 import fnmatch
@@ -24,15 +24,15 @@ _FIELDS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Site:
-    """Which value of which layers; made with `kedit.interventions.site`.
+    """A value of one or several layers; made with `kedit.interventions.site`.
 
     Attributes:
         pattern: Address of a layer, or a pattern of addresses.
         where: "output" or "input".
         leaf: Which of several tensors.
-        call: Which call of a layer that is called several times; None is each.
-        is_found: Whether the pattern is an address that was found in a model, and no
-            name of a layer.
+        call: Which call of a layer that is called several times; None for each.
+        is_found: Whether the pattern is an address that was found in a model, and not
+            the name of a layer.
     """
 
     pattern: str
@@ -57,7 +57,7 @@ class Site:
             )
 
     def __str__(self) -> str:
-        """The pattern, with what is not left at its default: `dense:input:1#0`."""
+        """Return the pattern and what differs from the defaults: `dense:input:1#0`."""
         leaf = "" if self.leaf == 0 else f":{self.leaf}"
         where = "" if self.where == "output" and not leaf else f":{self.where}"
         call = "" if self.call is None else f"#{self.call}"
@@ -73,19 +73,19 @@ class Site:
 
     @classmethod
     def from_config(cls, config: Any) -> "Site":
-        """The site that `get_config()` described, at an address that was found in a model."""
+        """Rebuild a site from `get_config()`, at an address that was found in a model."""
         with loading("A saved site", config):
             made = cls(**check_fields("A saved site", config, _FIELDS), is_found=True)
             check_same("A saved site", made.get_config(), config)
             return made
 
     def find(self, model: Any) -> list[tuple["Site", Any]]:
-        """The layers of a model that are meant, each with a site of its own address."""
+        """Return the layers of a model that match, each with a site at its own address."""
         found = _find(model, self.pattern, self.is_found)
         return [(replace(self, pattern=a, is_found=True), layer) for a, layer in found]
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """The tensor that is meant."""
+        """Return the tensor at this site."""
         found: list[Any] = []
 
         def look_at(leaf: Any) -> Any:
@@ -102,7 +102,7 @@ class Site:
         output: Any,
         change: Callable[[Any], Any],
     ) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-        """Arguments and output of a call with `change` applied to the tensor that is meant."""
+        """Return the arguments and output of a call, with `change` applied at this site."""
         if self.where == "output":
             return args, kwargs, self._change(output, change)
         if isinstance(self.leaf, int):
@@ -123,22 +123,22 @@ class Site:
 
 
 def site(pattern: str, where: str = "output", leaf: int | str = 0, call: int | None = None) -> Site:
-    """Say which value of which layers of a model is meant.
+    """Choose a value of one or several layers of a model.
 
     Args:
-        pattern: Address of a layer, as `kedit.interventions.sites(model)` lists
-            them, or a pattern of addresses, in which `*` stands for anything and
-            `?` for one character.
-        where: "output" of the layer, or its "input". Defaults to "output".
-        leaf: Which tensor, if there are several: its number, in the order of
-            `keras.tree.flatten`, or its keys joined by `/`, the first of which is
-            the name of a keyword argument if it is an input. Defaults to 0.
+        pattern: Address of a layer, as listed by `kedit.interventions.sites(model)`,
+            or a pattern of addresses, in which `*` matches anything and `?` matches
+            one character.
+        where: "output" or "input" of the layer. Defaults to "output".
+        leaf: Which tensor, if there are several: its number in the order of
+            `keras.tree.flatten`, or its keys joined by `/`. For an input, the first key
+            is the name of a keyword argument. Defaults to 0.
         call: Which call, counted from 0, of a layer that is called several times.
-            Defaults to None: each.
+            Defaults to None: each call.
 
     Returns:
-        `Site`: a key of the dict that `edit_model` takes. A str alone is the site
-        of its output.
+        `Site`: a key of the dict that `edit_model` takes. A plain str means the output
+        of that layer.
 
     Example:
     >>> str(kedit.interventions.site("dense_*", "input"))

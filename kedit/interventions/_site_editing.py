@@ -1,4 +1,4 @@
-"""The layer that edits one place inside a model."""
+"""The layer that edits one site inside a model."""
 
 from dataclasses import replace
 from functools import partial
@@ -24,7 +24,7 @@ from kedit.layers import Editing
 
 
 class Value(Trainable):
-    """A constant that is kept in a variable, so that a compiled model sees when it changes."""
+    """A constant that is kept in a variable, so that a compiled model sees changes to it."""
 
     __slots__ = ()
 
@@ -45,7 +45,7 @@ class Value(Trainable):
 
 
 class SiteEditing(Editing):
-    """Edits an activation, with what only a run of the model has.
+    """Edits an activation, with operands that exist only in a run of the model.
 
     Args:
         edit: The edit.
@@ -53,9 +53,9 @@ class SiteEditing(Editing):
 
     Call arguments:
         inputs: The activation, which keeps its dtype.
-        given: What the operands of the edit are taken from, by name.
-        piece: Which piece of the sequence, in which positions are counted, the
-            activation is. Defaults to None: all of it.
+        given: Values for the operands of the edit, by name.
+        piece: Which piece of the sequence the activation is, if positions are counted in
+            the sequence. Defaults to None: all of it.
     """
 
     placeholders = (Trainable, RunOperand)
@@ -108,7 +108,7 @@ class SiteEditing(Editing):
         self, inputs: Tensor, given: dict[str, Tensor] | None = None, piece: Any = None
     ) -> Tensor:
         x, learned = inputs, iter(self._learned)
-        # On the NumPy backend tensors are arrays, which have to fit the batch.
+        # On the NumPy backend, tensors are arrays, which must fit the batch.
         shape = (x.shape[0], *self._shape[1:])
         for plain, held in self._plain:
             operands = [self._operand(plain, x, next(learned), given or {}) for _ in held]
@@ -117,7 +117,7 @@ class SiteEditing(Editing):
         return x
 
     def _operand(self, edit: Edit, x: Tensor, held: Any, given: dict[str, Tensor]) -> Tensor:
-        """The tensor that stands for a placeholder in an edit of `x`."""
+        """Return the tensor for a placeholder in an edit of `x`."""
         if not isinstance(held, tuple):
             return ops.cast(held, x.dtype)
         operand, weight = held
@@ -125,7 +125,7 @@ class SiteEditing(Editing):
         place = Selection(edit.selection.coordinates, edit.selection.index)
         shape = (x.shape[0], *self._shape[1:])
         if not operand.is_whole:
-            # By one axis after the other: rematerialized, TensorFlow does not know its sizes.
+            # One axis at a time: with rematerialization, TensorFlow does not know its sizes.
             for _ in range(len(bind(place, shape).result) - len(value.shape)):
                 value = ops.expand_dims(value, 1)
             is_float = kind(keras.backend.standardize_dtype(value.dtype)) == 2
@@ -133,7 +133,7 @@ class SiteEditing(Editing):
         return _run.apply(Edit(place, "get", mode=edit.mode), value, shape)
 
     def current(self) -> Edit | EditSequence:
-        """The edit, with what its weights hold now."""
+        """Return the edit, with the current values of its weights."""
         learned = iter(self._learned)
         edits = []
         for part, (_, held) in zip(self.original.edits, self._plain, strict=True):
@@ -146,9 +146,9 @@ class SiteEditing(Editing):
 
 
 def _with_value(edit: Edit) -> Edit:
-    """The edit with its constant kept in a variable."""
+    """Return the edit with its constant kept in a variable."""
     is_constant = is_scalar(edit.operand) or isinstance(edit.operand, Array)
-    # An exponent decides what is differentiable.
+    # Not an exponent, which decides what is differentiable.
     return (
         replace(edit, operand=Value(edit.operand))
         if is_constant and not OPERATIONS[edit.op].needs_natural
@@ -157,14 +157,14 @@ def _with_value(edit: Edit) -> Edit:
 
 
 def _constant(operand: Any, weight: Any) -> Any:
-    """What a variable holds, as a constant: the one that it was made for, if it still holds it."""
+    """Return the value of a variable as a constant: the original one if it is unchanged."""
     now = ops.convert_to_numpy(weight)
     then = np.asarray(operand.array if isinstance(operand, Array) else operand, now.dtype)
     return operand if np.array_equal(now, then) else freeze(now if now.ndim else now[()])
 
 
 def _now(weights: Any, leaf: Any) -> Any:
-    """A placeholder that starts from what its weight holds now."""
+    """Return a placeholder that starts from the current value of its weight."""
     if isinstance(leaf, Rotated):
         return Rotated(leaf.source, leaf.rank, ops.convert_to_numpy(next(weights)[1]))
     if isinstance(leaf, RunOperand):

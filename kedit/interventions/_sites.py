@@ -1,4 +1,4 @@
-"""What can be edited inside a model, as a table."""
+"""A table of what can be edited inside a model."""
 
 from typing import Any, NamedTuple
 
@@ -16,13 +16,13 @@ class SiteInfo(NamedTuple):
     """A layer that can be edited.
 
     Attributes:
-        address: What `site` takes.
-        layer: Name of its class.
+        address: The address that `site` takes.
+        layer: Name of the class of the layer.
         name: Name of the layer.
-        input: Shapes of its tensors that are given by position, at its first call.
-        output: Shapes of what it gives then. Both have None for sizes that are not
-            known, and are None if the layer was not called.
-        calls: How often it is called in one run; None if no run could be looked at.
+        input: Shapes of its positional inputs at its first call.
+        output: Shapes of its outputs at its first call. In both, unknown sizes are None.
+            Both are None if the layer was not called.
+        calls: How often it is called in one run; None if no run could be traced.
     """
 
     address: str
@@ -55,16 +55,16 @@ def sites(model: keras.Model, inputs: Any = None) -> Sites:
 
     Args:
         model: Model of any kind, or a layer.
-        inputs: What the model takes, a batch of any size, of which only shapes and
-            dtypes are used; a model that is not built is built for it.
-            Defaults to None: what the model was built for.
+        inputs: Inputs of the model, a batch of any size. Only shapes and dtypes are
+            used. A model that is not built yet is built for them. Defaults to None:
+            the inputs that the model was built for.
 
     Returns:
-        A tuple of `SiteInfo`, in the order in which the layers are called; those
+        A tuple of `SiteInfo`, in the order in which the layers are called. Layers
         that are not called come last. It prints as a table.
 
     Raises:
-        kedit.errors.OperandError: If `model` is none.
+        kedit.errors.OperandError: If `model` is not a model or a layer.
 
     Example:
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="hidden")])
@@ -87,7 +87,7 @@ def sites(model: keras.Model, inputs: Any = None) -> Sites:
 
 
 def check_model(model: Any) -> None:
-    """Refuse what has no layers."""
+    """Raise if `model` is not a model or a layer."""
     if not isinstance(model, keras.layers.Layer):
         raise OperandError(
             f"A model should be a `keras.Model`. Received: {model!r} of type "
@@ -96,31 +96,31 @@ def check_model(model: Any) -> None:
 
 
 def look(model: Any, inputs: Any = None) -> dict[int, list[Any]] | None:
-    """Run a model without values, and note what each layer was given and gave, at every call.
+    """Run a model without values, and record the inputs and outputs of every layer call.
 
     Returns:
-        Lists of pairs of positional arguments and output, as `KerasTensor`s, by the
-        identity of the layers, in the order of their first calls; None if nobody
-        knows what the model takes.
+        Dict from the `id` of each layer, in the order of first calls, to a list of pairs
+        of positional arguments and output, as `KerasTensor`s. None if the inputs of the
+        model are unknown.
     """
     spec = input_spec(model) if inputs is None else keras.tree.map_structure(_spec, inputs)
     if spec is None:
         return None
     if inputs is not None:
-        if not model.built:  # of what is not, a run without values knows nothing
+        if not model.built:  # a run without values cannot build it
             model(keras.tree.map_structure(ops.convert_to_tensor, inputs))
         return _look(model, [_sized(inputs, 0), _sized(inputs, 1)])
-    # Some layers cannot be run with sizes that are not known, others not with small ones.
+    # Some layers cannot run with unknown sizes, others cannot run with small ones.
     for specs in ([spec], [_sized(spec, 4), _sized(spec, 6)], [_sized(spec, 64), _sized(spec, 96)]):
         try:
             return _look(model, specs)
-        except Exception:  # of any kind: each backend, and each model, has its own
+        except Exception:  # each backend and each model raises its own kind
             continue
     return None
 
 
 def _look(model: Any, specs: list[Any]) -> dict[int, list[Any]]:
-    """What layers are given and give, with None for sizes that are not always the same."""
+    """Return the inputs and outputs of layers, with None for sizes that vary."""
     runs: list[dict[int, list[Any]]] = []
 
     def note(layer: Any) -> Any:
@@ -139,9 +139,9 @@ def _look(model: Any, specs: list[Any]) -> dict[int, list[Any]]:
         with intercepted([(layer, note(layer)) for layer in addresses(model).values()]):
             return model(inputs)
 
-    with np.errstate(all="ignore"):  # on the NumPy backend it is run with any numbers
+    with np.errstate(all="ignore"):  # the NumPy backend runs it with arbitrary numbers
         for spec in specs:
-            # Where a backend knows no axes of unknown size, Keras runs it with two sizes.
+            # If a backend has no axes of unknown size, Keras runs it with two sizes.
             _Probe(run).compute_output_spec(spec)
     return {key: _joined(*[seen[key] for seen in runs]) for key in runs[0]}
 
@@ -158,7 +158,7 @@ class _Probe(keras.layers.Layer):
 
 
 def _joined(*runs: Any) -> Any:
-    """What several runs agree in."""
+    """Return what several runs have in common."""
 
     def join(*found: Any) -> Any:
         if not isinstance(found[0], keras.KerasTensor):
@@ -171,7 +171,7 @@ def _joined(*runs: Any) -> Any:
 
 
 def input_spec(model: Any) -> Any:
-    """What a model takes, as far as it was built for it, or None."""
+    """Return the inputs that a model was built for, or None if unknown."""
     if isinstance(model, EditsWeights):
         return input_spec(model.base)
     if isinstance(model, (keras.Sequential, keras.Function)) and model.built:
@@ -191,14 +191,14 @@ def _of_shapes(shape: Any) -> Any:
 
 
 def _spec(x: Any) -> Any:
-    """A tensor without its values."""
+    """Return a tensor without its values."""
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
         return x
     return keras.KerasTensor(tuple(x.shape), dtype=keras.backend.standardize_dtype(x.dtype))
 
 
 def _sized(spec: Any, size: int) -> Any:
-    """Tensors without values in which sizes that are not known are `size`, and batches longer."""
+    """Return tensors without values, with `size` for unknown sizes and with longer batches."""
 
     def sized(x: Any) -> Any:
         shape = [size if n is None else n for n in x.shape]
@@ -209,7 +209,7 @@ def _sized(spec: Any, size: int) -> Any:
 
 
 def _shapes(values: Any) -> Any:
-    """Shapes of tensors, one alone or in a list."""
+    """Return the shapes of tensors: one alone, or several in a list."""
     if values is None:
         return None
     found = [tuple(leaf.shape) for leaf in keras.tree.flatten(values) if hasattr(leaf, "shape")]

@@ -1,4 +1,4 @@
-"""Edits of activations: layers for a model."""
+"""Layers that edit activations."""
 
 from kedit.layers._conditional_modifier import ConditionalModifier
 from kedit.layers._editing import Editing

@@ -1,4 +1,4 @@
-"""A layer that changes the elements which meet a comparison."""
+"""A layer that changes the elements that satisfy a comparison."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ OPERATIONS = ("multiply", "add", "set")
 class ConditionalModifier(Editing):
     """Multiplies the elements above a threshold by a factor; the others pass unchanged.
 
-    `comparison` and `operation` choose other ways to compare and to change.
+    Use `comparison` and `operation` to compare or change elements in other ways.
 
     Formula:
         `y = factor * x where x > threshold, else x`
@@ -29,30 +29,30 @@ class ConditionalModifier(Editing):
     Args:
         threshold: Number, array that broadcasts to a sample, such as one number
             for each channel, or `kedit.Trainable`. For "between", a pair of these.
-        factor: The same. Defaults to 2.0.
+        factor: Number, array or `kedit.Trainable`, as for `threshold`. Defaults to 2.0.
         comparison: ">", "<", "abs>" (`abs(x) > threshold`), "abs<", or "between"
             (`threshold[0] < x < threshold[1]`). Defaults to ">".
-        operation: "multiply", "add", or "set", which replaces `x` by `factor`.
+        operation: "multiply", "add", or "set", which replaces `x` with `factor`.
             Defaults to "multiply".
         **kwargs: Keyword arguments of `kedit.layers.Editing`, such as `gradient`
-            and `when`, and of every layer, such as `name` and `dtype`.
+            and `when`, and base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
         inputs: Tensor of shape `(batch_size, *sample_shape)`.
         training: Whether the model is being trained; Keras passes it.
 
     Input shape:
-        Any; axes may be of unknown size.
+        Any. Axes may have unknown size.
 
     Output shape:
         Same shape and dtype as the input.
 
     Raises:
-        kedit.errors.OperandError: If an argument is wrong, or if a threshold is learned
-            without `gradient="sigmoid"`.
+        kedit.errors.OperandError: If an argument is invalid, or if a threshold is
+            trainable without `gradient="sigmoid"`.
 
     Gradient:
-        With upstream gradient `g`, where the comparison is met: the input receives
+        With upstream gradient `g`: where the comparison is true, the input receives
         `factor * g`, `g` or 0, and `factor` receives `g * x`, `g` or `g`, for
         "multiply", "add" and "set". Elsewhere the input receives `g`. A threshold
         receives a gradient only with `gradient="sigmoid"`; see `kedit.layers.Editing`.

@@ -24,32 +24,32 @@ WHEN = ("always", "training", "inference")
 class Editing(keras.layers.Layer):
     """Applies an edit to its input.
 
-    Axis 0 is the batch, whose rows are arbitrary. So the edit counts inside one
-    sample, as `sample[2]` does, or leaves axis 0 alone, as `at[..., 2]` does. The
-    Keras mask is passed on. Every `kedit.Trainable` in the edit becomes a weight.
+    Axis 0 is the batch, and its rows are arbitrary. So the edit must count axes inside
+    one sample, like `sample[2]`, or leave axis 0 alone, like `at[..., 2]`. The Keras
+    mask is passed on. Every `kedit.Trainable` in the edit becomes a weight.
 
     Args:
         edit: `kedit.Edit` or `kedit.EditSequence`.
-        when: "training" edits only while `fit` trains, "inference" only when it
-            does not. Defaults to "always".
+        when: "training" edits only while the model is being trained, "inference" only
+            otherwise. Defaults to "always".
         gradient: "exact", "straight_through", "blocked" or "sigmoid"; see below.
             Defaults to "exact".
         temperature: Width of the sigmoid, in the units of the compared numbers.
             Defaults to 1.0.
-        switch: Whether the layer has a non-trainable weight that turns it off and
-            on: `layer.enabled = False`. Compiled models obey it, and it is saved.
+        switch: Whether to add a non-trainable weight that turns the layer on and off:
+            `layer.enabled = False`. It also works in compiled models, and is saved.
             Defaults to False: the layer is always on.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`. The
             name defaults to the edit in words.
 
     Call arguments:
         inputs: Tensor of shape `(batch_size, *sample_shape)`. Floats are cast to
-            the compute dtype of the layer's dtype policy, as Keras does.
+            the compute dtype of the layer, as in other Keras layers.
         training: Whether the model is being trained; Keras passes it.
 
     Input shape:
-        `(batch_size, *sample_shape)`; axes may be of unknown size. There, positions
-        that turn out not to exist are not edited.
+        `(batch_size, *sample_shape)`. Axes may have unknown size; on such an axis,
+        positions that turn out not to exist are not edited.
 
     Output shape:
         Same shape and dtype as the input.
@@ -62,19 +62,19 @@ class Editing(keras.layers.Layer):
             the input.
 
     Gradient:
-        `gradient` never changes a value, only what flows back. In a sequence it
-        holds for each edit. With upstream gradient `g`, and `c` the condition:
+        `gradient` never changes the output, only what flows back. In a sequence it
+        applies to each edit. With upstream gradient `g` and condition `c`:
 
         - "exact": the gradient of the edit; none flows through `c`.
         - "straight_through": the input receives `g`, as if there were no edit
-          (0 where it is not finite). Operands receive the exact gradient.
-        - "blocked": the input receives 0 at the elements that are edited, and `g`
-          at the others. Operands receive the exact gradient.
-        - "sigmoid": the exact gradient, and a gradient through `c`. A comparison
-          `a > b` has the derivative of `s = sigmoid((a - b) / temperature)`: `a`
+          (0 where the input is not finite). Operands receive the exact gradient.
+        - "blocked": the input receives 0 at the edited elements and `g` elsewhere.
+          Operands receive the exact gradient.
+        - "sigmoid": the exact gradient, plus a gradient through `c`. A comparison
+          `a > b` is differentiated as `s = sigmoid((a - b) / temperature)`: `a`
           receives `g * (edited - x) * s * (1 - s) / temperature`, where `edited`
-          is the element once it is edited; `b` receives the negative. `&`, `|` and
-          `~` have the derivatives of `c1 * c2`, `c1 + c2 - c1 * c2` and `1 - c`, at
+          is the element after the edit, and `b` receives the negative. `&`, `|` and
+          `~` are differentiated as `c1 * c2`, `c1 + c2 - c1 * c2` and `1 - c`, at
           the hard values. Other conditions are constants.
 
     References:
@@ -91,7 +91,7 @@ class Editing(keras.layers.Layer):
     """
 
     placeholders: tuple[type, ...] = (Trainable,)
-    """What an edit may hold in place of an operand."""
+    """Types of placeholders that an edit may hold as operands."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class Editing(keras.layers.Layer):
         self._learned: list[Any] = []
 
     def build(self, input_shape: Shape) -> None:
-        # A layer sees batches of any size, whatever the first one was.
+        # Later batches may have another size than the first one.
         self._shape = (None, *input_shape[1:])
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape))
         learned: list[Any] = []
@@ -173,11 +173,11 @@ class Editing(keras.layers.Layer):
             )
 
     def _weight(self, trainable: Trainable, selected: Shape, role: str, named: Any) -> Any:
-        """The weight of a `Trainable`: that of the same name, if there is one, or a new one."""
-        # On PyTorch Keras would lose one of two weights of the same name.
+        """Return the weight of a `Trainable`: the existing one of that name, or a new one."""
+        # On PyTorch, Keras would lose one of two weights with the same name.
         numbered = (f"{role}_{number}" if number else role for number in itertools.count())
         name = trainable.name or next(name for name in numbered if name not in named)
-        shape = trainable.shape or ()  # which is looked at before there is memory taken for it
+        shape = trainable.shape or ()  # checked before memory is allocated for it
         sizes = zip(reversed(shape), reversed(selected), strict=False)
         if len(shape) > len(selected) or any([w is not None and n not in (1, w) for n, w in sizes]):
             raise ShapeError(
@@ -200,7 +200,7 @@ class Editing(keras.layers.Layer):
         if self._enabled is None:
             return self._edited(inputs)
         enabled = ops.convert_to_tensor(self._enabled)
-        # Where the layer is off, the edit meets ones: its gradient there may not exist.
+        # If the layer is off, edit ones instead: the edit may have no gradient at the input.
         edited = self._edited(ops.where(enabled, inputs, ops.ones_like(inputs)))
         return ops.where(enabled, edited, inputs)
 
@@ -210,7 +210,7 @@ class Editing(keras.layers.Layer):
         return x
 
     def _filled(self, learned: list[Any]) -> list[Edit]:
-        """The edits, with `learned` in place of their `Trainable`s."""
+        """Return the edits, with `learned` in place of their `Trainable`s."""
         rest = iter(learned)
         return [
             _run.fill(plain, [next(rest) for _ in trainables]) if trainables else plain
@@ -219,7 +219,7 @@ class Editing(keras.layers.Layer):
 
     @property
     def enabled(self) -> bool:
-        """Whether the layer edits; may be set if the layer has a switch and is built."""
+        """Whether the layer edits. Can be set if the layer has a switch and is built."""
         return self._enabled is None or bool(ops.convert_to_numpy(self._enabled))
 
     @enabled.setter

@@ -1,4 +1,4 @@
-"""The gradient of an edit in a layer, where it is to be another than that of the operation."""
+"""Apply an edit in a layer with a gradient other than the exact one."""
 
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,7 @@ _ORDERED = (*_GREATER, "less", "less_equal")
 
 
 def apply(edit: Edit, x: Tensor, shape: Shape, gradient: str, temperature: float) -> Tensor:
-    """Apply an edit; the values are those of `_run.apply`, to the last bit.
+    """Apply an edit with the chosen gradient. Values match `_run.apply` to the last bit.
 
     Args:
         edit: The edit, with tensors in place of its `Trainable`s.
@@ -50,7 +50,7 @@ def apply(edit: Edit, x: Tensor, shape: Shape, gradient: str, temperature: float
 
 
 def check_can_learn(edit: Edit, gradient: str) -> None:
-    """Refuse a `Trainable` to which no gradient can come."""
+    """Raise if a `Trainable` can never receive a gradient."""
     condition = edit.selection.condition
     held = _unlearnable(condition) if gradient == "sigmoid" else placeholders_in(condition)
     stuck = [placeholder for placeholder in held if isinstance(placeholder, Trainable)]
@@ -79,15 +79,16 @@ def _unlearnable(condition: Any) -> list[Any]:
 
 
 def _falling(x: Tensor) -> Tensor:
-    """0.0, with the gradient of `-x`: subtracted it adds that of `x`, and changes not even -0.0.
+    """Return 0.0 with the gradient of `-x`.
 
-    `x` has to be finite, and not a product, which a compiler might join with the difference.
+    Subtracting it adds the gradient of `x` and changes no value, not even -0.0. `x` must be
+    finite, and not a product, which a compiler might fuse with the difference.
     """
     return ops.subtract(ops.stop_gradient(x), x)
 
 
 def _with_surrogate(edit: Edit, x: Tensor, shape: Shape, dtype: str, temperature: float) -> Tensor:
-    """The edit, with the gradient of `m * change`, where `m` is the soft condition."""
+    """Apply the edit, and add the gradient of `m * change`, where `m` is the soft condition."""
     y = _run.apply(edit, x, shape)
     selection = edit.selection
     if not compares(selection.condition):
@@ -105,7 +106,7 @@ def _with_surrogate(edit: Edit, x: Tensor, shape: Shape, dtype: str, temperature
     change = ops.stop_gradient(ops.subtract(_run.apply(read, new, shape), old))
     change = ops.where(ops.isfinite(change), change, ops.zeros_like(change))
     _, slope = _surrogate(selection.condition, old, dtype, temperature)
-    # 0.0 for either sign of the change, so that subtracting it leaves -0.0 as it is, too.
+    # 0.0 for either sign of the change, so that subtracting it also leaves -0.0 unchanged.
     falling = ops.where(change >= 0, _falling(slope), _falling(ops.negative(slope)))
     nothing = ops.multiply(ops.abs(change), falling)
     write = replace(read, op="apply", operand=lambda written: ops.subtract(written, nothing))
@@ -113,9 +114,9 @@ def _with_surrogate(edit: Edit, x: Tensor, shape: Shape, dtype: str, temperature
 
 
 def _surrogate(condition: Any, x: Tensor, dtype: str, temperature: float) -> tuple[Tensor, Tensor]:
-    """A condition as 0 and 1, and 0 with the gradient of its surrogate.
+    """Return a condition as 0 and 1, and 0 with the gradient of its surrogate.
 
-    Conditions are joined as numbers are: `a & b` is `a * b`, `a | b` is `a + b - a * b`.
+    Conditions combine as numbers: `a & b` is `a * b`, and `a | b` is `a + b - a * b`.
     """
     one, zero = _run.constant(1, dtype), _run.constant(0, dtype)
     exists = ops.isfinite(x)
@@ -148,7 +149,7 @@ def _surrogate(condition: Any, x: Tensor, dtype: str, temperature: float) -> tup
         distance = above * _run.constant(1 / temperature, dtype)
         finite = ops.logical_and(exists, ops.isfinite(distance))
         soft = ops.sigmoid(ops.where(finite, distance, zero))
-        soft = ops.where(finite, soft, zero)  # no product: see `_falling`
+        soft = ops.where(finite, soft, zero)  # not a product: see `_falling`
         return ops.negative(_falling(soft))
 
     return both(condition)

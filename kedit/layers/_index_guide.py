@@ -1,4 +1,4 @@
-"""A layer that brings chosen activations to a target, and owns the multiplier that does it."""
+"""A layer that drives chosen activations to a target, with a multiplier that it owns."""
 
 from typing import Any
 
@@ -15,12 +15,12 @@ REDUCTIONS = ("each", "mean")
 
 @keras.saving.register_keras_serializable(package="kedit")
 class IndexGuide(keras.layers.Layer):
-    """Passes its input on, and adds a loss that brings chosen elements to a target.
+    """Passes its input through, and adds a loss that drives chosen elements to a target.
 
     The loss is the augmented Lagrangian of one constraint for each chosen position:
-    a quadratic penalty, and a multiplier that `kedit.callbacks.DualAscent` raises as
-    long as the constraint is violated. A penalty alone never quite wins against
-    another loss; the multiplier grows until it pulls as hard.
+    a quadratic penalty, and a multiplier that `kedit.callbacks.DualAscent` raises
+    while the constraint is violated. A penalty alone never fully overcomes another
+    loss; the multiplier grows until it pulls as hard.
 
     Formula, with multiplier `m` and penalty `p`, summed over the chosen positions:
         - "each", every sample: `m * mean(abs(r)) + p / 2 * mean(r ** 2)`, where `r`
@@ -29,47 +29,49 @@ class IndexGuide(keras.layers.Layer):
         - "mean", the mean of the batch: `p / 2 * r(mean(x) + m / p) ** 2 - m ** 2 / (2 * p)`,
           which for a target is `m * r + p / 2 * r ** 2` with `r = mean(x) - target`
 
-    On PyTorch leave `compile(jit_compile=...)` at its default, False. With a layer that
-    adds a loss, such as this one or an activity regularizer, PyTorch compiles each of
-    the first eight steps anew and runs the others uncompiled.
+    On PyTorch, leave `compile(jit_compile=...)` at its default, False. With a layer that
+    adds a loss, such as this one or an activity regularizer, PyTorch recompiles each of
+    the first eight steps and runs the others uncompiled.
 
     Args:
-        index: Which elements, counted inside one sample, as in
+        index: Elements to guide, counted inside one sample, as in
             `kedit.losses.IndexPenalty`.
-        target: Number, or array that broadcasts to `sample[index]`; NaN leaves
-            an element free. Defaults to None, which asks for bounds.
-        lower: Number or array, the least value allowed. Defaults to None.
-        upper: Number or array, the greatest value allowed. Defaults to None.
-        reduce: "each": every sample should meet the target. "mean": the mean of
+        target: Number, or array that broadcasts to `sample[index]`. NaN leaves
+            an element free. Defaults to None, which requires bounds.
+        lower: Number or array: the smallest allowed value. Defaults to None.
+        upper: Number or array: the largest allowed value. Defaults to None.
+        reduce: "each": every sample should reach the target. "mean": the mean of
             the batch should; with replicas, the mean on each replica. Defaults
             to "each".
-        penalty: Weight of the quadratic penalty, positive. Defaults to 1.0.
+        penalty: Weight of the quadratic penalty; must be positive. Defaults to 1.0.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
         inputs: Tensor of shape `(batch_size, *sample_shape)`.
         mask: The Keras mask; masked elements are free.
-        training: Whether to record how far the constraints are violated, for the
-            next ascent.
+        training: Whether to record the violations of the constraints for the next
+            ascent.
 
     Input shape:
-        `(batch_size, *sample_shape)`; the chosen positions lie on axes of known size.
+        `(batch_size, *sample_shape)`. The chosen positions must lie on axes of known
+        size.
 
     Output shape:
         Same shape and dtype as the input.
 
     Attributes:
-        multiplier: Weight of the shape of `sample[index]`, saved with the model.
+        multiplier: Weight with the shape of `sample[index]`, saved with the model.
         penalty: Weight of shape `()`, saved with the model.
 
     Raises:
         kedit.errors.CoordinateError: If the index names rows of the batch.
-        kedit.errors.EditError: If index or target do not fit the input.
+        kedit.errors.EditError: If the index or the target does not fit the input.
 
     Gradient:
-        The input receives the gradient of the output, and that of the loss. In a
-        batch of `n` the latter is `(m * sign(r) + p * r) / n` for "each", and
-        `p * r(mean(x) + m / p) / n` for "mean". Multiplier and penalty receive none.
+        The input receives the gradient of the output plus the gradient of the loss. In
+        a batch of `n`, the latter is `(m * sign(r) + p * r) / n` for "each", and
+        `p * r(mean(x) + m / p) / n` for "mean". The multiplier and the penalty receive
+        none.
 
     References:
         J. Nocedal and S. J. Wright, *Numerical Optimization*, 2nd ed., 2006,
@@ -117,16 +119,16 @@ class IndexGuide(keras.layers.Layer):
                 f"{shape} of shape {tuple(input_shape)}. Give the input its shape."
             )
 
-        # A multiplier of 16 bits would stand still.
+        # A 16-bit multiplier would stop changing.
         fixed = {"dtype": dtype, "trainable": False, "autocast": False}
         start = keras.initializers.Constant(self._first_penalty)
         self.multiplier = self.add_weight(
             name="multiplier", shape=shape, initializer="zeros", **fixed
         )
         self.penalty = self.add_weight(name="penalty", shape=(), initializer=start, **fixed)
-        # What was seen since the last ascent. Each replica has its own sum, as metrics have: were
-        # they in step, one would wait for the other here, and their losses would be mixed.
-        # By name, not as values: `fit` builds a layer where Keras takes no values for variables.
+        # Violations seen since the last ascent. Each replica has its own sum, as in metrics:
+        # synchronized replicas would wait for each other here, and mix their losses.
+        # The initializer is a name, because Keras accepts no values while `fit` builds a layer.
         apart = {"aggregation": "sum", "synchronization": "on_read", **fixed}
         self._total = keras.Variable("zeros", shape, name="total", **apart)
         self._count = keras.Variable("zeros", shape, name="count", **apart)
@@ -141,7 +143,7 @@ class IndexGuide(keras.layers.Layer):
         residual, known = chosen.residual()
         if known is not None:
             kept = kept * ops.cast(known, kept.dtype)
-        # NaN and infinity are the model's affair; here they would stay for good.
+        # NaN and infinity are the model's problem; in the multiplier they would stay forever.
         kept = kept * ops.cast(ops.isfinite(residual), kept.dtype)
         count = ops.sum(kept, axis=0)
 
@@ -168,15 +170,15 @@ class IndexGuide(keras.layers.Layer):
     def ascend(self, rate: float, max_multiplier: float | None = None) -> None:
         """Raise the multipliers by the violations recorded since the last ascent.
 
-        With the mean violation `v` of a position, a multiplier `m` becomes, for
-        "each", `m + rate * v`, which never falls; for "mean",
-        `rate * r(mean(x) + m / rate)`: for a target that is `m + rate * r`, for
-        bounds the same, projected to the sign that the bound allows. A position
+        For "each", the multiplier `m` of a position with mean violation `v` becomes
+        `m + rate * v`, which never decreases. For "mean", it becomes
+        `rate * r(mean(x) + m / rate)`. For a target, this is `m + rate * r`; for
+        bounds, it is the same, projected to the sign that the bound allows. A position
         that was not seen keeps its multiplier.
 
         Args:
-            rate: Size of the step, positive.
-            max_multiplier: Greatest absolute value. Defaults to None: no bound.
+            rate: Size of the step; must be positive.
+            max_multiplier: Largest absolute value. Defaults to None: no limit.
         """
         count = ops.convert_to_tensor(self._count)
         seen = ops.convert_to_tensor(self._total) / ops.maximum(count, 1)
@@ -196,14 +198,14 @@ class IndexGuide(keras.layers.Layer):
             seen.assign(ops.zeros(seen.shape, seen.dtype))
 
     def set_penalty(self, penalty: float) -> None:
-        """Set the weight of the quadratic penalty, also before the layer is built.
+        """Set the weight of the quadratic penalty, even before the layer is built.
 
         Args:
-            penalty: The weight, positive.
+            penalty: The weight; must be positive.
         """
         if self.built:
             self.penalty.assign(penalty)
-        else:  # by the first batch of `fit`, which TensorFlow draws after the first callbacks
+        else:  # `fit` builds it on the first batch, on TensorFlow after the first callbacks
             self._first_penalty = float(penalty)
 
     def compute_output_spec(self, inputs: Any, **kwargs: Any) -> keras.KerasTensor:

@@ -1,4 +1,4 @@
-"""The name of a layer: its edit in words, which is what `summary()` and `plot_model` show."""
+"""The name of a layer: its edit in words, shown by `summary()` and `plot_model`."""
 
 import re
 from typing import Any
@@ -27,8 +27,8 @@ _LONGEST = 48
 
 
 def name_of(edit: Any) -> str:
-    """A layer name that no other layer has: `at.where(X > 5.0)` gives `where_X_gt_5`."""
-    words = re.sub(r"\.0\b", "", repr(edit))  # 5.0
+    """Return a unique layer name: `at.where(X > 5.0)` gives `where_X_gt_5`."""
+    words = re.sub(r"\.0\b", "", repr(edit))  # 5.0 becomes 5
     words = re.sub(r"-(?=\d)", " minus ", words)
     for code, word in _WORDS.items():
         words = words.replace(code, f" {word} ")

@@ -1,4 +1,4 @@
-"""Losses inside a loss: how they are given, reduced, added and saved."""
+"""Convert, add and save losses that are part of another loss."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from kedit.errors import SavingError
 
 
 class FunctionLoss(keras.losses.Loss):
-    """A loss function, reduced as a loss object is."""
+    """A loss object that wraps a function."""
 
     def __init__(self, function: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -22,14 +22,14 @@ class FunctionLoss(keras.losses.Loss):
 
 
 def as_loss(loss: Any, reduction: str | None, dtype: Any) -> Any:
-    """A loss as an object; a function gets the reduction and the dtype."""
+    """Return a loss as an object; a function gets the reduction and the dtype."""
     if loss is None or isinstance(loss, keras.losses.Loss):
         return loss
     return FunctionLoss(loss, name="base_loss", reduction=reduction, dtype=dtype)
 
 
 def added(losses: Sequence[Tensor]) -> Tensor:
-    """The sum of losses; of those that are not reduced each one spreads over timesteps."""
+    """Return the sum of losses; unreduced ones broadcast over timesteps."""
     rank = max([len(loss.shape) for loss in losses])
     total: Any = 0
     for loss in losses:
@@ -40,7 +40,7 @@ def added(losses: Sequence[Tensor]) -> Tensor:
 
 
 def serialized(loss: Any) -> Any:
-    """A loss as data; a function only if it can be found again by its name."""
+    """Return a loss as data; a function must be loadable by its name."""
     if callable(loss) and not isinstance(loss, keras.losses.Loss):
         name = keras.saving.get_registered_name(loss)
         registered = keras.saving.get_registered_object(name) is loss

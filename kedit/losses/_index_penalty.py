@@ -16,7 +16,7 @@ from kedit.losses._masked_loss import MaskedLoss
 
 @keras.saving.register_keras_serializable(package="kedit")
 class IndexPenalty(keras.losses.Loss):
-    """Penalises chosen elements of every sample's output for missing a target.
+    """Penalizes chosen elements of the output for missing a target.
 
     Formula, for one row, with the residuals `r` of its chosen elements:
         `penalty = weight * mean(f(r))`, where `r = y_pred - target`, or for
@@ -26,39 +26,39 @@ class IndexPenalty(keras.losses.Loss):
         - "l1": `abs(r)`
         - "huber": `r ** 2 / 2` up to `delta`, then `delta * (abs(r) - delta / 2)`
         - "log_cosh": `log(cosh(r))`
-        - "barrier": for bounds only, of every excess `z`, as `y_pred - upper` and
-          `lower - y_pred`, `-log(-z) / t` up to `z = -1 / t ** 2`, then its tangent
+        - "barrier": for bounds only; for each excess `z`, `y_pred - upper` or
+          `lower - y_pred`: `-log(-z) / t` up to `z = -1 / t ** 2`, then its tangent
           `t * z - log(1 / t ** 2) / t + 1 / t`, with `t = barrier_t`
 
-    A row is a sample; or a timestep, if the index leaves the axes before the last
-    whole, as `sample[..., 2]` does in `(batch_size, timesteps, channels)`. An element
-    is free, and has no part in the penalty, if its target or both of its bounds are
-    NaN, or if a Keras mask is False for it. A row in which all elements are free
-    does not count: the mean is over the other rows, as in Keras for masks. The base
-    loss, if any, is reduced on its own and added.
+    A row is a sample. If the index selects on the last axis only, like
+    `sample[..., 2]` in `(batch_size, timesteps, channels)`, a row is a timestep. An
+    element is free, and does not contribute to the penalty, if its target or both of
+    its bounds are NaN, or if the Keras mask is False for it. Rows in which all elements
+    are free do not count: the mean is over the other rows, as in Keras for masks. The
+    base loss, if any, is reduced separately and added.
 
     Args:
-        index: Which elements, counted inside one sample: whatever `sample[...]`
-            takes, such as `2`, `(slice(None), 2)` or a mask, or `sample[..., 2]`
-            itself.
-        target: Number; array that broadcasts to `sample[index]`; or "y_true", for
+        index: Elements to penalize, counted inside one sample: anything that
+            `sample[...]` accepts, such as `2`, `(slice(None), 2)` or a mask, or a
+            selection like `sample[..., 2]` itself.
+        target: Number, array that broadcasts to `sample[index]`, or "y_true" for
             the elements of `y_true` at the index. NaN leaves an element free.
-            Defaults to None, which asks for bounds.
-        lower: Number or array, the least value that is not penalised. Defaults
+            Defaults to None, which requires bounds.
+        lower: Number or array: the smallest value that is not penalized. Defaults
             to None: no lower bound.
-        upper: Number or array, the greatest value that is not penalised. Defaults
+        upper: Number or array: the largest value that is not penalized. Defaults
             to None: no upper bound.
         kind: "l2", "l1", "huber", "log_cosh" or "barrier". Defaults to "l2".
         delta: Where "huber" becomes linear. Defaults to 1.0.
-        barrier_t: How steep "barrier" is. Defaults to 5.0.
-        weight: Number by which the penalty is multiplied. Defaults to 1.0.
+        barrier_t: Steepness of "barrier". Defaults to 5.0.
+        weight: Number that multiplies the penalty. Defaults to 1.0.
         base_loss: Keras loss, its name or a function of `(y_true, y_pred)`,
             added to the penalty. Defaults to None: the penalty alone.
-        exclude_from_base: Whether the base loss leaves the chosen elements out, as
-            `MaskedLoss(base_loss, ignore=index)` does. The base loss has to be a
-            mean over the last axis of a function of single elements, as "mse" is.
-            With the target "y_true", NaN in `y_true` is always left out. Defaults
-            to False.
+        exclude_from_base: Whether the base loss ignores the chosen elements, as
+            `MaskedLoss(base_loss, ignore=index)` does. With the target "y_true", it
+            always ignores NaN in `y_true`. To ignore elements, the base loss must be
+            the mean of an elementwise function over the last axis, like "mse".
+            Defaults to False.
         reduction: As in `keras.losses.Loss`. Defaults to
             "sum_over_batch_size".
         name: Name of the loss. Defaults to "index_penalty".
@@ -66,39 +66,41 @@ class IndexPenalty(keras.losses.Loss):
             float32 if that is narrower. Losses are computed in float32 or wider.
 
     Call arguments:
-        y_true: What the base loss takes. For the target "y_true" it has the shape
-            of `y_pred`; otherwise the penalty does not look at it.
+        y_true: Targets for the base loss. With the target "y_true", it must have the
+            shape of `y_pred`; otherwise the penalty does not use it.
         y_pred: Tensor of shape `(batch_size, *sample_shape)`.
-        sample_weight: Weights of samples, timesteps or elements: its shape is a
-            beginning of `y_pred.shape`, or has 1 in place of sizes. The base loss
-            takes it as in Keras.
+        sample_weight: Weights of samples, timesteps or elements. Its shape is the
+            start of `y_pred.shape`, in which any size may be 1. The base loss uses
+            it as in Keras.
 
     Returns:
-        `call` gives the penalty of each row: shape `(batch_size,)` or
+        `call` returns the penalty of each row, with shape `(batch_size,)` or
         `(batch_size, timesteps)`.
 
     Raises:
         kedit.errors.CoordinateError: If the index names rows of the batch.
-        kedit.errors.PositionError: If it does not fit `y_pred`.
+        kedit.errors.PositionError: If the index does not fit `y_pred`.
         kedit.errors.ShapeError: If the target does not broadcast, or
-            `sample_weight` or `y_true` do not fit.
-        kedit.errors.OperandError: If the base loss cannot leave elements out.
+            `sample_weight` or `y_true` does not fit.
+        kedit.errors.OperandError: If the base loss cannot ignore elements.
 
     Gradient:
-        Before reduction, where `n` elements of a row count, `weight * f'(r) / n`
-        for each: `2 * r`, `sign(r)`, `clip(r, -delta, delta)` or `tanh(r)`, all 0 at
-        `r = 0`; for "barrier" `-1 / (t * z)` up to `z = -1 / t ** 2`, then `t`, with
-        the sign of the excess. Exactly 0 for all other elements, also where
-        `y_true` or `y_pred` are NaN; and that of the base loss.
+        Before reduction, each of the `n` elements of a row that count receives
+        `weight * f'(r) / n`, where `f'(r)` is `2 * r`, `sign(r)`,
+        `clip(r, -delta, delta)` or `tanh(r)`, all 0 at `r = 0`. For "barrier" it is
+        `-1 / (t * z)` up to `z = -1 / t ** 2`, then `t`, with the sign of the excess.
+        All other elements receive exactly 0, even where `y_true` or `y_pred` is NaN.
+        The gradient of the base loss is added.
 
     References:
-        The L2 and L1 exterior penalties of J. Nocedal and S. J. Wright,
+        The L2 and L1 exterior penalties are from J. Nocedal and S. J. Wright,
         *Numerical Optimization*, 2nd ed., 2006, chapter 17. An L1 penalty is
-        exact from a certain weight on; below it, and with L2 at any weight, the
-        base loss keeps the element off its target by an amount that shrinks as
-        the weight grows; unless the element is excluded from it. The log-barrier
-        extension of H. Kervadec et al., *Constrained deep networks: Lagrangian
-        optimization via log-barrier extensions*, 2019, arXiv:1904.04205.
+        exact above a certain weight. Below that weight, and with L2 at any weight,
+        the base loss keeps the element away from its target, by an amount that
+        shrinks as the weight grows, unless the base loss excludes the element. The
+        log-barrier extension is from H. Kervadec et al., *Constrained deep
+        networks: Lagrangian optimization via log-barrier extensions*, 2019,
+        arXiv:1904.04205.
 
     Example:
     >>> loss = kedit.losses.IndexPenalty(2, 50.0, kind="l1", weight=0.1)
@@ -151,7 +153,7 @@ class IndexPenalty(keras.losses.Loss):
             )
 
     def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> Tensor:
-        """The penalty, reduced, and the base loss, reduced, added."""
+        """Return the reduced penalty plus the reduced base loss."""
         each, keep, chosen = self._each(y_true, y_pred)
         mask, weights = mask_of(y_pred), None
         if sample_weight is not None:
@@ -165,12 +167,12 @@ class IndexPenalty(keras.losses.Loss):
         return added([ops.cast(self._base(y_true, y_pred, sample_weight), self.dtype), penalty])
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """The weighted penalty of each row."""
+        """Return the weighted penalty of each row."""
         each, keep, chosen = self._each(y_true, y_pred)
         return ops.cast(by_row(each, chosen.rows, keep, None, False)[0], self.dtype)
 
     def _each(self, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor | None, Chosen]:
-        """The weighted penalty of each chosen element, which of them count, and they themselves."""
+        """Return the weighted penalty of the chosen elements, which count, and the elements."""
         chosen = self.wanted.choose(y_pred, y_true, dtype=wide(self.dtype))
         if self.kind == "barrier":
             each, keep = barrier(self.wanted.excesses(chosen.elements), self.barrier_t)

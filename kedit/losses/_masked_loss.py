@@ -1,4 +1,4 @@
-"""A loss that leaves out entries that say nothing."""
+"""A loss that ignores entries of `y_true` that carry no information."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ from kedit.errors import OperandError, ShapeError
 from kedit.losses._base import FunctionLoss, as_loss, serialized
 
 NORMALIZERS = ("batch", "row", "size")
-# Those of Keras's losses that are a mean over the last axis of a function of single elements.
+# Keras losses that are the mean of an elementwise function over the last axis.
 _ELEMENTWISE = (
     "binary_crossentropy",
     "binary_focal_crossentropy",
@@ -48,27 +48,29 @@ _OF_LABELS = "sparse_categorical_crossentropy"
 class MaskedLoss(keras.losses.Loss):
     """Computes a loss without the entries of `y_true` that should be ignored.
 
-    Formula, for one row, the last axis, with the values `v` of the base loss there:
+    Formula, for one row (the last axis), with the values `v` of the base loss:
         `sum(v where not ignored) / n`, where `normalizer` chooses `n`:
 
         - "batch": the number of entries that count, averaged over the rows that
-          have any; so the loss is the mean over all such entries of the batch
-        - "row": their number in this row; so all rows count alike
-        - "size": the size of the row, as if ignored entries were met exactly
+          have any, so that the loss is the mean over all such entries of the batch
+        - "row": the number of entries that count in this row, so that all rows
+          count equally
+        - "size": the size of the row, as if ignored entries were predicted exactly
 
-    A row in which all entries are ignored does not count, except with "size": the
+    Rows in which all entries are ignored do not count, except with "size": the
     mean is over the other rows, as in Keras for masks. If there are none, the loss
     is 0.
 
     Args:
-        base_loss: Keras loss, its name or a function of `(y_true, y_pred)` that
-            is a mean over the last axis of a function of single elements, such as
-            "mse", "mae", "huber" or "binary_crossentropy"; or gives one value
-            for each label, such as "sparse_categorical_crossentropy". The
-            reduction of a loss object is not used.
-        ignore: Which entries are ignored. "nan": where `y_true` is NaN. A number:
-            where `y_true` equals it. A boolean array of the shape of a sample, or
-            `sample[...]`: there. A tuple of these: all of them. Defaults to "nan".
+        base_loss: Keras loss, its name or a function of `(y_true, y_pred)`. It must be
+            the mean of an elementwise function over the last axis, like "mse", "mae",
+            "huber" or "binary_crossentropy", or return one value for each label,
+            like "sparse_categorical_crossentropy". The reduction of a loss object is
+            not used.
+        ignore: Entries to ignore. "nan": where `y_true` is NaN. A number: where
+            `y_true` equals it. A boolean array with the shape of a sample, or
+            `sample[...]`: the selected entries. A tuple of these: all of them.
+            Defaults to "nan".
         normalizer: "batch", "row" or "size". Defaults to "batch".
         reduction: As in `keras.losses.Loss`. Defaults to
             "sum_over_batch_size".
@@ -77,23 +79,23 @@ class MaskedLoss(keras.losses.Loss):
             float32 if that is narrower. Losses are computed in float32 or wider.
 
     Call arguments:
-        y_true: Tensor of the shape of `y_pred`, or of labels, one for each row.
-        y_pred: Tensor of shape `(batch_size, ..., size)`.
-        sample_weight: Weights of samples, timesteps or elements: its shape is a
-            beginning of `y_pred.shape`, or has 1 in place of sizes. Entries that a
-            Keras mask leaves out are ignored.
+        y_true: Tensor with the shape of `y_pred`, or with one label for each row.
+        y_pred: Tensor of shape `(batch_size, ..., size)`. Entries for which its Keras
+            mask is False are ignored.
+        sample_weight: Weights of samples, timesteps or elements. Its shape is the
+            start of `y_pred.shape`, in which any size may be 1.
 
     Returns:
-        `call` gives the loss of each row: shape `y_pred.shape[:-1]`.
+        `call` returns the loss of each row, with shape `y_pred.shape[:-1]`.
 
     Raises:
         kedit.errors.OperandError: If the base loss mixes the elements of a row, as
             "categorical_crossentropy" does.
-        kedit.errors.ShapeError: If `y_true` or `sample_weight` do not fit.
+        kedit.errors.ShapeError: If `y_true` or `sample_weight` does not fit.
 
     Gradient:
         Before reduction, an entry receives the gradient of the base loss divided by
-        `n`; an ignored entry exactly 0, even if `y_true` or `y_pred` are NaN.
+        `n`. An ignored entry receives exactly 0, even if `y_true` or `y_pred` is NaN.
 
     Example:
     >>> loss = kedit.losses.MaskedLoss("mse")
@@ -128,7 +130,7 @@ class MaskedLoss(keras.losses.Loss):
         self.normalizer = normalizer
 
     def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> Tensor:
-        """The loss, reduced."""
+        """Return the reduced loss."""
         each, keep = self._each(y_true, y_pred, mask_of(y_pred))
         weights = None if sample_weight is None else spread(sample_weight, each)
         keep = None if self.normalizer == "size" else keep
@@ -137,14 +139,14 @@ class MaskedLoss(keras.losses.Loss):
         return reduced(self, each, rows, keep=keep, weights=weights, pooled=pooled)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """The loss of each row."""
+        """Return the loss of each row."""
         each, keep = self._each(y_true, y_pred, None)
         keep = None if self.normalizer == "size" else keep
         value, weight, _ = by_row(each, len(each.shape) - 1, keep, None, self.normalizer == "batch")
         return ops.cast(value if weight is None else value * weight, self.dtype)
 
     def _each(self, y_true: Tensor, y_pred: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The value of each entry, 0 where it is ignored; and where it is not."""
+        """Return the value of each entry, 0 where ignored, and which entries are kept."""
         dtype = wide(self.dtype)
         y_true, y_pred = as_tensor(y_true, dtype), as_tensor(y_pred, dtype)
         labels = self._takes_labels is not False and _are_labels(y_true, y_pred)
@@ -157,7 +159,7 @@ class MaskedLoss(keras.losses.Loss):
         keep = _kept(y_true, self._ignored)
         if mask is not None:
             keep = ops.logical_and(keep, spread(mask, y_pred) > 0)
-        # The base loss runs on 1 in place of what is ignored: 0 * NaN is NaN in its gradient.
+        # Replace ignored entries by 1: 0 * NaN would be NaN in the gradient of the base loss.
         safe_true = ops.where(keep, y_true, ops.ones_like(y_true))
         safe_pred = ops.where(keep, y_pred, ops.ones_like(y_pred))
         if labels:
@@ -193,7 +195,7 @@ class MaskedLoss(keras.losses.Loss):
 
 
 def _ignored(ignore: Any) -> Any:
-    """What is ignored: "nan", a number, or a selection."""
+    """Normalize what to ignore: "nan", a number, or a selection."""
     if isinstance(ignore, (str, float)) and str(ignore) == "nan":
         return "nan"
     if isinstance(ignore, (Place, Selection)):
@@ -236,7 +238,7 @@ def _from_json(data: Any) -> Any:
 
 
 def _are_labels(y_true: Tensor, y_pred: Tensor) -> bool:
-    """Whether there is one entry of `y_true` for each row of `y_pred`."""
+    """Whether `y_true` has one entry for each row of `y_pred`."""
     if y_pred.shape[-1] == 1:
         return False
     rank = len(y_pred.shape)
@@ -244,7 +246,7 @@ def _are_labels(y_true: Tensor, y_pred: Tensor) -> bool:
 
 
 def _takes_labels(base: Any) -> bool | None:
-    """Whether a loss takes labels, None if that is not known; refuse what mixes elements."""
+    """Whether a loss takes labels, or None if unknown. Raise if it mixes elements."""
     formula = base.function if isinstance(base, FunctionLoss) else type(base)
     if not formula.__module__.startswith(("keras.", "kedit.")):
         return None

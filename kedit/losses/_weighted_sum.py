@@ -1,4 +1,4 @@
-"""Several losses of one output."""
+"""Several losses for one output."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +13,9 @@ from kedit.losses._base import added, as_loss, serialized
 
 @keras.saving.register_keras_serializable(package="kedit")
 class WeightedSum(keras.losses.Loss):
-    """The weighted sum of several losses of one output.
+    """The weighted sum of several losses for one output.
 
-    Keras uses only `a` of `compile(loss=[a, b])` if the model has one output.
+    If the model has one output, Keras uses only `a` of `compile(loss=[a, b])`.
 
     Formula:
         `weights[0] * losses[0](y_true, y_pred) + ...`
@@ -23,21 +23,21 @@ class WeightedSum(keras.losses.Loss):
     Args:
         losses: Keras losses, their names or functions of `(y_true, y_pred)`.
         weights: One number for each loss. Defaults to None: 1.0 for all.
-        reduction: The reduction of functions and names; loss objects keep their
-            own. Defaults to "sum_over_batch_size".
+        reduction: Reduction for functions and names; loss objects keep their own.
+            Defaults to "sum_over_batch_size".
         name: Name of the loss. Defaults to "weighted_sum".
         dtype: Dtype of the result. Defaults to `keras.config.floatx()`.
 
     Call arguments:
-        y_true: As the losses take it.
-        y_pred: As the losses take it.
-        sample_weight: Passed to each of them.
+        y_true: Passed to each loss.
+        y_pred: Passed to each loss.
+        sample_weight: Passed to each loss.
 
     Returns:
-        `call` gives the weighted sum of what each `call` gives.
+        `call` returns the weighted sum of the `call` results of the losses.
 
     Raises:
-        kedit.errors.OperandError: If there is no loss, or not a weight for each.
+        kedit.errors.OperandError: If there is no loss, or not one weight for each loss.
 
     Gradient:
         The weighted sum of the gradients of the losses.
@@ -74,11 +74,11 @@ class WeightedSum(keras.losses.Loss):
         self._parts = [as_loss(loss, reduction, dtype) for loss in self.losses]
 
     def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> Tensor:
-        """The weighted sum of the losses, each reduced by itself."""
+        """Return the weighted sum of the losses, each reduced separately."""
         return self._sum([part(y_true, y_pred, sample_weight) for part in self._parts])
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """The weighted sum of the values of each row."""
+        """Return the weighted sum of the losses of each row."""
         return self._sum([part.call(y_true, y_pred) for part in self._parts])
 
     def _sum(self, values: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Metrics that say how far chosen elements of the output are from their target."""
+"""Metrics of how far chosen elements of the output are from their target."""
 
 from kedit.metrics._index_violation import IndexViolation
 

@@ -1,4 +1,4 @@
-"""A metric of how far chosen elements of the output miss their target."""
+"""A metric of how far chosen elements of the output are from their target."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ REDUCTIONS = ("mean", "max", "satisfied")
 
 @keras.saving.register_keras_serializable(package="kedit")
 class IndexViolation(keras.metrics.Metric):
-    """Measures by how much chosen elements of the output miss their target or bounds.
+    """Measures how far chosen elements of the output miss their target or bounds.
 
     Formula, over all chosen elements since the last reset, with the residuals `r`
     of `kedit.losses.IndexPenalty`:
@@ -23,9 +23,9 @@ class IndexViolation(keras.metrics.Metric):
     - "max": `max(abs(r))`
     - "satisfied": the fraction of elements with `abs(r) <= tolerance`
 
-    It tells whether a target was reached, which the loss, a sum, does not. Free
-    elements (NaN, or masked by Keras) do not count; if all are free, the violation
-    is 0 and the fraction 1.
+    It shows whether a target was reached, unlike the loss, which is a sum. Free
+    elements (NaN, or masked by Keras) do not count. If all are free, the violation
+    is 0 and the fraction is 1.
 
     Args:
         index: As in `kedit.losses.IndexPenalty`.
@@ -33,25 +33,25 @@ class IndexViolation(keras.metrics.Metric):
         lower: As in `kedit.losses.IndexPenalty`.
         upper: As in `kedit.losses.IndexPenalty`.
         reduce: "mean", "max" or "satisfied". Defaults to "mean".
-        tolerance: How far an element may miss and still be "satisfied". Defaults
-            to 1e-3.
+        tolerance: How far an element may miss its target and still be "satisfied".
+            Defaults to 1e-3.
         name: Name of the metric in logs. Defaults to "index_violation",
             "max_index_violation" or "index_satisfied".
-        dtype: Dtype of the result. Defaults to `keras.config.floatx()`, but is
-            no narrower than float32.
+        dtype: Dtype of the result. Defaults to `keras.config.floatx()`, or to
+            float32 if that is narrower.
 
     Call arguments:
         y_true: As in `kedit.losses.IndexPenalty`.
         y_pred: Tensor of shape `(batch_size, *sample_shape)`.
-        sample_weight: As in `kedit.losses.IndexPenalty`; "max" looks at elements
-            of positive weight. Keras passes it to `weighted_metrics` only.
+        sample_weight: As in `kedit.losses.IndexPenalty`; "max" uses the elements
+            with positive weight. Keras passes it to `weighted_metrics` only.
 
     Returns:
-        `result()` is a scalar. With replicas of `tf.distribute`, "max" is the
-        mean of what each replica found.
+        `result()` returns a scalar. With `tf.distribute`, "max" is the mean of the
+        maxima of the replicas.
 
     Raises:
-        kedit.errors.EditError: As `kedit.losses.IndexPenalty` does.
+        kedit.errors.EditError: As for `kedit.losses.IndexPenalty`.
 
     Gradient:
         Metrics have none.
@@ -86,7 +86,7 @@ class IndexViolation(keras.metrics.Metric):
         self.count = self.add_variable((), "zeros", name="count")
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> None:
-        """Take a batch into account."""
+        """Accumulate the violations of a batch."""
         chosen = self.wanted.choose(y_pred, y_true, dtype=wide(self.dtype))
         residual, known = chosen.residual()
         weights = ops.ones_like(residual)
@@ -99,13 +99,13 @@ class IndexViolation(keras.metrics.Metric):
         if self.reduce == "max":
             self.total.assign(ops.maximum(self.total, ops.cast(ops.max(size), self.dtype)))
             return
-        if self.reduce == "satisfied":  # which NaN is not
+        if self.reduce == "satisfied":  # NaN is not satisfied
             size = ops.cast(ops.logical_not(size <= self.tolerance), size.dtype)
         self.total.assign(self.total + ops.cast(ops.sum(weights * size), self.dtype))
         self.count.assign(self.count + ops.cast(ops.sum(weights), self.dtype))
 
     def result(self) -> Tensor:
-        """What was found since the last reset."""
+        """Return the metric over all batches since the last reset."""
         total, count = [ops.convert_to_tensor(v) for v in (self.total, self.count)]
         if self.reduce == "max":
             return total

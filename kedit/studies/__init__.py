@@ -1,8 +1,7 @@
-"""What a model would have predicted: studies of its inputs, on any Keras model.
+"""Studies of what any Keras model would predict if its inputs were different.
 
-Each takes the selection that is to be edited, `sample[3]` or `at[..., 3]`, runs the
-model on edited copies of the data in large batches, and returns arrays that can
-plot themselves.
+Each study takes a selection to edit, like `sample[3]` or `at[..., 3]`, runs the model
+on edited copies of the data in large batches, and returns arrays with a `plot()` method.
 """
 
 from kedit.studies._ablate import Ablation, ablate

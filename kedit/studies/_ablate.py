@@ -1,4 +1,4 @@
-"""What the model predicts without one group of elements after the other."""
+"""Predictions of a model with each group of input elements ablated in turn."""
 
 import math
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from kedit.studies._predict import (
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """What `ablate` found.
+    """Results of `ablate`.
 
     Attributes:
         before: Array of shape `(num_samples, *output_shape)`: predictions for `x`.
-        after: Array of shape `(num_groups, num_samples, *output_shape)`: those with
-            one group ablated. Of a model with several outputs, a list or dict.
-        members: Boolean arrays, one for each group: the elements that belong to it,
-            of a shape that broadcasts to `(num_samples, *sample_shape)`.
+        after: Array of shape `(num_groups, num_samples, *output_shape)`: predictions
+            with one group ablated. For a model with several outputs, a list or dict.
+        members: List with a boolean array for each group, True for its elements. Each
+            broadcasts to `(num_samples, *sample_shape)`.
     """
 
     before: Any
@@ -38,18 +38,18 @@ class Ablation:
 
     @property
     def effects(self) -> Any:
-        """By how much ablating a group lowers the prediction, `before - after`."""
+        """How much ablating a group lowers the prediction, `before - after`."""
         return self.before - self.after
 
     def attributions(self, output: int | tuple[int, ...] | None = None) -> Any:
-        """The effects, written on the elements of the groups.
+        """Assign the effects to the elements of the groups.
 
         Args:
-            output: Which number of a prediction. Defaults to None: it has one.
+            output: Which number of a prediction to use. Defaults to None: there is one.
 
         Returns:
-            Array of shape `(num_samples, *sample_shape)`. An element of several
-            groups has the mean of their effects, of none 0.
+            Array of shape `(num_samples, *sample_shape)`. An element in several groups
+            gets the mean of their effects, and an element in no group gets 0.
         """
         effects = of_output(self.after, output, 2)
         effects = of_output(self.before, output, 1) - effects
@@ -68,7 +68,7 @@ class Ablation:
 
         Args:
             output: As for `attributions`.
-            ax: Axes of matplotlib. Defaults to None: new ones.
+            ax: Matplotlib axes to draw on. Defaults to None: new axes.
             index: Number of the sample. Defaults to 0.
 
         Returns:
@@ -101,19 +101,19 @@ def ablate(
 ) -> Ablation:
     """Predict with each group of elements in turn overwritten by a baseline.
 
-    With windows of an image as groups this is occlusion; with single features, feature
-    ablation.
+    If the groups are windows of an image, this is occlusion; if they are single features,
+    it is feature ablation.
 
     Args:
         model: Any `keras.Model`; it is left unchanged.
-        x: What the model takes, `(num_samples, *sample_shape)`, or several in a
-            list or dict; it is left unchanged.
-        groups: Integer array that broadcasts to `sample_shape`, with the number of
-            each element's group, from 0 on, or -1 for none; or a list of selections,
-            as `[sample[i : i + 2] for i in range(7)]`, which may overlap. Defaults
+        x: Input of the model, of shape `(num_samples, *sample_shape)`, or a list or
+            dict of inputs; it is left unchanged.
+        groups: Integer array that broadcasts to `sample_shape`, with the group number
+            of each element, starting at 0, or -1 for no group. Or a list of selections,
+            such as `[sample[i : i + 2] for i in range(7)]`, which may overlap. Defaults
             to None: each element is a group.
-        baseline: What is written: a number, or an array that broadcasts to
-            `sample_shape`; of a list of selections, to each of them. Defaults to 0.
+        baseline: Value to write: a number, or an array that broadcasts to
+            `sample_shape`, or to each selection in a list of selections. Defaults to 0.
         path: As for `sweep`.
         batch_size: As for `sweep`.
         verbose: As for `sweep`.
@@ -153,7 +153,7 @@ def ablate(
 
 
 def _selections(groups: Any, shape: tuple[int, ...]) -> list[Any]:
-    """A selection for each number in an array of groups."""
+    """Return a selection for each number in an array of groups."""
     numbers = np.arange(math.prod(shape)).reshape(shape) if groups is None else np.asarray(groups)
     if numbers.dtype.kind not in "iu" or not numbers.size or numbers.max() < 0:
         raise OperandError(

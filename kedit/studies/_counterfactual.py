@@ -1,4 +1,4 @@
-"""The change of chosen elements of an input that would have changed the prediction."""
+"""Find a change of chosen input elements that changes the prediction."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ _STEPS_A_ROUND = 10
 
 @dataclass(frozen=True, eq=False)
 class Counterfactual:
-    """What `counterfactual` found.
+    """Results of `counterfactual`.
 
     Attributes:
-        x: Array of shape `(num_samples, *sample_shape)`: what was given.
-        edited: Array of the same shape: what the model is to predict the target for.
-        before: Array of shape `(num_samples, *output_shape)`: the predictions for `x`.
-        after: Array of the same shape: those for `edited`.
-        reached: Boolean array of shape `(num_samples,)`: whether the target is
-            predicted for `edited`. Where not, that is the last one tried.
+        x: Array of shape `(num_samples, *sample_shape)`: the original samples.
+        edited: Array of the same shape: the samples after the change.
+        before: Array of shape `(num_samples, *output_shape)`: predictions for `x`.
+        after: Array of the same shape: predictions for `edited`.
+        reached: Boolean array of shape `(num_samples,)`: whether the model predicts the
+            target for `edited`. If not, `edited` is the last attempt.
     """
 
     x: Any
@@ -37,14 +37,14 @@ class Counterfactual:
 
     @property
     def delta(self) -> Any:
-        """What was added, `edited - x`: exactly 0 where nothing may change."""
+        """The change, `edited - x`: exactly 0 where nothing may change."""
         return self.edited - self.x
 
     def plot(self, ax: Any = None, *, index: int = 0) -> Any:
-        """Draw one sample before, its change, and after: as images, or as bars.
+        """Draw one sample, its change, and the edited sample, as images or as bars.
 
         Args:
-            ax: Three axes of matplotlib. Defaults to None: new ones.
+            ax: Three matplotlib axes to draw on. Defaults to None: new axes.
             index: Number of the sample. Defaults to 0.
 
         Returns:
@@ -72,7 +72,7 @@ class Counterfactual:
 
 
 class _Delta(keras.layers.Layer):
-    """Adds a weight to a batch, where elements are free; the rest passes unchanged."""
+    """Adds a weight to the free elements of a batch; the rest passes unchanged."""
 
     def __init__(self, shape: Any, free: Any, l1: float, project: Callable[[Any], Any]) -> None:
         super().__init__(name="delta", dtype="float32", autocast=False)
@@ -82,7 +82,7 @@ class _Delta(keras.layers.Layer):
         )
 
     def call(self, inputs: Any) -> Any:
-        # Only the masked weight counts: the gradient of |0| is not 0 on every backend.
+        # Take `abs` of the masked weight only: the gradient of |0| is not 0 on every backend.
         free = ops.convert_to_tensor(self.free)
         delta = ops.where(free, ops.convert_to_tensor(self.delta), 0.0)
         if self.l1:
@@ -94,7 +94,7 @@ class _Delta(keras.layers.Layer):
 
 
 class _Wrapper(keras.Model):
-    """A model with a layer in front of it; the model infers, also while this is trained."""
+    """A model with a layer in front. The model runs in inference mode, even in training."""
 
     def __init__(self, layer: Any, model: Any, path: str | None) -> None:
         super().__init__(name="counterfactual")
@@ -122,34 +122,35 @@ def counterfactual(
 ) -> Counterfactual:
     """Change chosen elements of each sample until the model predicts the target.
 
-    A weight that is added to `x` is trained; the model is frozen meanwhile, runs as in
-    `predict`, and is left unchanged. Of all changes on the way that reach the target,
-    each sample keeps the smallest, by the sum of absolute values.
+    Trains a weight that is added to `x`. Meanwhile the model is frozen and runs as in
+    `predict`; it is left unchanged. Of all changes tried that reach the target, each
+    sample keeps the one with the smallest sum of absolute values.
 
     Args:
         model: Any `keras.Model` with one output.
-        x: What the model takes, `(num_samples, *sample_shape)`, floats, or several in
-            a list or dict. All samples are trained at once; `x` is left unchanged.
-        target: What should be predicted, one for all or one for each sample:
-            integers for classes, else numbers of the shape of the outputs.
-        free: Which elements may change, as `sample[...]` or `sample[[0, 3]]`.
-        loss: Keras loss or its name. Defaults to None: the negative logarithm of
-            the probability of the class, which the outputs are taken for (one
-            output is that of class 1 of two), and for numbers the mean squared
-            error. For logits, `keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True)`.
-        l1: Weight of the sum of absolute changes beside the loss. If positive,
-            changes are sparse: the smallest ones are taken back as long as the target
-            is reached. Defaults to 0.
-        minimum: Least value of a free element. Defaults to None.
-        maximum: Greatest value of a free element. Defaults to None.
-        tolerance: By how much a predicted number may miss the target, relative to
-            its size if that exceeds 1. Defaults to 0.01.
+        x: Input of the model, of shape `(num_samples, *sample_shape)`, or a list or dict
+            of inputs. The edited input must be floats. All samples are trained at
+            once; `x` is left unchanged.
+        target: The prediction to reach, one for all samples or one for each: integers
+            for classes, otherwise numbers with the shape of the outputs.
+        free: Elements that may change, such as `sample[...]` or `sample[[0, 3]]`.
+        loss: Keras loss or its name. Defaults to None: the mean squared error for
+            numbers, and for classes the negative logarithm of the probability of the
+            class. The outputs are taken as probabilities; a single output is the
+            probability of class 1. For logits, write
+            `keras.losses.SparseCategoricalCrossentropy(from_logits=True)`.
+        l1: Weight of the sum of absolute changes in the loss. If positive, changes
+            are sparse: the smallest ones are undone as long as the target is reached.
+            Defaults to 0.
+        minimum: Smallest value of a free element. Defaults to None.
+        maximum: Largest value of a free element. Defaults to None.
+        tolerance: How far a predicted number may miss the target, relative to the size
+            of the target if that exceeds 1. Defaults to 0.01.
         learning_rate: Learning rate of Adam. Defaults to None: a hundredth of the
             range of `x`.
-        steps: Greatest number of steps. Defaults to 300.
-        path: Of several inputs, which one is edited, as in `edit.on(path)`.
-            Defaults to None: there is one.
+        steps: Maximum number of steps. Defaults to 300.
+        path: Which of several inputs to edit, as in `edit.on(path)`. Defaults to None:
+            there is one.
         verbose: As for `kedit.studies.sweep`.
 
     Returns:
@@ -196,7 +197,7 @@ def counterfactual(
     high = np.inf if maximum is None else maximum
 
     def added(delta: Any) -> Any:
-        """What was given with a change, exactly within its bounds, and the prediction for it."""
+        """Return the input after a change, exactly within its bounds, and its prediction."""
         edited = np.where(mask, np.clip(leaf + delta, low, high), leaf).astype(leaf.dtype)
         return edited, model.predict_on_batch(change_leaf(lambda _: edited, given, path))
 

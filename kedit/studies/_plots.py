@@ -1,4 +1,4 @@
-"""What the plots of the studies share. Matplotlib is imported where something is drawn."""
+"""Shared code for the plots of the studies. Matplotlib is imported when something is drawn."""
 
 from importlib import import_module
 from typing import Any
@@ -9,7 +9,7 @@ from kedit.errors import OperandError
 
 
 def axes(ax: Any = None, count: int = 1) -> Any:
-    """Axes to draw on: those given, or `count` new ones, in an array."""
+    """Return an array of axes to draw on: those given, or `count` new ones."""
     try:
         pyplot = import_module("matplotlib.pyplot")
     except ModuleNotFoundError as error:
@@ -23,7 +23,7 @@ def axes(ax: Any = None, count: int = 1) -> Any:
 
 
 def of_output(outputs: Any, output: int | tuple[int, ...] | None, batch_axes: int) -> Any:
-    """One number of each prediction, of which the first `batch_axes` axes are kept."""
+    """Choose one number of each prediction, and keep the first `batch_axes` axes."""
     if not isinstance(outputs, np.ndarray):
         raise OperandError(
             "One output of a model with several should be chosen. Received: a "

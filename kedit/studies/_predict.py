@@ -27,7 +27,7 @@ def check_model(model: Any) -> None:
 
 
 def edit_of(selection: Any, values: Any, path: str | None) -> Edit:
-    """The edit that writes values where a study was told to."""
+    """Return the edit that writes values at the selection given to a study."""
     edit = selection.set(values) if isinstance(selection, Place) else None
     if not isinstance(edit, Edit):
         raise OperandError(
@@ -40,7 +40,7 @@ def edit_of(selection: Any, values: Any, path: str | None) -> Edit:
 
 
 def arrays(x: Any) -> Any:
-    """The inputs of a model as NumPy arrays of one length, in lists and dicts."""
+    """Return the inputs of a model as NumPy arrays of one length, in lists and dicts."""
     x = keras.tree.map_structure(_array, list(x) if isinstance(x, tuple) else x)
     lengths = {len(leaf) if leaf.ndim else None for leaf in keras.tree.flatten(x)}
     if len(lengths) != 1 or not lengths.pop():
@@ -60,14 +60,14 @@ def length(x: Any) -> int:
 
 
 def change_leaf(change: Callable[[Any], Any], x: Any, path: str | None) -> Any:
-    """The inputs with `change` applied to the one at `path`."""
-    # As the first of a tuple, so that no list of inputs is taken for anything else.
+    """Return the inputs with `change` applied to the one at `path`."""
+    # In a tuple, so that a list of inputs is not mistaken for anything else.
     (changed,) = edit_batch(change, (x,), path, "x")
     return changed
 
 
 def leaf_of(x: Any, path: str | None) -> Any:
-    """The one of the inputs that is at `path`."""
+    """Return the input at `path`."""
     found: list[Any] = []
 
     def look_at(leaf: Any) -> Any:
@@ -79,7 +79,7 @@ def leaf_of(x: Any, path: str | None) -> Any:
 
 
 def selected(selection: Any, x: Any) -> Any:
-    """Which elements of a batch a selection selects, as booleans that broadcast to it."""
+    """Return which elements of a batch are selected, as booleans that broadcast to it."""
     condition = selection.selection.condition
     depends = isinstance(condition, Expression) or callable(condition)
     x = x if depends else x[:1]
@@ -90,10 +90,10 @@ def selected(selection: Any, x: Any) -> Any:
 def predict_edited(
     model: Any, x: Any, edits: Sequence[Edit | None], batch_size: int | None, verbose: int
 ) -> Any:
-    """Predictions for the inputs after each edit, or none, `(len(edits), len(x), ...)`.
+    """Return predictions for the inputs after each edit, or none, `(len(edits), len(x), ...)`.
 
-    Every batch has the same number of rows, so that a model is compiled once; what
-    is lacking in the last one is filled up, and left out of the result.
+    Every batch has the same number of rows, so that a model is compiled once. The last
+    batch is padded, and the padding is left out of the result.
     """
     rows = len(edits) * length(x)
     if batch_size is None:
@@ -114,7 +114,7 @@ def predict_edited(
 
 
 def _batches(x: Any, edits: Sequence[Edit | None], size: int) -> Iterator[Any]:
-    """The rows of all edited copies, one after the other, in batches of `size` rows."""
+    """Yield the rows of all edited copies in order, in batches of `size` rows."""
     pieces, missing, count = [], size, length(x)
     for edit in edits:
         start = 0

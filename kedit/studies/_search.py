@@ -1,4 +1,4 @@
-"""What a counterfactual is to reach, and the least change that does."""
+"""The goal of a counterfactual, and the smallest change that reaches it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +10,11 @@ from kedit.errors import OperandError, ShapeError
 
 
 def _unlikelihood(target: Any, outputs: Any) -> Any:
-    """Negative logarithm of the probability of the class, or of the second of two.
+    """Return the negative logarithm of the probability of the class.
 
-    Keras's cross-entropies have no gradient where a probability is below 1e-7, and a
-    model that is sure of another class would never be moved.
+    A single output is the probability of class 1 of two. Keras's cross-entropies have no
+    gradient where a probability is below 1e-7, so a sample that the model is sure
+    belongs to another class would never change.
     """
     if outputs.shape[-1] == 1:
         outputs = ops.concatenate([1.0 - outputs, outputs], axis=-1)
@@ -23,7 +24,7 @@ def _unlikelihood(target: Any, outputs: Any) -> Any:
 
 
 class Goal:
-    """What is to be predicted: the target for each sample, its loss, and whether it is met."""
+    """The target of each sample, its loss, and whether it is reached."""
 
     def __init__(self, target: Any, outputs: Any, tolerance: float) -> None:
         target = np.asarray(target)
@@ -60,7 +61,7 @@ class Goal:
 
 
 class Search:
-    """The least change of each sample, of those looked at, that reaches the goal."""
+    """The smallest change of each sample seen so far that reaches the goal."""
 
     def __init__(self, goal: Goal, x: Any, added: Callable[[Any], Any]) -> None:
         self.goal, self.added = goal, added
@@ -79,7 +80,7 @@ class Search:
         self.reached |= reached
 
     def take_back(self) -> None:
-        """Set the smallest changes of each sample to 0, as many as bisection finds."""
+        """Set the smallest changes of each sample to 0, as many as bisection allows."""
         flat = np.abs(self.delta).reshape(len(self.delta), -1)
         rank = np.argsort(np.argsort(-flat, axis=1, kind="stable"), axis=1)
         too_few, enough = np.full(len(flat), -1), np.count_nonzero(flat, axis=1)

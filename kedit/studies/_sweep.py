@@ -1,4 +1,4 @@
-"""What the model predicts as one part of its input takes one value after the other."""
+"""Predictions of a model as a part of its input takes each of several values."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +12,13 @@ from kedit.studies._predict import arrays, check_model, edit_of, predict_edited
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """What `sweep` found.
+    """Results of `sweep`.
 
     Attributes:
         label: The selection, as code.
-        values: Array of shape `(num_values, ...)`: what was written.
-        outputs: Array of shape `(num_values, num_samples, *output_shape)`: what
-            was predicted; of a model with several outputs, a list or dict of these.
+        values: Array of shape `(num_values, ...)`: the values that were written.
+        outputs: Array of shape `(num_values, num_samples, *output_shape)`: the
+            predictions. For a model with several outputs, a list or dict of arrays.
     """
 
     label: str
@@ -34,8 +34,8 @@ class Sweep:
         """Draw a curve for each sample, and their average.
 
         Args:
-            output: Which number of a prediction. Defaults to None: it has one.
-            ax: Axes of matplotlib. Defaults to None: new ones.
+            output: Which number of a prediction to use. Defaults to None: there is one.
+            ax: Matplotlib axes to draw on. Defaults to None: new axes.
 
         Returns:
             The axes.
@@ -64,23 +64,23 @@ def sweep(
     batch_size: int | None = None,
     verbose: int = 1,
 ) -> Sweep:
-    """Predict with each of several values written at a place of every sample.
+    """Predict with each of several values written into every sample.
 
-    For each sample that is its individual conditional expectation curve; their
-    average is the partial dependence of the model on the selected elements.
+    The predictions for one sample are its individual conditional expectation curve. The
+    average of the curves is the partial dependence of the model on the selected elements.
 
     Args:
-        model: Any `keras.Model`; it is left as it is.
-        x: What the model takes, `(num_samples, *sample_shape)`, or several in a
-            list or dict; it is left unchanged.
-        selection: What to overwrite, as `sample[3]`, `at[..., 3]` or
+        model: Any `keras.Model`; it is left unchanged.
+        x: Input of the model, of shape `(num_samples, *sample_shape)`, or a list or
+            dict of inputs; it is left unchanged.
+        selection: Elements to overwrite, such as `sample[3]`, `at[..., 3]` or
             `sample[...].where(X > 0.0)`.
-        values: Array of shape `(num_values, ...)`: of each, the rest broadcasts to
-            what is selected.
-        path: Of several inputs, which one is edited, as in `edit.on(path)`.
-            Defaults to None: there is one.
-        batch_size: How many rows the model is given at once. Defaults to None: up
-            to 4096, fewer if they are large.
+        values: Array of shape `(num_values, ...)`. Each value broadcasts to the
+            selection.
+        path: Which of several inputs to edit, as in `edit.on(path)`. Defaults to None:
+            there is one.
+        batch_size: Number of rows per batch. Defaults to None: up to 4096, fewer if
+            they are large.
         verbose: 0 for silence, 1 for a progress bar, 2 for a line at the end.
             Defaults to 1.
 

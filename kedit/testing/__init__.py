@@ -1,4 +1,4 @@
-"""Checks for layers of your own."""
+"""Checks for your own layers."""
 
 from kedit.testing._layer import check_layer
 

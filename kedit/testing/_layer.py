@@ -1,7 +1,7 @@
-"""The contract of a Keras layer, checked from its first call to a model that is trained and saved.
+"""Check the contract of a Keras layer, from its first call to a trained and saved model.
 
 Keras's own test of this kind is private. Each check raises an `AssertionError` that says which
-part of the contract broke.
+part of the contract is broken.
 """
 
 import json
@@ -31,32 +31,33 @@ def check_layer(
     directory: Any = None,
     rtol: float | None = None,
 ) -> None:
-    """Check that a layer of one input keeps what Keras promises of layers.
+    """Check that a layer with one input keeps the contract of Keras layers.
 
-    The layer is built and called with batches of any size. Its config goes through
-    JSON. The inferred shapes and dtypes are those of the outputs, also with axes of
-    unknown size. It computes in every dtype, pure and mixed, and passes the Keras mask
+    The layer must build and run with batches of any size, and its config must survive
+    JSON. The inferred shapes and dtypes must match the outputs, also with axes of
+    unknown size. It must compute in every dtype, pure and mixed, and pass the Keras mask
     on. A model that holds it is saved without code, loaded, and trained for one epoch,
-    compiled and not, in which everything trainable moves. Its input is never changed.
+    compiled and not; every trainable weight must change. The layer must never change
+    its input.
 
     Args:
-        factory: Makes the layer; takes the keyword arguments of every layer, as
-            `name` and `dtype`.
-        x: NumPy array, a batch of at least two samples, of small numbers that the
-            dtypes hold.
-        expected: What the layer makes of `x` in inference. Defaults to None: what
-            it gives at its first call, so that all later ones have to agree.
-        unknown_axes: Whether the layer can do without the sizes of all axes.
-            Defaults to True.
-        masks: Whether it hands a mask on. Defaults to True.
-        dtypes: In which to compute. Defaults to float32, float16 and bfloat16;
-            float64 is another one on TensorFlow and PyTorch, on JAX it is float32.
-        jit_compile: For each of these a model is trained. Defaults to
-            `(False, True)`; for a backend that does not train, `()`.
-        directory: Where models are kept. Run on one backend after the other with
-            the same directory, each loads what the others saved. Defaults to None:
-            a temporary one.
-        rtol: Tolerance, relative and absolute. Defaults to None: 1e-5, but 2e-3 in
+        factory: Function that makes the layer. It takes base layer keyword arguments,
+            such as `name` and `dtype`.
+        x: NumPy array, a batch of at least two samples, with small numbers that all
+            the dtypes can hold.
+        expected: Output of the layer for `x` in inference. Defaults to None: the
+            output of its first call, which all later calls must match.
+        unknown_axes: Whether the layer works with axes of unknown size. Defaults to
+            True.
+        masks: Whether the layer passes the Keras mask on. Defaults to True.
+        dtypes: Dtypes to compute in. Defaults to float32, float16 and bfloat16. You
+            can add float64 on TensorFlow and PyTorch; on JAX it is float32.
+        jit_compile: Values of `jit_compile`; a model is trained with each. Defaults to
+            `(False, True)`. For a backend that does not train, use `()`.
+        directory: Directory for the saved models. If you run several backends with
+            the same directory, each loads the models that the others saved. Defaults
+            to None: a temporary directory.
+        rtol: Relative and absolute tolerance. Defaults to None: 1e-5, but 2e-3 in
             float16 and 2e-2 in bfloat16.
 
     Raises:
@@ -99,7 +100,7 @@ class _Checks:
         self.rtol = rtol
 
     def layer(self, **kwargs: Any) -> keras.layers.Layer:
-        """A new layer with the weights of the first."""
+        """Return a new layer with the weights of the first."""
         layer = self.factory(**kwargs)
         layer.build((None, *self.x.shape[1:]))
         layer.set_weights(self.weights)
@@ -127,7 +128,7 @@ class _Checks:
     def symbolic(self, shape: Any) -> None:
         layer, inputs = self.factory(), keras.Input(shape)
         outputs = layer(inputs)
-        # Weights may have other shapes where sizes are not known.
+        # Weights may have other shapes if sizes are unknown.
         same = [w.shape for w in layer.weights] == [np.shape(weight) for weight in self.weights]
         if same:
             layer.set_weights(self.weights)
@@ -189,7 +190,7 @@ class _Checks:
 
 
 def check_roundtrip(thing: Any) -> Any:
-    """Write an object as JSON and read it again, by itself and by Keras; return what was read."""
+    """Save an object as JSON and load it, directly and through Keras; return what was loaded."""
     text = _json(thing.get_config())
     again = type(thing).from_config(json.loads(text))
     assert type(again) is type(thing), f"`from_config` gives a {type(again).__name__}"
@@ -206,7 +207,7 @@ def _json(data: Any) -> str:
 
 
 def check_holds_no_code(path: Any) -> None:
-    """Check that a `.keras` file is data."""
+    """Check that a `.keras` file holds data and no code."""
     with zipfile.ZipFile(path) as archive:
         config = archive.read("config.json").decode()
     json.loads(config)
@@ -224,7 +225,7 @@ def _called(layer: keras.layers.Layer, x: Any) -> Any:
 
 
 def _numpy(x: Any) -> Any:
-    """The numbers of a tensor, of which not every backend hands out every dtype."""
+    """Return a tensor as a float32 array; not every backend converts every dtype to NumPy."""
     return ops.convert_to_numpy(ops.cast(ops.convert_to_tensor(x), "float32"))
 
 

@@ -1,4 +1,4 @@
-"""Weights of models that exist: elements edited, frozen, pruned."""
+"""Edit, freeze and prune the weights of existing models."""
 
 from kedit.weights._freezing import freeze_elements, prune
 from kedit.weights._weight_editing import WeightEditing

@@ -1,4 +1,4 @@
-"""Holding chosen elements of a weight."""
+"""Freeze or prune chosen elements of a weight."""
 
 import math
 from typing import Any
@@ -15,34 +15,34 @@ from kedit.weights._weight_editing import WeightEditing, weight_of
 def freeze_elements(
     base: keras.layers.Layer, name: str, index: Any, value: Any = None
 ) -> WeightEditing:
-    """Hold chosen elements of a weight of a layer or a model that exists.
+    """Freeze chosen elements of a weight of an existing layer or model.
 
     Constraints and masked gradients let elements drift under weight decay, momentum
-    or `use_ema`, or are lost when the model is saved. Here they are constants of the
-    computation, to the last bit. All other elements train as before.
+    or `use_ema`, or are lost when the model is saved. Here, frozen elements are
+    constants of the computation, to the last bit. All other elements train as before.
 
     Args:
         base: Layer, or model of any kind. Its weights are shared, not copied. It may
-            hold elements already; the last call to hold an element decides.
+            already have frozen elements; the last call that freezes an element wins.
         name: End of the weight's `path`, such as "kernel" or "dense/kernel".
-        index: Which elements: boolean mask of the shape of the weight, anything
-            else that `at[...]` takes, or `at[...]` itself.
+        index: Elements to freeze: a boolean mask with the shape of the weight,
+            anything else that `at[...]` accepts, or a selection `at[...]` itself.
         value: Number or array that broadcasts to the selection. Defaults to None:
-            the present values, after the edits that `base` has.
+            the current values, after the edits in `base`.
 
     Returns:
         `kedit.interventions.WeightEditing`: a model to compile, train and save, or
-        a layer for another model. `model.weight(name)` is the held weight;
-        `model.base` holds it underneath, where held elements may drift, until
-        `model.bake()` writes them.
+        a layer for another model. `model.weight(name)` returns the weight with its
+        frozen elements. In `model.base`, these elements may drift until `model.bake()`
+        writes them.
 
     Raises:
-        kedit.errors.OperandError: If there is no such weight, or several, or it is
-            quantized.
-        kedit.errors.EditError: If index or value do not fit it.
+        kedit.errors.OperandError: If no weight or several weights match `name`, or
+            the weight is quantized.
+        kedit.errors.EditError: If the index or the value does not fit the weight.
 
     Gradient:
-        Exactly 0 for the held elements; the gradient of `base` for the others.
+        Exactly 0 for the frozen elements; the gradient of `base` for the others.
 
     Example:
     >>> layer = keras.layers.Dense(2, kernel_initializer="ones")
@@ -61,7 +61,7 @@ def freeze_elements(
         now = ops.convert_to_numpy(weight_of(base, name))
         mask = place.selection.index.mask
         is_full = mask is not None and tuple(mask.shape) == now.shape
-        if is_full:  # as one choice between two arrays, not as many positions
+        if is_full:  # one choice between two arrays, instead of many positions
             held = np.asarray(mask.array)
             return WeightEditing(base, {name: at.where(held).set(np.where(held, now, 0))})
         value = place.get()(now)
@@ -69,25 +69,25 @@ def freeze_elements(
 
 
 def prune(base: keras.layers.Layer, name: str, sparsity: float) -> WeightEditing:
-    """Set the elements of a weight with the least magnitude to 0, and hold them there.
+    """Set the elements of a weight with the smallest magnitude to 0, and freeze them.
 
-    If the weight is pruned or frozen already, the held values are ranked.
+    If the weight is already pruned or frozen, elements are ranked by their frozen values.
 
     Args:
-        base: Layer or model, built; see `freeze_elements`.
+        base: Layer or model that is built; see `freeze_elements`.
         name: End of the weight's `path`.
-        sparsity: Share of the elements to set to 0, from 0 to 1. Of equal ones the
-            first in C order go first.
+        sparsity: Fraction of the elements to set to 0, from 0 to 1. Equal elements are
+            pruned in C order.
 
     Returns:
-        As `freeze_elements`.
+        As for `freeze_elements`.
 
     Raises:
-        kedit.errors.OperandError: As `freeze_elements`, or if `sparsity` is not
+        kedit.errors.OperandError: As for `freeze_elements`, or if `sparsity` is not
             from 0 to 1.
 
     Gradient:
-        As `freeze_elements`.
+        As for `freeze_elements`.
 
     References:
         S. Han, J. Pool, J. Tran and W. J. Dally, *Learning both Weights and

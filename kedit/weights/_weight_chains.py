@@ -1,4 +1,4 @@
-"""Edits of weights within one another: which ones a weight passes through, and in which order."""
+"""Nested edits of weights: which edits apply to a weight, and in which order."""
 
 import threading
 from collections.abc import Iterator
@@ -14,25 +14,25 @@ from kedit._run import ops
 from kedit.errors import OperandError
 
 Chain = tuple[Edit | EditSequence, ...]
-"""Edits of one weight, the first to be applied first: that of the innermost model."""
+"""Edits of one weight, in order: the edit of the innermost model is applied first."""
 _ACTIVE = threading.local()
 _FUNCTIONS = ("predict_function", "test_function", "train_function")
 
 
 class EditsWeights:
-    """Base of models that compute what another one does, with edits of its weights."""
+    """Base class of models that run another model with edits of its weights."""
 
     base: Any
 
     def edit_of(self, variable: Any) -> Edit | EditSequence | None:
-        """Its own edit of a weight."""
+        """Return this model's own edit of a weight."""
         raise NotImplementedError
 
 
 class Scope(keras.StatelessScope):
-    """Gives weights values while a model runs, and leaves all other variables as they are outside.
+    """Gives weights values while a model runs. All other variables stay as they are outside.
 
-    Those of an edit that is applied to an activation inside of the model are such.
+    The variables of an edit of an activation inside the model are such other variables.
     """
 
     def __init__(self, weights: list[Any], values: list[Any]) -> None:
@@ -47,8 +47,8 @@ class Scope(keras.StatelessScope):
 
     def add_loss(self, loss: Any) -> None:
         super().add_loss(loss)
-        # Keras knows a loss by its identity in the scope that it looks at, which has to keep it:
-        # of one that is gone, another may have the identity, and be counted twice.
+        # Keras recognizes a loss by its `id` in the current scope, which must keep it alive:
+        # after it is freed, another loss may get the same `id` and be counted twice.
         if self.original_scope is not None:
             self.original_scope.add_loss(loss)
 
@@ -63,7 +63,7 @@ class Scope(keras.StatelessScope):
         self.updated[id(update[0])] = update[0]
 
     def hand_over(self, layer: Any) -> None:
-        """Do, outside of the scope, what was done inside: to moving averages, and to losses."""
+        """Repeat outside the scope what happened inside: variable updates and losses."""
         for variable in self.updated.values():
             variable.assign(self.get_current_value(variable))
         if self.original_scope is None:
@@ -71,14 +71,14 @@ class Scope(keras.StatelessScope):
 
 
 class Passed(NamedTuple):
-    """A weight as a model passes it to the layers inside of it: as it is stored, and its edits."""
+    """A weight as a model passes it to its inner layers: the stored value and its edits."""
 
     stored: Any
     chain: Chain
 
 
 class _Frame(NamedTuple):
-    """What the model that runs now has passed on, and put in place, by identity."""
+    """What the running model has passed on and put in place, by `id`."""
 
     scope: Any
     passed: dict[int, Passed]
@@ -86,7 +86,7 @@ class _Frame(NamedTuple):
 
 
 def edited(stored: Any, chain: Chain) -> Any:
-    """A weight after its edits."""
+    """Return a weight after its edits."""
     for edit in chain:
         for part in edit.edits:
             stored = _run.apply(part, stored)
@@ -94,10 +94,10 @@ def edited(stored: Any, chain: Chain) -> Any:
 
 
 def passed_on(variable: Any, own: Edit | EditSequence | None) -> Passed:
-    """A weight as a model that is called now passes it on, given its own edit of it.
+    """Return a weight as the model that is being called passes it on, given its own edit.
 
-    A model around it may have edited the weight already: that edit has to come after
-    those of the models inside, which start from what is stored.
+    An outer model may already have edited the weight. Its edit must come after the edits
+    of the inner models, which start from the stored value.
     """
     stored = variable
     chain: Chain = ()
@@ -105,17 +105,17 @@ def passed_on(variable: Any, own: Edit | EditSequence | None) -> Passed:
     if frame is not None and id(variable) in frame.passed:
         outer = frame.passed[id(variable)]
         chain = outer.chain
-        # A layer that has written to the weight since, as to a moving average, has stored another.
+        # Unless a layer has written to the weight since, as to a moving average.
         if frame.scope.get_current_value(variable) is frame.placed[id(variable)]:
             stored = outer.stored
     chain = chain if own is None else (own, *chain)
-    # A copy, because on TensorFlow Keras takes a variable for a tensor, and reads it later.
+    # Copy it: on TensorFlow, Keras treats a variable as a tensor, and reads it later.
     return Passed(ops.copy(stored) if chain else stored, chain)
 
 
 @contextmanager
 def passing_on(scope: Any, variables: list[Any], passed: list[Passed]) -> Iterator[None]:
-    """Tell `passed_on` of what a model passes on in a scope, in this thread, in the block."""
+    """Record for `passed_on`, in this thread and block, what a model passes on in a scope."""
     edits = [(v, weight) for v, weight in zip(variables, passed, strict=True) if weight.chain]
     before = getattr(_ACTIVE, "frame", None)
     _ACTIVE.frame = _Frame(
@@ -130,10 +130,10 @@ def passing_on(scope: Any, variables: list[Any], passed: list[Passed]) -> Iterat
 
 
 def chain_of(model: Any, variable: Any) -> Chain:
-    """The edits that a weight passes through wherever a model computes with it.
+    """Return the edits that apply to a weight wherever a model computes with it.
 
     Raises:
-        kedit.errors.OperandError: If it passes through others elsewhere in the model.
+        kedit.errors.OperandError: If other edits apply elsewhere in the model.
     """
     first, *others = _chains(model, variable, {}) or [()]
     if any([other != first for other in others]):
@@ -146,10 +146,10 @@ def chain_of(model: Any, variable: Any) -> Chain:
 
 
 def _chains(owner: Any, variable: Any, found: dict[int, list[Chain]]) -> list[Chain]:
-    """The edits of each way from a layer to a weight."""
+    """Return the edits along each path from a layer to a weight."""
     if id(owner) in found:
         return found[id(owner)]
-    found[id(owner)] = []  # as long as it is looked through, in case that it holds itself
+    found[id(owner)] = []  # during the search, in case it holds itself
     if not any([held is variable for held in getattr(owner, "variables", [])]):
         return []
     ways: list[Chain] = []
@@ -163,14 +163,14 @@ def _chains(owner: Any, variable: Any, found: dict[int, list[Chain]]) -> list[Ch
 
 
 def _holds(owner: Any, variable: Any) -> bool:
-    """Whether a layer holds a weight itself, not in a layer inside of it."""
+    """Whether a layer holds a weight itself, rather than in an inner layer."""
     values = list(vars(owner).values())
     lists = [value for value in values if isinstance(value, (list, tuple))]
     return any([value is variable for some in (values, *lists) for value in some])
 
 
 def forget_compiled(layers: list[Any]) -> None:
-    """Let models compile their functions anew, with the edits that are in them now."""
+    """Make models recompile their functions with their current edits."""
     for layer in layers:
         for name in _FUNCTIONS:
             if getattr(layer, name, None) is not None:

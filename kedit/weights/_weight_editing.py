@@ -26,43 +26,43 @@ from kedit.weights._weight_chains import (
 
 @keras.saving.register_keras_serializable(package="kedit")
 class WeightEditing(keras.Model, EditsWeights):
-    """Computes what a layer or a model computes, with edits applied to its weights.
+    """Runs a layer or a model with edits applied to its weights.
 
     The edits are part of the computation. Whatever an optimizer does to a weight,
-    by momentum, weight decay or the averages of `use_ema`, the model computes with the
-    edited weight, and elements that an edit sets receive no gradient. The weights are
-    shared with `base`, which is left unchanged. The result trains and saves as a
-    model, and may be a layer of another model. Of nested ones the edits of the inner
-    one come first.
+    through momentum, weight decay or the averages of `use_ema`, the model computes with
+    the edited weight, and elements that an edit sets receive no gradient. The weights are
+    shared with `base`, which is left unchanged. The result trains and saves like any
+    model, and can be a layer of another model. If models are nested, the edits of the
+    inner model are applied first.
 
-    `weights` and `get_weights()` are the stored weights, `weight(name)` is the weight
-    that the model computes with, and `bake()` stores it.
+    `weights` and `get_weights()` return the stored weights, `weight(name)` returns the
+    weight that the model computes with, and `bake()` stores the edited weights.
 
     Args:
         base: Layer or model of any kind that takes one argument, which may be a
             structure of tensors.
-        edits: Dict from the name of each weight to a `kedit.Edit` or
+        edits: Dict that maps the name of each weight to a `kedit.Edit` or
             `kedit.EditSequence` in `at[...]`. A name is the end of the weight's
             `path`, such as "kernel" or "dense/kernel".
         **kwargs: Keyword arguments of `keras.Model`, such as `name`.
 
     Call arguments:
-        inputs: What `base` takes.
+        inputs: The inputs of `base`.
         training: Whether the model is being trained; Keras passes it.
 
     Input shape:
-        That of `base`.
+        Same as `base`.
 
     Output shape:
-        That of `base`.
+        Same as `base`.
 
     Raises:
-        kedit.errors.OperandError: If there is no such weight, or several; or if it is
-            quantized or has LoRA, so that an edit would not hold.
+        kedit.errors.OperandError: If no weight or several weights match a name, or if a
+            weight is quantized or has LoRA, so that an edit would not hold.
         kedit.errors.EditError: If an edit does not fit its weight.
 
     Gradient:
-        The gradients of `base` at the edited weights, and of the edits. A regularizer
+        The gradient of `base` at the edited weights, and of the edits. A regularizer
         sees the stored weights.
 
     Example:
@@ -84,7 +84,7 @@ class WeightEditing(keras.Model, EditsWeights):
             )
         for edit in edits.values():
             check_weight_edit(edit)
-        # What is read of the weights here is handed on as it is.
+        # The weights that are read here are passed on without a cast.
         super().__init__(**{"dtype": base.dtype_policy, "autocast": False, **kwargs})
         self.base = base
         self.edits = dict(edits)
@@ -93,8 +93,8 @@ class WeightEditing(keras.Model, EditsWeights):
             self._targets()
             self.built = True
             for variable in base.trainable_variables:
-                # After `use_ema` a weight may share its buffer with the average of an optimizer
-                # that does not train it any more, and would lose it to the one that does.
+                # After `use_ema`, a weight may share its buffer with the average of an optimizer
+                # that no longer trains it, and would lose it to the optimizer that does.
                 variable.assign(ops.copy(variable))
 
     def build(self, input_shape: Shape) -> None:
@@ -123,28 +123,28 @@ class WeightEditing(keras.Model, EditsWeights):
         return self.base.compute_mask(inputs, previous_mask)
 
     def weight(self, name: str) -> Tensor:
-        """A weight as the model computes with it, after the edits of all models inside of it.
+        """Return a weight as the model computes with it, after the edits of all inner models.
 
         Args:
             name: End of the weight's `path`.
 
         Raises:
-            kedit.errors.OperandError: If there is no such weight, or several, or if
-                layers that share it compute with several versions of it.
+            kedit.errors.OperandError: If no weight or several weights match `name`, or
+                if layers that share the weight compute with different versions of it.
         """
         return weight_of(self, name)
 
     def bake(self) -> keras.layers.Layer:
-        """Write the edited weights into the model underneath, and take the edits out of it.
+        """Write the edited weights into the underlying model, and remove the edits.
 
-        It computes the same from then on, and all its weights train. Another model
-        that holds it, and was compiled before, should be compiled again.
+        The model still computes the same, and all its weights train. If it is part of
+        another model that is already compiled, compile that model again.
 
         Returns:
-            `base`; if that is a `WeightEditing`, what is underneath it.
+            `base`, or the model underneath if `base` is a `WeightEditing`.
 
         Raises:
-            kedit.errors.OperandError: As `weight`.
+            kedit.errors.OperandError: As for `weight`.
         """
         base: Any = self.base
         while isinstance(base, WeightEditing):
@@ -162,7 +162,7 @@ class WeightEditing(keras.Model, EditsWeights):
         return self._targets().get(id(variable))
 
     def _targets(self) -> dict[int, Any]:
-        """The edit of each weight, by identity."""
+        """Return the edit of each weight, by `id`."""
         targets: dict[int, Any] = {}
         paths = {variable.path for variable in self.base.variables}
         for name, edit in self.edits.items():
@@ -202,7 +202,7 @@ class WeightEditing(keras.Model, EditsWeights):
 
 
 def find_weight(base: keras.layers.Layer, name: str) -> Any:
-    """The one weight of a layer or a model whose path ends in `name`."""
+    """Return the one weight of a layer or a model whose path ends in `name`."""
     found = [v for v in base.weights if f"/{v.path}".endswith(f"/{name}")]
     if len(found) != 1:
         paths = [variable.path for variable in base.weights]
@@ -215,6 +215,6 @@ def find_weight(base: keras.layers.Layer, name: str) -> Any:
 
 
 def weight_of(base: keras.layers.Layer, name: str) -> Tensor:
-    """The one weight whose path ends in `name`, as a layer or a model computes with it."""
+    """Return the one weight whose path ends in `name`, as a layer or a model computes with it."""
     variable = find_weight(base, name)
     return ops.convert_to_tensor(edited(variable, chain_of(base, variable)))
