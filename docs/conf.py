@@ -21,7 +21,11 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "sg_execution_times.rst", "auto_examples/*.ipynb", "auto_examples/*.py", "auto_examples/*.zip"]
+exclude_patterns = [
+    "_build",
+    "sg_execution_times.rst",
+    *[f"auto_examples/*.{end}" for end in ("ipynb", "py", "zip")],
+]
 default_role = "code"
 autodoc_inherit_docstrings = False
 

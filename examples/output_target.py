@@ -2,7 +2,7 @@
 ======================================================
 
 A linear model has five outputs for eight inputs, and 256 samples in batches of 32. The mean squared
-error wants output 2 near 0, where its labels are; the target is 50. Six recipes are compared by
+error wants output 2 near 0, where its labels are; the target is 50. Seven recipes are compared by
 `kedit.metrics.IndexViolation`, which logs in `fit` by how much an output misses.
 
 Run it from a clone of the repository::
@@ -10,7 +10,7 @@ Run it from a clone of the repository::
     KERAS_BACKEND=jax python examples/output_target.py
 
 .. image:: /../examples/output_target.png
-   :alt: Distance to the target over the steps, for six recipes
+   :alt: Distance to the target over the steps, for seven recipes
 """
 
 # sphinx_gallery_thumbnail_path = "../examples/output_target.png"
