@@ -238,7 +238,7 @@ class EditedModel(PartlyTrained):
     # --- What the edits hold ---------------------------------------------------------------
 
     def values(self, site: str | Site) -> list[Any]:
-        """Return the variables of the edits at a site, in order: constants and `Trainable`s.
+        """Return the variables of the edits at a site, in order: constants and each `Trainable`.
 
         A compiled model sees the values that you assign to them.
 

@@ -86,7 +86,7 @@ class MaskedLoss(keras.losses.Loss):
             start of `y_pred.shape`, in which any size may be 1.
 
     Returns:
-        `call` returns the loss of each row, with shape `y_pred.shape[:-1]`.
+        `call` returns the loss of each row: shape `y_pred.shape[:-1]`.
 
     Raises:
         kedit.errors.OperandError: If the base loss mixes the elements of a row, as
