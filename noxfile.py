@@ -133,15 +133,21 @@ def docs(session):
     )
 
 
-@nox.session
-def package(session):
-    """The files for a package index: their metadata, what they hold, and the tests of the sdist."""
-    session.install(*CONSTRAINTS, *group("package"))
+def built(session):
+    """An empty folder, and in it the wheel and the sdist."""
     files = Path(session.create_tmp()).absolute()
     for old in files.iterdir():
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     session.run("python", "-m", "build", "--outdir", str(files))
     (wheel,), (sdist,) = files.glob("*.whl"), files.glob("*.tar.gz")
+    return files, wheel, sdist
+
+
+@nox.session
+def package(session):
+    """The files for a package index: their metadata, what they hold, and the tests of the sdist."""
+    session.install(*CONSTRAINTS, *group("package"))
+    files, wheel, sdist = built(session)
     session.run("twine", "check", "--strict", str(wheel), str(sdist))
     session.run("check-wheel-contents", str(wheel))
     session.run("python", "-m", "tarfile", "-e", str(sdist), str(files))
@@ -155,16 +161,12 @@ def package(session):
 def build(session):
     """The wheel, installed into an environment that holds nothing else, does the main job."""
     session.install("build")
-    wheels = Path(session.create_tmp()).absolute()
-    for old in wheels.glob("*.whl"):
-        old.unlink()
-    session.run("python", "-m", "build", "--outdir", str(wheels))
-    (wheel,) = wheels.glob("*.whl")
-    empty = wheels / "empty"
+    files, wheel, _ = built(session)
+    empty = files / "empty"
     session.run("python", "-m", "venv", "--clear", str(empty))
     python = str(empty / ("Scripts" if os.name == "nt" else "bin") / "python")
     session.run(
         python, "-m", "pip", "install", "--quiet", *CONSTRAINTS, f"{wheel}[jax,demo]", external=True
     )
-    session.chdir(wheels)  # away from the sources
+    session.chdir(files)  # away from the sources
     session.run(python, "-m", "kedit", "--quiet", env={"KERAS_BACKEND": "jax"}, external=True)

@@ -21,11 +21,7 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = [
-    "_build",
-    "sg_execution_times.rst",
-    *[f"auto_examples/*.{end}" for end in ("ipynb", "py", "zip")],
-]
+exclude_patterns = ["_build", *[f"auto_examples/*.{end}" for end in ("ipynb", "py", "zip")]]
 default_role = "code"
 autodoc_inherit_docstrings = False
 

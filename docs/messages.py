@@ -5,6 +5,7 @@ python docs/messages.py
 
 import ast
 import pathlib
+import re
 
 HERE = pathlib.Path(__file__).parent
 SOURCE = HERE.parent / "kedit"
@@ -39,13 +40,26 @@ def errors():
     return {node.name for node in tree.body if isinstance(node, ast.ClassDef)} | {REFUSED}
 
 
-def text(node):
-    """A message, with dots for what it is told."""
+def texts(node, tables):
+    """The messages that an argument of an error may be, with dots for what they are told.
+
+    Args:
+        node: The argument.
+        tables: Dicts of the file, by name, in which templates of messages may stand.
+    """
     if isinstance(node, ast.Constant):
-        return str(node.value)
+        return [str(node.value)]
     if isinstance(node, ast.JoinedStr):
-        return "".join([text(part) for part in node.values])
-    return text(node.left) + text(node.right) if isinstance(node, ast.BinOp) else "…"
+        return ["".join([texts(part, tables)[0] for part in node.values])]
+    if isinstance(node, ast.BinOp):
+        return [x + y for x in texts(node.left, tables) for y in texts(node.right, tables)]
+    if isinstance(node, ast.IfExp):
+        return texts(node.body, tables) + texts(node.orelse, tables)
+    match node:
+        case ast.Call(func=ast.Attribute(ast.Subscript(ast.Name(name)), "format")):
+            templates = [text for value in tables[name].values for text in texts(value, tables)]
+            return [re.sub(r"\{[^}]*\}", "…", template) for template in templates]
+    return ["…"]
 
 
 def messages():
@@ -53,13 +67,20 @@ def messages():
     names, found = errors(), {}
     for file in sorted(SOURCE.rglob("*.py")):
         title = TITLES.get(file.relative_to(SOURCE).parts[0])
-        for node in ast.walk(ast.parse(file.read_text())):
+        tree = ast.parse(file.read_text())
+        tables = {
+            node.targets[0].id: node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
+        }
+        for node in ast.walk(tree):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args):
                 continue
-            message = text(node.args[0])
-            if node.func.id in names and message.strip("… .") and "…. Received: …. …" != message:
+            if node.func.id in names:
                 name = "SavingError" if node.func.id == REFUSED else node.func.id
-                found.setdefault(title, set()).add((message, name))
+                for message in texts(node.args[0], tables):
+                    if message.strip("… .") and message != "…. Received: …. …":
+                        found.setdefault(title, set()).add((message, name))
     return {title: sorted(found[title]) for title in TITLES.values() if title in found}
 
 

@@ -10,14 +10,13 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import keras
 import ml_dtypes
 import numpy as np
 import pytest
-from _backend import BACKEND, FLOATS, INTEGERS, compilers, to_numpy, vjp
+from _backend import BACKEND, FLOATS, INTEGERS, compilers, to_numpy, vectorizers, vjp
 from keras import ops as keras_ops
 from kit import dtype_of
 
@@ -1255,15 +1254,13 @@ def clipped():
 
 def mapped():
     """Whether mapped values cannot be written into a tensor that is not mapped."""
-    map_each = {"jax": "jax.vmap", "torch": "torch.func.vmap"}.get(BACKEND)
-    if map_each is None:
-        return False
     x, places = keras_ops.zeros(3), keras_ops.convert_to_tensor(np.array([[1]], I))
     write = functools.partial(keras_ops.scatter_update, x, places)
-    try:
-        resolve_name(map_each)(write)(keras_ops.ones((2, 1)))
-    except RuntimeError:
-        return True
+    for map_rows in vectorizers().values():
+        try:
+            map_rows(write, keras_ops.ones((2, 1)))
+        except RuntimeError:
+            return True
     return False
 
 
