@@ -17,6 +17,8 @@ import keras
 import numpy as np
 
 import kedit
+import kedit_demo
+from kedit_demo import STRATEGIES
 
 try:
     from matplotlib.figure import Figure
@@ -25,7 +27,6 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f'`python -m kedit` needs {missing.name}. Install it: pip install "kedit[demo]"')
 
-STRATEGIES = ("inputs", "activations", "outputs")
 ERASE = kedit.sample[3:5, 3:5].set(0.0)  # the centre of an image of 8 by 8 pixels
 THRESHOLD, FACTOR = 3.0, 2.0
 GUIDED, TARGET = 2, 50.0  # which output is guided, and its target
@@ -284,12 +285,7 @@ def table(outcomes: list[Outcome]) -> str:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the options; report errors now, not after training."""
-    parser = argparse.ArgumentParser("python -m kedit", description="Three ways to edit a tensor.")
-    add = partial(parser.add_argument, help="default: %(default)s")
-    add("--strategy", choices=(*STRATEGIES, "all"), default="all")
-    add("--seed", type=int, default=0)
-    add("--out", type=Path, default=Path("kedit-demo.png"), metavar="PATH")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser = kedit_demo.parser("python -m kedit")
     options = parser.parse_args(arguments)
     if not 0 <= options.seed < 2**32:
         parser.error(f"--seed should be from 0 to 2**32 - 1. Received: {options.seed}")

@@ -29,12 +29,12 @@ def reader(monkeypatch):
 train_reader = functools.cache(demo.train_reader)
 
 
-def start(*arguments, folder, **environment):
+def start(*arguments, folder, module="kedit", **environment):
     """Run `python -m kedit` in a process of its own."""
     source = os.path.dirname(os.path.dirname(kedit.__file__))
     path = os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
-        [sys.executable, "-m", "kedit", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": path, **environment},
         capture_output=True,
@@ -164,7 +164,17 @@ def test_says_which_extra_is_missing(package, monkeypatch):
 
 @pytest.mark.once
 def test_says_which_backend_is_missing(tmp_path):
-    process = start("--help", folder=tmp_path, KERAS_BACKEND=ABSENT)
+    process = start("--quiet", folder=tmp_path, KERAS_BACKEND=ABSENT)
     assert process.returncode == 1
     assert f"needs {ABSENT}, which is not installed" in process.stderr
+    assert 'pip install "kedit[jax]"' in process.stderr
+
+
+@pytest.mark.once
+def test_helps_without_a_backend(tmp_path):
+    process = start("--help", folder=tmp_path, module="kedit_demo", KERAS_BACKEND=ABSENT)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("usage: kedit-demo [-h] [--strategy")
+    process = start("--quiet", folder=tmp_path, module="kedit_demo", KERAS_BACKEND=ABSENT)
+    assert process.returncode == 1
     assert 'pip install "kedit[jax]"' in process.stderr
