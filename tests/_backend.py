@@ -73,6 +73,20 @@ def compilers(*, sizes: bool = False) -> dict[str, Callable[[Callable[..., Any]]
     return {"compiled": compiled}
 
 
+def traced_shapes(fn: Callable[..., Any], *given: Any) -> list[Any]:
+    """The shapes of what `fn` returns, as a graph knows them where it knows only even sizes.
+
+    None: the backend has no graphs that do not know sizes.
+    """
+    if BACKEND != "tensorflow":
+        return []
+    import tensorflow as tf
+
+    shapes = [[size if size % 2 == 0 else None for size in np.shape(x)] for x in given]
+    specs = [tf.TensorSpec(shape, x.dtype) for shape, x in zip(shapes, given, strict=True)]
+    return [x.shape for x in tf.function(fn).get_concrete_function(*specs).structured_outputs]
+
+
 def compiled_apart(dtypes: Sequence[str]) -> list[str]:
     """Those of some dtypes for which a compiler makes code of their own.
 

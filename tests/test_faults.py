@@ -418,6 +418,22 @@ def test_a_get_that_selects_nothing_has_the_gradient_zero():
             same(dx, np.zeros_like(x))
 
 
+@pytest.mark.tensors
+@pytest.mark.parametrize("compile", compilers().values(), ids=compilers())
+def test_a_condition_compares_a_block_with_a_tensor(compile):
+    """A graph that knows the size of the block, but not that of the tensor, keeps the rank."""
+    x = np.arange(9, dtype="float32").reshape(3, 3)
+    c, start = np.array([[3, 0, 5], [0, 7, 0]], "float32"), np.array(1, "int32")
+    for condition, where in ((lambda c: X == c, x[1:] == c), (lambda c: X != c, x[1:] != c)):
+        expected = x.copy()
+        expected[1:][where] = -1
+
+        def edit(x, c, start, condition=condition):
+            return at(x)[block(start, 2)].where(condition(c)).set(-1.0)
+
+        np.testing.assert_array_equal(to_numpy(compile(edit)(*tensors([x, c, start]))), expected)
+
+
 def test_values_of_unknown_length_may_be_one_for_all():
     """Along slices of axes that graphs do not know, and along masks."""
     x = np.arange(9, dtype="float32").reshape(3, 3)

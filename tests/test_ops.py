@@ -16,7 +16,7 @@ import keras
 import ml_dtypes
 import numpy as np
 import pytest
-from _backend import BACKEND, FLOATS, INTEGERS, compilers, to_numpy, vectorizers, vjp
+from _backend import BACKEND, FLOATS, INTEGERS, compilers, to_numpy, traced_shapes, vectorizers, vjp
 from keras import ops as keras_ops
 from kit import dtype_of
 
@@ -792,6 +792,26 @@ def test_what_is_said_to_differ_differs(name, what, way):
     assert any(differs(name, case, way) for case in CASES[name] if what in case.label)
 
 
+COMPARISONS = ("equal", "not_equal", "greater", "greater_equal", "less", "less_equal")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_shapes_that_do_not_broadcast_are_refused(name, way):
+    numbers = [keras_ops.convert_to_tensor(np.ones(size, "int32")) for size in (2, 3)]
+    with pytest.raises(Exception, match=r"(?i)shape|size|dimension|broadcast"):
+        WAYS[way](getattr(ledger, name))(*numbers)
+
+
+def test_graphs_keep_the_rank_of_what_they_compare():
+    arrays = [np.ones(shape, "int32") for shape in ((2, 3), (3, 3), (3, 2), (3,), (2,), ())]
+    pairs = [(left, right) for left in arrays for right in arrays]
+    for name in COMPARISONS:
+        for pair in pairs:
+            for found in traced_shapes(lambda *x, name=name: [getattr(ledger, name)(*x)], *pair):
+                assert found.rank == max(np.ndim(x) for x in pair), (name, pair)
+
+
 # --- The ledger ---------------------------------------------------------------------------------
 
 
@@ -1292,7 +1312,7 @@ def test_keras_still_errs(name):
 
 def test_every_replacement_is_justified():
     # Sums by several threads differ from run to run, but not in every run: see the next test.
-    are_long = {"broadcast_to", "expand_dims", "reshape", "take"}
+    are_long = {"broadcast_to", "equal", "expand_dims", "not_equal", "reshape", "take"}
     assert ledger.REPLACED == {*ERRS, *are_long, "scatter_add"} - ledger.BY_OPERATORS
 
 

@@ -68,7 +68,6 @@ BY_OPERATORS = frozenset(
     [
         "add",
         "divide",
-        "equal",
         "greater",
         "greater_equal",
         "less",
@@ -80,7 +79,6 @@ BY_OPERATORS = frozenset(
         "mod",
         "multiply",
         "negative",
-        "not_equal",
     ]
 )
 """Functions that use the operators of tensors, without what Keras does around them."""
@@ -89,6 +87,7 @@ REPLACED = frozenset(
     [
         "broadcast_to",
         "clip",
+        "equal",
         "expand_dims",
         "isfinite",
         "isinf",
@@ -96,6 +95,7 @@ REPLACED = frozenset(
         "maximum",
         "mean",
         "minimum",
+        "not_equal",
         "power",
         "reshape",
         "scatter_add",
@@ -182,14 +182,16 @@ def negative(x: Any) -> Any:
     return -x
 
 
+# The `==` of TensorFlow's tensors is False if shapes do not broadcast, where it should raise. In
+# graphs that do not know whether they do, the result has no rank.
 def equal(x1: Any, x2: Any) -> Any:
     x1, x2 = _as_tensors(x1, x2)
-    return x1 == x2
+    return _ops.keras_equal(x1, x2) if hasattr(x1, "get_shape") else x1 == x2
 
 
 def not_equal(x1: Any, x2: Any) -> Any:
     x1, x2 = _as_tensors(x1, x2)
-    return x1 != x2
+    return _ops.keras_not_equal(x1, x2) if hasattr(x1, "get_shape") else x1 != x2
 
 
 def greater(x1: Any, x2: Any) -> Any:
@@ -444,7 +446,7 @@ def _as_tensors(x1: Any, x2: Any) -> tuple[Any, Any]:
     if type(x1) is type(x2) and hasattr(x1, "dtype") and not isinstance(x1, keras.Variable):
         return x1, x2
     # A number next to a PyTorch tensor already takes its dtype.
-    of_torch = [hasattr(x, "index_add") for x in (x1, x2)]
+    of_torch = [_is_torch(x) for x in (x1, x2)]
     if any(of_torch) and (all(of_torch) or _is_small(x2 if of_torch[0] else x1)):
         return x1, x2
     given = [_ops.convert_to_tensor(x) if isinstance(x, keras.Variable) else x for x in (x1, x2)]

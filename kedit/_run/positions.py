@@ -145,7 +145,7 @@ class ComputedPositions:
         order = self._order()
         ascending = library.take(self.flat, order)
         before = library.concatenate([library.full((1,), -1, dtype="int32"), ascending[:-1]])
-        follows = before == ascending
+        follows = library.equal(before, ascending)
         if self.is_seen:
             starts = np.append(np.flatnonzero(~follows), len(follows))
             longest = int(np.diff(starts).max(initial=1))

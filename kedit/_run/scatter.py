@@ -73,7 +73,7 @@ def _at_computed(pick: Any, x: Tensor, values: Tensor) -> Tensor:
     # torch's compiler sums their gradient element by element.
     places = pick.flat
     if pick.has_duplicates:
-        wins = pick.winner() == pick.picks()
+        wins = ops.equal(pick.winner(), pick.picks())
         places = ops.where(wins, places, pick.size)
     return scatter(axes.pad(x, 0), places, values)[:-1]
 
