@@ -17,7 +17,7 @@ import numpy as np
 from kedit._language.compiler import called_when_traced
 from kedit._language.constants import SMALL
 from kedit._language.items import TracedSlot
-from kedit._language.types import Shape
+from kedit._language.types import Shape, Tensor
 
 FEW = 2**16
 """Maximum number of places that a kept plan stores."""
@@ -122,6 +122,67 @@ class Pick:
         return self._arrays[what]
 
 
+class Computed:
+    """A pick whose positions are computed when the edit runs; `kedit._run.positions` does it.
+
+    Attributes:
+        dims: See `Pick`.
+        dim_sizes: Sizes of these dimensions.
+        size: Length of the axis.
+        count: Number of picked positions, or None if a graph does not know it.
+        flat: The positions, of shape `(count,)`; `size` for those out of bounds.
+        inside: Whether each is in bounds, or None if all are.
+        row_start: If there is one position in each row of the axis, the first place
+            of each row, of shape `(count,)`. Else None.
+        may_be_empty: Whether the axis may turn out to be empty.
+        has_duplicates: Whether a position may occur more than once.
+        is_sorted: Whether the user promises that the positions ascend.
+        is_seen: Whether the positions are NumPy arrays, whose values can be read.
+    """
+
+    is_computed = True
+    is_whole = is_array = is_ordered = False
+
+    dims: tuple[int, ...]
+    dim_sizes: tuple[Any, ...]
+    size: Any
+    count: int | None
+    flat: Any
+    inside: Any
+    row_start: Any
+    may_be_empty: bool
+    has_duplicates: bool
+    is_sorted: bool
+    is_seen: bool
+
+    def read(self, x: Tensor, axis: int) -> Tensor:
+        """The elements at the positions; arbitrary ones at positions out of bounds."""
+        raise NotImplementedError
+
+    def winners(self, values: Tensor, axis: int) -> Tensor:
+        """For each pick, the value that was given last to its position."""
+        raise NotImplementedError
+
+    def reduce(self, values: Tensor, axis: int, op: str) -> Tensor:
+        """For each pick, the combined value of all that were given to its position."""
+        raise NotImplementedError
+
+    def number(self) -> Any:
+        """For each place on the axis, the number of the pick that wins it, else -1."""
+        raise NotImplementedError
+
+    def picks(self) -> Any:
+        """The numbers of the picks."""
+        raise NotImplementedError
+
+    def winner(self) -> Any:
+        """For each pick, the number of the last pick that names its position."""
+        raise NotImplementedError
+
+
+Picked: TypeAlias = Pick | Computed
+
+
 @called_when_traced
 def sequence(what: Sequenced, positions: tuple[int, ...]) -> tuple[int, ...]:
     """A sequence computed from positions.
@@ -196,8 +257,8 @@ class Layout:
         order: The tensor's axes in the order that puts merged axes side by side.
         merged: How many axes, from `start` on in that order, are merged into one.
         start: See `merged`.
-        picks: One for each axis after merging: a `Pick`, or what replaces a pick
-            with computed positions.
+        picks: One for each axis after merging: a `Pick`, or when the edit runs a `Computed` in
+            place of one that is computed.
         mask: The mask, `Array` or `TracedSlot`, whose places are all in the result.
         mask_dim: The dimension of the result that runs along its places.
         like: A layout that differs only in its picks, in what is known about them.

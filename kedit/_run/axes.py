@@ -15,7 +15,7 @@ import numpy as np
 from kedit._language.compiler import as_numbers, reads_bytecode
 from kedit._language.types import Tensor
 from kedit._plan.bounds import LARGEST
-from kedit._plan.layout import FEW, Layout, Pick, Sequenced, sequence
+from kedit._plan.layout import FEW, Computed, Layout, Pick, Picked, Sequenced, sequence
 from kedit._run import ops
 from kedit._run.cast import constant, dtype_of, listed
 from kedit.errors import OperandError
@@ -123,9 +123,9 @@ def to_picks(layout: Layout, values: Tensor) -> Tensor:
     return ops.reshape(values, merged)
 
 
-def _dim_sizes(layout: Layout, pick: Any) -> tuple[Any, ...]:
+def _dim_sizes(layout: Layout, pick: Picked) -> tuple[Any, ...]:
     """Sizes of the dimensions of the result that run along a pick."""
-    if pick.is_computed:
+    if isinstance(pick, Computed):
         given: tuple[Any, ...] = pick.dim_sizes
         return given
     return tuple([layout.result[dim] for dim in pick.dims])
@@ -187,15 +187,15 @@ def inside(layout: Layout) -> Tensor | None:
     return exists
 
 
-def _steps_back(pick: Any) -> bool:
-    return not (pick.is_array or pick.is_computed) and (pick.positions.step or 1) < 0
+def _steps_back(pick: Picked) -> bool:
+    return not (pick.is_array or isinstance(pick, Computed)) and (pick.positions.step or 1) < 0
 
 
-def _slice(pick: Any) -> Any:
+def _slice(pick: Picked) -> Any:
     """The slice to read: forward on an axis that is flipped before or after."""
     if pick.is_array and not pick.count:  # TensorFlow has no gradient for taking none from none
         return slice(0, 0)
-    if pick.is_array or pick.is_computed or pick.is_whole:
+    if pick.is_array or isinstance(pick, Computed) or pick.is_whole:
         return slice(None)
     positions = pick.positions
     if isinstance(positions, range):
@@ -224,9 +224,9 @@ def places(layout: Layout, x: Tensor) -> Tensor:
     return mask
 
 
-def _picked(pick: Any, size: Any) -> Tensor:
+def _picked(pick: Picked, size: Any) -> Tensor:
     """Whether each place on the axis is picked."""
-    if pick.is_array or pick.is_computed or pick.size is None:
+    if pick.is_array or isinstance(pick, Computed) or pick.size is None:
         return pick_at(pick, size) >= 0
     ascending = pick.positions if pick.positions.step > 0 else pick.positions[::-1]
     first, step, count = ascending.start, ascending.step, len(ascending)
@@ -307,9 +307,9 @@ def pad(x: Tensor, axis: int, before: int = 0, after: int = 1) -> Tensor:
     return ops.reshape(padded, (*start, shape[axis] + before + after, *stop))
 
 
-def pick_at(pick: Any, size: Any) -> Tensor:
+def pick_at(pick: Picked, size: Any) -> Tensor:
     """For each place on the axis, the number of the unique pick that names it, else -1."""
-    if pick.is_computed:
+    if isinstance(pick, Computed):
         return pick.number()
     if not pick.is_array:
         return _number_in_slice(pick, ops.arange(size, dtype="int32"), size)

@@ -3,12 +3,13 @@
 from typing import Any
 
 from kedit._language.types import Tensor
+from kedit._plan.layout import Layout
 from kedit._plan.plan import Plan
 from kedit._run import axes, cast, ops
 from kedit._run.values import pair
 
 
-def run(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
+def run(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
     if plan.mask is not None:
         return ops.where(plan.mask, plan.number, x)
     canonical = axes.merge(layout, x)

@@ -6,11 +6,9 @@ beforehand, one value is left for each unique position. If positions are compute
 each pick gets the combined value of its position.
 """
 
-from typing import Any
-
 from kedit._language.operations import OPERATIONS
 from kedit._language.types import Tensor
-from kedit._plan.layout import Layout, Pick, merging
+from kedit._plan.layout import Computed, Layout, Pick, Picked, merging
 from kedit._run import ops
 from kedit._run.axes import along, known, known_of, pad, sizes
 from kedit._run.cast import dtype_of, neutral
@@ -33,17 +31,17 @@ def winners(layout: Layout, values: Tensor, *, computes: bool = False) -> Tensor
     return values
 
 
-def _last_of(pick: Any, values: Tensor, axis: int) -> Tensor:
+def _last_of(pick: Picked, values: Tensor, axis: int) -> Tensor:
     """For each unique position that is known beforehand, the value that was given last."""
     values = _one_each(pick, values, axis)
-    if pick.is_computed or pick.is_ordered:
+    if isinstance(pick, Computed) or pick.is_ordered:
         return values
     return ops.take(values, known_of(pick, "last"), axis=axis)
 
 
-def _one_each(pick: Any, values: Tensor, axis: int) -> Tensor:
+def _one_each(pick: Picked, values: Tensor, axis: int) -> Tensor:
     """The values, one for each pick; raise if there are too many or too few."""
-    count = sizes(pick.flat)[0] if pick.is_computed else pick.count
+    count = sizes(pick.flat)[0] if isinstance(pick, Computed) else pick.count
     given = sizes(values)[axis]
     if count is None or (isinstance(given, int) and isinstance(count, int) and given == count):
         return values  # a slice of unknown length is checked later

@@ -15,7 +15,7 @@ from kedit._language.dtypes import integer_range, kind
 from kedit._language.items import Positions, TracedSlot
 from kedit._language.types import Tensor
 from kedit._plan.bounds import LARGEST, RULES, Rule, from_start
-from kedit._plan.layout import Layout, Part, Pick, has_one_each, with_picks
+from kedit._plan.layout import Computed, Layout, Part, Pick, has_one_each, with_picks
 from kedit._plan.plan import Plan
 from kedit._plan.strategy import How
 from kedit._run import ops
@@ -31,31 +31,16 @@ from kedit._run.cast import constant, dtype_of, neutral, seen
 from kedit._run.duplicates import scan
 
 
-class ComputedPositions:
+class ComputedPositions(Computed):
     """A pick whose positions have been computed.
 
     Attributes:
-        dims: See `Pick`.
-        dim_sizes: Sizes of these dimensions.
-        size: Length of the axis.
-        count: Number of picked positions, or None if a graph does not know it.
-        flat: The positions, of shape `(count,)`; `size` for those out of bounds.
-        inside: Whether each is in bounds, or None if all are.
-        row_start: If there is one position in each row of the axis, the first place
-            of each row, of shape `(count,)`. Else None.
-        may_be_empty: Whether the axis may turn out to be empty.
-        has_duplicates: Whether a position may occur more than once.
-        is_sorted: Whether the user promises that the positions ascend.
-        is_seen: Whether the positions are NumPy arrays, whose values can be read.
         library: What computes positions: `keras.ops`, or NumPy if their values can
             be read.
     """
 
-    is_computed = True
-    is_whole = is_array = is_ordered = False
-
     def __init__(
-        self, pick: Pick, plan: Any, tensors: Any, sizes: tuple[Any, ...], library: Any
+        self, pick: Pick, plan: Plan, tensors: Any, sizes: tuple[Any, ...], library: Any
     ) -> None:
         positions = pick.positions
         self.library = library

@@ -4,11 +4,12 @@ from typing import Any
 
 from kedit._language.dtypes import default_fill
 from kedit._language.types import Tensor
+from kedit._plan.layout import Layout
 from kedit._plan.plan import Plan
 from kedit._run import axes, cast, ops
 
 
-def run(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
+def run(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
     selected = axes.selected(layout, x)
     exists = axes.inside(layout)
     if exists is None:

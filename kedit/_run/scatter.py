@@ -10,6 +10,7 @@ import numpy as np
 
 from kedit._language.compiler import reads_bytecode
 from kedit._language.types import Tensor
+from kedit._plan.layout import Computed, Layout
 from kedit._plan.plan import Plan
 from kedit._plan.strategy import partial
 from kedit._run import axes, ops
@@ -18,7 +19,7 @@ from kedit._run.cast import neutral
 from kedit._run.values import chosen_and_values, negative, new_values
 
 
-def run(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
+def run(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
     values = new_values(plan, layout, x, leaves)
     first = layout.picks[0]
     if not layout.is_computed:
@@ -33,7 +34,7 @@ def run(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
     return axes.split(layout, _at_computed(first, canonical, values), x)
 
 
-def _at_known(layout: Any, x: Tensor, values: Tensor) -> Tensor:
+def _at_known(layout: Layout, x: Tensor, values: Tensor) -> Tensor:
     """Write at places that are known beforehand."""
     targets = None if reads_bytecode() else layout.targets
     if targets is not None:  # merged axes are kept apart: merging them may copy
@@ -47,7 +48,7 @@ def _at_known(layout: Any, x: Tensor, values: Tensor) -> Tensor:
     return axes.split(layout, _at_targets(layout, canonical, targets, values), x)
 
 
-def _at_targets(layout: Any, x: Tensor, targets: Tensor, values: Tensor) -> Tensor:
+def _at_targets(layout: Layout, x: Tensor, targets: Tensor, values: Tensor) -> Tensor:
     """Write at places on the first axes, which are those that are not picked whole."""
     picked = [len(pick.unique) for pick in layout.picks if not pick.is_whole]
     rest = sizes(values)[len(picked) :]
@@ -55,7 +56,7 @@ def _at_targets(layout: Any, x: Tensor, targets: Tensor, values: Tensor) -> Tens
     return scatter(x, targets, ops.reshape(values, (math.prod(picked), *rest)))
 
 
-def _at_computed(pick: Any, x: Tensor, values: Tensor) -> Tensor:
+def _at_computed(pick: Computed, x: Tensor, values: Tensor) -> Tensor:
     """Write at computed positions on the first axis."""
     if pick.is_seen:
         return scatter(x, *_kept(pick, values))
@@ -78,7 +79,7 @@ def _at_computed(pick: Any, x: Tensor, values: Tensor) -> Tensor:
     return scatter(axes.pad(x, 0), places, values)[:-1]
 
 
-def _kept(pick: Any, values: Tensor) -> tuple[Any, Tensor]:
+def _kept(pick: Computed, values: Tensor) -> tuple[Any, Tensor]:
     """The positions in bounds, each once, and the values that they are given."""
     number = pick.number() if pick.has_duplicates or pick.inside is not None else pick.flat
     kept = number[number >= 0]
@@ -87,7 +88,7 @@ def _kept(pick: Any, values: Tensor) -> tuple[Any, Tensor]:
     return pick.flat[kept], values if values.shape[0] == 1 else ops.take(values, kept, axis=0)
 
 
-def run_add(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
+def run_add(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
     """Add on the first axis; other elements keep their bits.
 
     A scatter that adds can be trusted with duplicates, and with its gradient.
@@ -99,7 +100,7 @@ def run_add(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
     return axes.split(layout, _added(layout.picks[0], axes.merge(layout, x), values, plan.dtype), x)
 
 
-def _added(pick: Any, x: Tensor, values: Tensor, dtype: str) -> Tensor:
+def _added(pick: Computed, x: Tensor, values: Tensor, dtype: str) -> Tensor:
     if pick.inside is None:
         return scatter_add(x, pick.flat, values)
     if pick.is_seen:

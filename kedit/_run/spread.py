@@ -3,13 +3,14 @@
 from typing import Any
 
 from kedit._language.types import Tensor
+from kedit._plan.layout import Computed, Layout, Pick, Picked
 from kedit._plan.plan import Plan
 from kedit._run import axes, ops
 from kedit._run.values import new_values
 from kedit.errors import ShapeError
 
 
-def run(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
+def run(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
     values = new_values(plan, layout, x, leaves)
     canonical = axes.merge(layout, x)
     for axis, pick in enumerate(layout.picks):
@@ -23,7 +24,7 @@ def run(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
     return axes.split(layout, ops.where(axes.places(layout, canonical), values, canonical), x)
 
 
-def _check_length(pick: Any, size: Any, given: Any) -> None:
+def _check_length(pick: Pick, size: Any, given: Any) -> None:
     """Raise if values do not fit a slice whose length is known only now."""
     if isinstance(pick.positions, slice) and isinstance(size, int) and isinstance(given, int):
         length = len(range(*pick.positions.indices(size)))
@@ -34,10 +35,11 @@ def _check_length(pick: Any, size: Any, given: Any) -> None:
             )
 
 
-def _spread(values: Tensor, pick: Any, size: Any, axis: int) -> Tensor:
+def _spread(values: Tensor, pick: Picked, size: Any, axis: int) -> Tensor:
     """Move values to their positions on the whole axis; what is between does not matter."""
-    if not pick.is_computed and isinstance(pick.positions, range) and pick.positions.step == 1:
-        return axes.pad(values, axis, pick.positions.start, pick.size - pick.positions.stop)
+    placed: Any = None if isinstance(pick, Computed) else pick.positions
+    if isinstance(placed, range) and placed.step == 1:
+        return axes.pad(values, axis, placed.start, (pick.size or 0) - placed.stop)
     number = axes.pick_at(pick, size)
     if pick.count is None:  # there may turn out to be one value for all, or none to take
         number = number * ops.cast(ops.not_equal(axes.sizes(values)[axis], 1), "int32")

@@ -15,11 +15,12 @@ from kedit._language.items import TracedSlot
 from kedit._language.operations import OPERATIONS, Operation
 from kedit._language.types import Tensor
 from kedit._plan.check import call_function, check_computed, check_computed_condition, is_computed
+from kedit._plan.layout import Layout
 from kedit._plan.plan import Plan, given
 from kedit._run import axes, cast, duplicates, ops, positions
 
 
-def new_values(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
+def new_values(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
     """The values at the unique positions after the edit, one for each position or one for all."""
     chosen, values = chosen_and_values(plan, layout, x, leaves)
     values = axes.to_picks(layout, values)
@@ -37,14 +38,14 @@ def new_values(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
 
 
 def chosen_and_values(
-    plan: Plan, layout: Any, x: Tensor, leaves: Any
+    plan: Plan, layout: Layout, x: Tensor, leaves: Any
 ) -> tuple[Tensor | None, Tensor]:
     """Which of the selected elements exist and are chosen (None for all), and their operands."""
     chosen = _chosen(plan, layout, x, leaves)
     return chosen, _values(plan, layout, x, leaves, chosen)
 
 
-def _chosen(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor | None:
+def _chosen(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor | None:
     condition = given(plan.condition, leaves)
     # Values that are only written need no check for dropped positions: these are not written.
     chosen = None
@@ -93,13 +94,13 @@ def _evaluate(
     return value if same else ops.broadcast_to(value, axes.sizes(selected))
 
 
-def _mask(layout: Any, leaves: Any) -> Tensor:
+def _mask(layout: Layout, leaves: Any) -> Tensor:
     """The mask whose places are all selected, along one axis."""
     mask = positions.source_of(layout.mask, leaves, ops)
     return ops.reshape(cast.constant(mask, "bool"), (-1,))
 
 
-def _counted(plan: Plan, layout: Any, leaves: Any) -> tuple[int, Any] | None:
+def _counted(plan: Plan, layout: Layout, leaves: Any) -> tuple[int, Any] | None:
     """Axis and number of values, if there is one for each True of the mask, or None."""
     if not isinstance(layout.mask, TracedSlot) or plan.computes:
         return None
@@ -122,7 +123,7 @@ def _rank_in(mask: Tensor, count: Any) -> Tensor:
     return rank if isinstance(count, int) else rank * ops.cast(ops.not_equal(count, 1), "int32")
 
 
-def _values(plan: Plan, layout: Any, x: Tensor, leaves: Any, chosen: Tensor | None) -> Tensor:
+def _values(plan: Plan, layout: Layout, x: Tensor, leaves: Any, chosen: Tensor | None) -> Tensor:
     """The operand as a tensor to compute with; a function of the elements is called."""
     operand, wide = given(plan.operand, leaves), cast.existing(plan.wide, plan.dtype)
     if not plan.computes:
@@ -140,7 +141,7 @@ def _values(plan: Plan, layout: Any, x: Tensor, leaves: Any, chosen: Tensor | No
     return cast.values(values, plan.dtype, plan.casting)
 
 
-def _counted_off(layout: Any, leaves: Any, values: Tensor, axis: int, count: Any) -> Tensor:
+def _counted_off(layout: Layout, leaves: Any, values: Tensor, axis: int, count: Any) -> Tensor:
     """Move the values for each True of a mask to where it is True."""
     number = ops.clip(_rank_in(_mask(layout, leaves), count), 0, count)
     # One more, for places without a value.
@@ -169,7 +170,7 @@ def _safe_constant(constant: Tensor, chosen: Tensor, dtype: str) -> Tensor:
 
 
 def _combine(
-    plan: Plan, layout: Any, old_u: Tensor, values: Tensor, chosen: Tensor | None
+    plan: Plan, layout: Layout, old_u: Tensor, values: Tensor, chosen: Tensor | None
 ) -> Tensor:
     """The values at the unique positions after the operation."""
     row = plan.operation
@@ -184,7 +185,7 @@ def _combine(
     return pair(row, old_u, values_u)
 
 
-def _chosen_u(plan: Plan, layout: Any, chosen: Tensor) -> Tensor:
+def _chosen_u(plan: Plan, layout: Layout, chosen: Tensor) -> Tensor:
     """For each unique position, whether any of the picks that name it is chosen."""
     if layout.has_duplicates and not plan.is_one_for_all:
         return duplicates.any_of(layout, chosen)
@@ -224,7 +225,7 @@ def _extreme(op: str, left: Tensor, right: Tensor) -> Tensor:
 
 
 def _accumulate(
-    row: Operation, layout: Any, old_u: Tensor, values: Tensor, chosen: Tensor | None
+    row: Operation, layout: Layout, old_u: Tensor, values: Tensor, chosen: Tensor | None
 ) -> Tensor:
     """Combine each element with all values that were given to it."""
     dtype = cast.dtype_of(old_u)
@@ -240,7 +241,7 @@ def _accumulate(
 
 
 def _accumulate_extreme(
-    op: str, layout: Any, old_u: Tensor, values: Tensor, chosen: Tensor | None
+    op: str, layout: Layout, old_u: Tensor, values: Tensor, chosen: Tensor | None
 ) -> Tensor:
     """Minimum or maximum of an element and its values; ties share the gradient equally."""
     dtype = cast.dtype_of(old_u)

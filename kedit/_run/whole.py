@@ -3,12 +3,13 @@
 from typing import Any
 
 from kedit._language.types import Tensor
+from kedit._plan.layout import Layout
 from kedit._plan.plan import Plan
 from kedit._run import axes, ops
 from kedit._run.values import new_values
 
 
-def run(plan: Plan, layout: Any, x: Tensor, leaves: Any) -> Tensor:
+def run(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
     values = new_values(plan, layout, x, leaves)
     if plan.operation.writes and not plan.narrows:  # a copy, not a view of the values
         canonical = axes.merge(layout, x)
