@@ -33,7 +33,6 @@ class Operation:
             finite numbers ("finite"), or never (False). Without this limit, 0 * inf and 0 * nan
             would put nan into the operand's gradient, although the element was not chosen.
         repeats: Whether applying it to its own result changes nothing.
-        takes_function: Whether its operand is a function of the elements.
         needs_natural: Whether integer tensors need constant, non-negative values.
         writes: Whether values are written as they are, regardless of the old elements.
     """
@@ -48,7 +47,6 @@ class Operation:
     neutral: tuple[int, float] | None = None
     meets_all: bool | str = True
     repeats: bool = False
-    takes_function: bool = False
     needs_natural: bool = False
     writes: bool = field(init=False)
 
@@ -107,6 +105,6 @@ OPERATIONS: dict[str, Operation] = {
         ),
         Operation("min", _ORDERED, "minimum", np.minimum, combines="min", repeats=True),
         Operation("max", _ORDERED, "maximum", np.maximum, combines="max", repeats=True),
-        Operation("apply", repeats=True, takes_function=True),
+        Operation("apply", repeats=True),
     )
 }

@@ -114,9 +114,7 @@ def _bound_when_traced(*key: Any) -> Layout:
     return _bound(*key)
 
 
-@lru_cache(maxsize=1024)
-def _cached(*key: Any) -> Layout:
-    return _bound(*key)
+_cached = lru_cache(maxsize=1024)(_bound)
 
 
 def _with_batch_axis(layout: Layout, batch: int | None) -> Layout:
