@@ -1,6 +1,7 @@
 """`at(x)[index].op(values)` against the oracle: values, gradients, dtypes, errors, purity."""
 
 import contextlib
+import operator
 
 import keras
 import numpy as np
@@ -270,6 +271,53 @@ def test_expressions_mean_what_they_mean_in_numpy(dtype, run):
         expected = np.where(meaning(x), 9, x).astype(dtype)
         check_array(here, expected)
         check_array(there, expected)
+
+
+OPERATORS = [
+    operator.add,
+    operator.sub,
+    operator.mul,
+    operator.truediv,
+    operator.pow,
+    operator.gt,
+    operator.ge,
+    operator.lt,
+    operator.le,
+    operator.eq,
+    operator.ne,
+]
+
+
+@pytest.mark.tensors
+@pytest.mark.parametrize("is_left", [True, False])
+def test_operators_between_an_expression_and_a_tensor(is_left, run):
+    """The tensor stands left only of arithmetic; where it compares, the backend may raise."""
+    x, v = np.array([1, 2, 3], "float32"), np.array([3, 2, 0.5], "float32")
+    used = OPERATORS if is_left else OPERATORS[:5]
+
+    def edits(x, v):
+        made = [operate(X, v) if is_left else operate(v, X) for operate in used]
+        return [
+            at(x).where(e).set(0.0) if e.is_condition else at(x)[...].set(e + 0.0) for e in made
+        ]
+
+    for operate, found in zip(used, run(edits)(*tensors([x, v])), strict=True):
+        expected = operate(x, v) if is_left else operate(v, x)
+        expected = np.where(expected, 0, x) if expected.dtype == bool else expected
+        np.testing.assert_allclose(to_numpy(found), expected, 1e-6, err_msg=operate.__name__)
+
+
+@pytest.mark.tensors
+def test_logic_between_an_expression_and_a_tensor(run):
+    x, mask = np.array([True, True, False]), np.array([True, False, False])
+
+    def edits(x, mask):
+        return [at(x)[...].set(e) for e in (X & mask, mask & X, X | mask, mask | X)]
+
+    for found, expected in zip(
+        run(edits)(*tensors([x, mask])), [x & mask, x & mask, x | mask, x | mask], strict=True
+    ):
+        check_array(found, expected)
 
 
 @pytest.mark.parametrize("number", [0.5, -0.5, 1.0, 254.9, 255, 256, 300.5, -1, -1e9, 1e9, 2**40])

@@ -38,6 +38,30 @@ _JOINING = (*_LOGIC, "logical_not")
 _INFIX = _COMPARISONS | _ARITHMETIC | _LOGIC
 _PREFIX = {"negative": "-", "logical_not": "~"}
 _CALLS = {"abs": "abs({})", "isnan": "{}.isnan()", "isinf": "{}.isinf()"}
+_OF_TORCH = {
+    "add": ("add", False),
+    "sub": ("subtract", False),
+    "__rsub__": ("subtract", True),
+    "mul": ("multiply", False),
+    "div": ("divide", False),
+    "__rdiv__": ("divide", True),
+    "pow": ("power", False),
+    "__rpow__": ("power", True),
+    "gt": ("greater", False),
+    "ge": ("greater_equal", False),
+    "lt": ("less", False),
+    "le": ("less_equal", False),
+    "eq": ("equal", False),
+    "__eq__": ("equal", False),
+    "ne": ("not_equal", False),
+    "__ne__": ("not_equal", False),
+    "bitwise_and": ("logical_and", False),
+    "__and__": ("logical_and", False),
+    "bitwise_or": ("logical_or", False),
+    "__or__": ("logical_or", False),
+}
+"""PyTorch's names of operators, and whether the arguments are swapped."""
+
 _ORDERED = ("greater", "greater_equal", "less", "less_equal", "abs")
 _NAMES = frozenset({"X", *_INFIX, *_PREFIX, *_CALLS})
 
@@ -60,6 +84,17 @@ class Operators:
         return Expression("less_equal", self, other)
 
     __array_ufunc__ = None  # leave `numpy_array > X` to Expression
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """An operator between an expression and a tensor of PyTorch, whose compiler calls this."""
+        name, is_reflected = _OF_TORCH.get(function.__name__, ("", False))
+        if not name:
+            return NotImplemented
+        left, right = args[::-1] if is_reflected else args
+        return Expression(name, left, right)
 
     def __add__(self, other: Any) -> "Expression":
         return Expression("add", self, other)
