@@ -28,6 +28,7 @@ from kedit import (
     weights,
 )
 from kedit._at import at, sample
+from kedit._draft import draft
 from kedit._edit import Edit, EditSequence
 from kedit._language.expression import X
 from kedit._language.items import block, each
@@ -36,6 +37,7 @@ from kedit._language.trainable import Trainable
 __all__ = [
     "at",
     "sample",
+    "draft",
     "each",
     "block",
     "X",

@@ -14,6 +14,7 @@ PACKAGES = {
     kedit: [
         "at",
         "sample",
+        "draft",
         "each",
         "block",
         "X",
