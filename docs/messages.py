@@ -13,6 +13,7 @@ PAGE = HERE / "troubleshooting.md"
 START, END = "<!-- messages: start -->", "<!-- messages: end -->"
 TITLES = {
     "_at.py": "Operations and conditions",
+    "_draft.py": "Drafts",
     "_edit.py": "Edits, applied and saved",
     "_guide": "Targets, bounds and sample weights",
     "_language": "What stands in an edit",
@@ -66,7 +67,7 @@ def messages():
     """The messages of each part of kedit: by its title, the name of the error and the text."""
     names, found = errors(), {}
     for file in sorted(SOURCE.rglob("*.py")):
-        title = TITLES.get(file.relative_to(SOURCE).parts[0])
+        part = file.relative_to(SOURCE).parts[0]
         tree = ast.parse(file.read_text())
         tables = {
             node.targets[0].id: node.value
@@ -80,7 +81,7 @@ def messages():
                 name = "SavingError" if node.func.id == REFUSED else node.func.id
                 for message in texts(node.args[0], tables):
                     if message.strip("… .") and message != "…. Received: …. …":
-                        found.setdefault(title, set()).add((message, name))
+                        found.setdefault(TITLES[part], set()).add((message, name))
     return {title: sorted(found[title]) for title in TITLES.values() if title in found}
 
 

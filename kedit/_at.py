@@ -5,9 +5,16 @@ from typing import Any
 
 from kedit._edit import Edit, Spelled
 from kedit._language.batch import STRUCTURES
-from kedit._language.constants import Array, freeze, is_scalar, to_code
+from kedit._language.constants import Array, freeze, is_scalar, is_tensor, to_code
 from kedit._language.expression import Expression
 from kedit._language.index import Index
+from kedit._language.mistakes import (
+    NotATensor,
+    assigned,
+    changed_in_place,
+    no_index,
+    no_operation,
+)
 from kedit._language.selection import Selection, freeze_operand
 from kedit._language.spelling import index_of, spell_index, spell_value, value_of
 from kedit._language.types import Casting, Coordinates, Mode, Tensor
@@ -65,6 +72,15 @@ class At:
         """Select all elements that meet a condition; see `Place.where`."""
         return self[...].where(condition)
 
+    def __setitem__(self, index: Any, values: Any) -> None:
+        assigned(self._code())
+
+    def __getattr__(self, name: str) -> Any:
+        no_index(self._code(), name)
+
+    def _code(self) -> str:
+        return self._coordinates if self._x is _LATER else f"{self._coordinates}(x)"
+
     __iter__ = None  # otherwise Python would try `at[0], at[1], ...` forever
     __contains__ = None
 
@@ -72,7 +88,7 @@ class At:
         return self._coordinates if self._x is _LATER else f"{self._coordinates}({self._x!r})"
 
 
-class Place:
+class Place(NotATensor):
     """Selected elements, waiting for an operation.
 
     Created by `at[index]` and `at.where(condition)`. With a tensor, as in
@@ -104,7 +120,26 @@ class Place:
         return self._selection
 
     def __repr__(self) -> str:
-        return repr(self.selection)
+        code = repr(self.selection)
+        if self._x is _LATER:
+            return code
+        coordinates = self.selection.coordinates
+        x = to_code(self._x) if is_tensor(self._x) else f"<{_described(self._x)}>"
+        return f"{coordinates}({x}){code.removeprefix(coordinates)}"
+
+    def __setitem__(self, index: Any, values: Any) -> None:
+        assigned(self.selection.coordinates)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        no_operation(repr(self), name)
+
+    __iadd__ = changed_in_place("add")
+    __isub__ = changed_in_place("subtract")
+    __imul__ = changed_in_place("multiply")
+    __itruediv__ = changed_in_place("divide")
+    __ipow__ = changed_in_place("power")
 
     def where(self, condition: Any) -> "Place":
         """Narrow the selection to the elements that meet a condition.
@@ -607,6 +642,11 @@ class Place:
         operand = None if op == "get" else freeze_operand(values)
         edit = Edit(self.selection, op, operand, casting, None, "x", *options)
         return edit if self._x is _LATER else edit(self._x)
+
+
+def _described(x: Any) -> str:
+    shape = getattr(x, "shape", None)
+    return type(x).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")
 
 
 at = At("at")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from inspect import isclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import keras
 
@@ -203,6 +203,9 @@ class Edit:
 
     def __or__(self, other: Any) -> "EditSequence":
         return EditSequence(self, other)
+
+    def __add__(self, other: Any) -> NoReturn:
+        joined(self, other)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Edit) and self._key() == other._key()
@@ -496,6 +499,9 @@ class EditSequence(Frozen):
     def __or__(self, other: Any) -> "EditSequence":
         return EditSequence(self, other)
 
+    def __add__(self, other: Any) -> NoReturn:
+        joined(self, other)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, EditSequence) and self.edits == other.edits
 
@@ -521,8 +527,22 @@ class EditSequence(Frozen):
             return cls(*[Edit.from_config(edit) for edit in edits])
 
 
+def joined(edit: Any, other: Any) -> NoReturn:
+    """Raise for edits that are joined by `+`."""
+    raise OperandError(
+        f"Edits should be joined by `|`. Received: `{edit!r} + {other!r}`. Write `first | second`; "
+        "the first one is applied first."
+    )
+
+
 def check_is_edit(what: str, edit: Any, fix: str) -> None:
     """Raise if `edit` is not an edit; the message says what takes one, and shows `fix`."""
+    if hasattr(edit, "draw"):
+        raise OperandError(
+            f"{what} should be given one edit for all samples. Received: `{edit!r}`, which draws "
+            "one for each. Write `EditedDataset(dataset, random_edit)`, or apply it by hand, as in "
+            "`random_edit(x, index=[0, 1])`."
+        )
     if not isinstance(edit, (Edit, EditSequence)):
         raise OperandError(
             f"{what} should be given an edit. Received: {edit!r} of type {type(edit).__name__}. "

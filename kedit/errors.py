@@ -37,5 +37,9 @@ class OperandError(EditError, TypeError):
     """An edit was given something that it cannot work with."""
 
 
+class OperationError(EditError, AttributeError):
+    """An operation that does not exist, or that stands where an index should."""
+
+
 class SavingError(EditError, TypeError):
     """An edit holds something that cannot be written as data."""

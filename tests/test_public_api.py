@@ -71,6 +71,7 @@ ERRORS = {
     "DTypeError": TypeError,
     "CoordinateError": ValueError,
     "OperandError": TypeError,
+    "OperationError": AttributeError,
     "SavingError": TypeError,
 }
 OPERATIONS = "get set add subtract multiply divide power min max apply".split()  # noqa: SIM905

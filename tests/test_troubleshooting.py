@@ -84,6 +84,8 @@ CALLS = {
         lambda: at(np.zeros((2, 3)))[each([0, 1])].set(1.0),
     ],
     "OperandError": [
+        lambda: assign(at(np.zeros(3))),
+        lambda: np.sum(kedit.draft(np.zeros(3))),
         lambda: at[0].set(0.0)({"image": np.zeros(3)}),
         lambda: at[0].set(0.0)({}),
         lambda: bool(X > 0),
@@ -92,6 +94,7 @@ CALLS = {
         lambda: kedit.layers.Editing(sample[2].get()),
         lambda: kedit.losses.IndexPenalty(2),
     ],
+    "OperationError": [lambda: at(np.zeros(3)).set(1.0), lambda: at[0].mul(2.0)],
     "SavingError": [
         lambda: at[0].apply(lambda x: x).get_config(),
         lambda: kedit.Edit.from_config({"op": "set"}),
@@ -122,7 +125,6 @@ def assign(x):
         assign,
         lambda x: assign(keras.Variable(np.zeros(3))),
         lambda x: assign(np.broadcast_to(0.0, 3)),
-        lambda x: assign(at(x)),
         lambda x: x[x > 0],
         np.asarray,
         bool,

@@ -108,9 +108,10 @@ def check_values(
         least, greatest = 0, abs(values)
     # Infinity and NaN fit every dtype of floats; for integers, the check of kinds has refused them.
     if any([_is_finite(n) and not low <= n <= high for n in (least, greatest)]):
+        lowest = ", write `-numpy.inf`" if kind(dtype) == 2 else ""
         raise DTypeError(
             f"Values for a tensor of dtype {dtype!r} should lie between {low} and {high}. "
-            f"Received: {brief(values)}. Cast the tensor to a wider dtype{allow}."
+            f"Received: {brief(values)}. Cast the tensor to a wider dtype{lowest}{allow}."
         )
 
 

@@ -270,7 +270,7 @@ def _bound(part: Any) -> int | None:
                 "A slice should have integers or None as start, stop and step. Received: "
                 f"{to_code(part)}, whose value is not there to look at. For a block of known size "
                 "write `at(x)[block(start, size)]`; for an end that is a tensor write "
-                "`at(x).where(keras.ops.arange(length) < stop)`."
+                "`at(x).where(keras.ops.less(keras.ops.arange(length), stop))`."
             ) from error
         raise SliceError(
             f"A slice should have integers or None as start, stop and step. Received: {part!r}. "
@@ -321,6 +321,12 @@ def _canonical_array(item: Any) -> Any:
         array = array.astype("int64")  # as in NumPy, an empty list selects nothing
     if array.dtype.kind == "b":
         return Array.of(array)
+    if isinstance(item, str):
+        raise PositionError(
+            "An index should hold integers, slices, `...`, None, or arrays of integers or "
+            f"booleans. Received: {item!r}. To edit one array of a dict, write "
+            f"`at[...].set(0.0).on({item!r})`."
+        )
     if array.dtype.kind not in "iu":
         raise PositionError(
             "An index should hold integers, slices, `...`, None, or arrays of integers or "

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 
 from kedit import _run
 from kedit._at import Place
@@ -69,7 +70,8 @@ class MaskedLoss(keras.losses.Loss):
             not used.
         ignore: Entries to ignore. "nan": where `y_true` is NaN. A number: where
             `y_true` equals it. A boolean array with the shape of a sample, or
-            `sample[...]`: the selected entries. A tuple of these: all of them.
+            `sample[...]`: the selected entries. A tuple of these, or a list of numbers:
+            all of them.
             Defaults to "nan".
         normalizer: "batch", "row" or "size". Defaults to "batch".
         reduction: As in `keras.losses.Loss`. Defaults to
@@ -124,9 +126,8 @@ class MaskedLoss(keras.losses.Loss):
             )
         self._takes_labels = _takes_labels(self._base)
         self.ignore = ignore
-        self._ignored = [
-            _ignored(one) for one in (ignore if isinstance(ignore, tuple) else (ignore,))
-        ]
+        several = isinstance(ignore, tuple) or (isinstance(ignore, list) and _are_numbers(ignore))
+        self._ignored = [_ignored(one) for one in (ignore if several else (ignore,))]
         self.normalizer = normalizer
 
     def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> Tensor:
@@ -192,6 +193,11 @@ class MaskedLoss(keras.losses.Loss):
             names = ("ignore", "normalizer")
             check_same("A saved MaskedLoss", made.get_config(), config, names)
             return made
+
+
+def _are_numbers(entries: list[Any]) -> bool:
+    """Whether a list names several values, and is not a mask."""
+    return not any([isinstance(entry, (bool, list, np.bool_)) for entry in entries])
 
 
 def _ignored(ignore: Any) -> Any:

@@ -1,0 +1,88 @@
+"""First mistakes: what people type before they have read anything, and what to write."""
+
+from typing import Any, NoReturn
+
+from kedit._language.operations import OPERATIONS
+from kedit.errors import OperandError, OperationError
+
+_MEANT = {
+    "assign": "set",
+    "update": "set",
+    "put": "set",
+    "fill": "set",
+    "write": "set",
+    "assign_add": "add",
+    "increment": "add",
+    "sub": "subtract",
+    "assign_sub": "subtract",
+    "mul": "multiply",
+    "scale": "multiply",
+    "div": "divide",
+    "pow": "power",
+    "minimum": "min",
+    "maximum": "max",
+    "map": "apply",
+    "read": "get",
+    "value": "get",
+    "numpy": "get",
+}
+"""What other libraries call the operations."""
+
+
+def no_operation(code: str, name: str) -> NoReturn:
+    """Raise for an operation that `code`, a selection, does not have."""
+    if name not in _MEANT:
+        raise AttributeError(f"`{code}` has no operation {name!r}: it has {', '.join(OPERATIONS)}")
+    meant = _MEANT[name]
+    raise OperationError(
+        f"An operation should be one of {', '.join(OPERATIONS)}. Received: `{code}.{name}`. "
+        f"Write `{code}.{meant}({'' if meant == 'get' else '...'})`."
+    )
+
+
+def no_index(code: str, name: str) -> NoReturn:
+    """Raise for an operation that stands where an index should."""
+    meant = _MEANT.get(name, name)
+    if meant not in OPERATIONS:
+        raise AttributeError(f"`{code}` has no attribute {name!r}: it takes an index or `.where`")
+    raise OperationError(
+        f"An operation should follow an index or a condition. Received: `{code}.{name}`. Write "
+        f"`{code}[0].{meant}(...)`, or `{code}[...].{meant}(...)` for all elements."
+    )
+
+
+def assigned(code: str) -> NoReturn:
+    """Raise for an assignment to elements of a tensor, or to what edits it later."""
+    raise OperandError(
+        f"A tensor cannot be assigned to. Received: `{code}[index] = values`. Write "
+        f"`x = at(x)[index].set(values)`, or `d = draft(x); d[index] = values; x = d.value`."
+    )
+
+
+class NotATensor:
+    """A selection that is used as a tensor, because its operation was forgotten."""
+
+    __slots__ = ()
+
+    def _forgotten(self, *_: Any, **__: Any) -> NoReturn:
+        raise OperandError(
+            f"A selection should be finished with an operation. Received: `{self!r}`. Read its "
+            f"elements, `.get()`, or change them, as in `.add(1.0)` or `.set(X + 1.0)`."
+        )
+
+    __array__ = __jax_array__ = __tf_tensor__ = __iter__ = __len__ = __float__ = _forgotten
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = _forgotten
+    __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __abs__ = _forgotten
+    __lt__ = __le__ = __gt__ = __ge__ = _forgotten
+
+
+def changed_in_place(op: str) -> Any:
+    """A method that refuses `at(x)[index] += values`."""
+
+    def refuse(self: Any, values: Any) -> NoReturn:
+        raise OperandError(
+            f"A tensor cannot be changed in place. Received: `{self!r}`, changed by {values!r}. "
+            f"Write `x = at(x)[index].{op}(values)`, or change a draft: `d = draft(x)`."
+        )
+
+    return refuse
