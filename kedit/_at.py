@@ -12,8 +12,7 @@ from kedit._language.mistakes import (
     NotATensor,
     assigned,
     changed_in_place,
-    no_index,
-    no_operation,
+    name_mistakes,
 )
 from kedit._language.selection import Selection, freeze_operand
 from kedit._language.spelling import index_of, spell_index, spell_value, value_of
@@ -75,9 +74,6 @@ class At:
     def __setitem__(self, index: Any, values: Any) -> None:
         assigned(self._code())
 
-    def __getattr__(self, name: str) -> Any:
-        no_index(self._code(), name)
-
     def _code(self) -> str:
         return self._coordinates if self._x is _LATER else f"{self._coordinates}(x)"
 
@@ -129,11 +125,6 @@ class Place(NotATensor):
 
     def __setitem__(self, index: Any, values: Any) -> None:
         assigned(self.selection.coordinates)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        no_operation(repr(self), name)
 
     __iadd__ = changed_in_place("add")
     __isub__ = changed_in_place("subtract")
@@ -648,6 +639,9 @@ def _described(x: Any) -> str:
     shape = getattr(x, "shape", None)
     return type(x).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")
 
+
+name_mistakes(At, needs_index=True)
+name_mistakes(Place, needs_index=False)
 
 at = At("at")
 sample = At("sample")

@@ -73,14 +73,10 @@ def test_other_names_of_operations(name, meant, x):
 
 
 def test_an_operation_without_an_index(x):
-    with pytest.raises(OperationError, match=r"Write `at\(x\)\[0\]\.set\(\.\.\.\)`, or `at\(x\)\["):
+    with pytest.raises(OperationError, match=r"Write `at\(x\)\[0\]\.set\(\.\.\.\)`; for all"):
         at(x).set(1.0)
-    with pytest.raises(OperationError, match=r"Write `at\[0\]\.add\(\.\.\.\)`, or `at\[\.\.\.\]"):
+    with pytest.raises(OperationError, match=r"Write `at\[0\]\.add\(\.\.\.\)`; .*`at\[\.\.\.\]"):
         at.add(1.0)
-    with pytest.raises(AttributeError, match="it takes an index"):
-        at.nothing  # noqa: B018
-    with pytest.raises(AttributeError, match="it has get, set, add"):
-        at[0].nothing  # noqa: B018
     assert issubclass(OperationError, EditError)
 
 

@@ -7,6 +7,7 @@ import re
 import pytest
 
 import kedit
+from kedit._language.mistakes import Misnamed
 
 pytestmark = pytest.mark.once
 
@@ -113,7 +114,11 @@ SECTIONS = [
 
 
 def public(thing):
-    return [name for name in vars(thing) if not name.startswith("_")]
+    return [
+        name
+        for name, value in vars(thing).items()
+        if not (name.startswith("_") or isinstance(value, Misnamed))
+    ]
 
 
 def sections(thing):

@@ -29,26 +29,37 @@ _MEANT = {
 """What other libraries call the operations."""
 
 
-def no_operation(code: str, name: str) -> NoReturn:
-    """Raise for an operation that `code`, a selection, does not have."""
-    if name not in _MEANT:
-        raise AttributeError(f"`{code}` has no operation {name!r}: it has {', '.join(OPERATIONS)}")
-    meant = _MEANT[name]
-    raise OperationError(
-        f"An operation should be one of {', '.join(OPERATIONS)}. Received: `{code}.{name}`. "
-        f"Write `{code}.{meant}({'' if meant == 'get' else '...'})`."
-    )
+class Misnamed:
+    """What stands in a class for an operation of another name, or for one that needs an index.
+
+    Not `__getattr__`, which PyTorch's compiler cannot read.
+    """
+
+    def __init__(self, name: str, *, needs_index: bool) -> None:
+        self.name = name
+        self.needs_index = needs_index
+        self.__doc__ = None  # so that no page lists it
+
+    def __get__(self, selection: Any, owner: Any = None) -> Any:
+        if selection is None:
+            return self
+        meant = _MEANT.get(self.name, self.name)
+        code = selection._code() if self.needs_index else repr(selection)
+        if self.needs_index:
+            raise OperationError(
+                f"An operation should follow an index or a condition. Received: `{code}.{self.name}"
+                f"`. Write `{code}[0].{meant}(...)`; for all elements, `{code}[...].{meant}(...)`."
+            )
+        raise OperationError(
+            f"An operation should be one of {', '.join(OPERATIONS)}. Received: `{code}.{self.name}"
+            f"`. Write `{code}.{meant}({'' if meant == 'get' else '...'})`."
+        )
 
 
-def no_index(code: str, name: str) -> NoReturn:
-    """Raise for an operation that stands where an index should."""
-    meant = _MEANT.get(name, name)
-    if meant not in OPERATIONS:
-        raise AttributeError(f"`{code}` has no attribute {name!r}: it takes an index or `.where`")
-    raise OperationError(
-        f"An operation should follow an index or a condition. Received: `{code}.{name}`. Write "
-        f"`{code}[0].{meant}(...)`, or `{code}[...].{meant}(...)` for all elements."
-    )
+def name_mistakes(of: type, *, needs_index: bool) -> None:
+    """Let a class answer to the names of operations that it does not have."""
+    for name in (*_MEANT, *(OPERATIONS if needs_index else ())):
+        setattr(of, name, Misnamed(name, needs_index=needs_index))
 
 
 def assigned(code: str) -> NoReturn:
