@@ -1,7 +1,9 @@
 """`at(x)[index].op(values)` against the oracle: values, gradients, dtypes, errors, purity."""
 
 import contextlib
+import json
 import operator
+import pickle
 
 import keras
 import numpy as np
@@ -253,6 +255,9 @@ CONDITIONS = [
     (X > np.array([0, 1, 2, 3, -1, -2, 3]), lambda x: x > [0, 1, 2, 3, -1, -2, 3]),
     (X.isnan(), np.isnan),
     (X.isinf(), np.isinf),
+    (X.isfinite(), np.isfinite),
+    (X.sign() > 0, lambda x: np.sign(x) > 0),
+    (X.clip(-1, 2) > 1, lambda x: np.clip(x, -1, 2) > 1),
     (~X.isinf() & (X + 1 > 0), lambda x: ~np.isinf(x) & (x + 1 > 0)),
 ]
 
@@ -271,6 +276,83 @@ def test_expressions_mean_what_they_mean_in_numpy(dtype, run):
         expected = np.where(meaning(x), 9, x).astype(dtype)
         check_array(here, expected)
         check_array(there, expected)
+
+
+FUNCTIONS = {
+    "sqrt": (X.sqrt(), np.sqrt, lambda x: 0.5 / np.sqrt(x)),
+    "exp": (X.exp(), np.exp, np.exp),
+    "log": (X.log(), np.log, lambda x: 1 / x),
+    "tanh": (X.tanh(), np.tanh, lambda x: 1 - np.tanh(x) ** 2),
+    "sign": (X.sign(), np.sign, np.zeros_like),
+    "round": (X.round(), np.round, np.zeros_like),
+    "floor": (X.floor(), np.floor, np.zeros_like),
+    "ceil": (X.ceil(), np.ceil, np.zeros_like),
+    "clip": (X.clip(0.5, 2.0), lambda x: x.clip(0.5, 2), lambda x: (x >= 0.5) & (x <= 2)),
+    "mixed": (1.0 - X.exp().log() * 2.0, lambda x: 1 - 2 * x, lambda x: 0 * x - 2),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_of_x(name, run):
+    """Those that are not chosen keep their bits, and what they are does not matter."""
+    expression, function, _ = FUNCTIONS[name]
+    for dtype in ("float32", "float16", "bfloat16"):
+        x = np.array([0.25, -0.0, 0.5, 1.5, np.nan, 2.0, np.inf, -1.0]).astype(dtype)
+        mask = np.array([1, 0, 1, 1, 1, 1, 1, 0], bool)
+        with np.errstate(all="ignore"):
+            expected = np.where(mask, function(x.astype("float64")).astype(dtype), x)
+        edit = at.where(mask).set(expression)
+        for found in (run(edit)(ops.convert_to_tensor(x)), edit(x)):
+            assert to_numpy(found).dtype == x.dtype
+            np.testing.assert_allclose(
+                to_numpy(found).astype("float64"),
+                expected.astype("float64"),
+                *[{"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}[dtype]] * 2,
+            )
+            unchanged = to_numpy(found)[~mask].view("uint8")
+            np.testing.assert_array_equal(unchanged, x[~mask].view("uint8"))
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("compile", [False, True])
+def test_gradients_of_functions_of_x(compile):
+    x = np.array([0.25, -1.0, 0.5, 1.5, np.nan, 2.0, 0.0], "float32")
+    mask = np.array([1, 0, 1, 1, 0, 1, 0], bool)
+    upstream = np.array([1, 2, 3, 4, 5, 6, 7], "float32")
+    edits = [at.where(mask).set(expression) for expression, *_ in FUNCTIONS.values()]
+
+    def total(x):
+        return ops.stack([edit(x) for edit in edits])
+
+    for number, (_, function, slope) in enumerate(FUNCTIONS.values()):
+        pulled = np.zeros((len(edits), 7), "float32")
+        pulled[number] = upstream
+        value, (gradient,) = vjp(total, [x], pulled, compile=compile)
+        with np.errstate(all="ignore"):
+            expected = np.where(mask, slope(x) * upstream, upstream)
+            wanted = np.where(mask, function(x), x)
+        np.testing.assert_allclose(value[number], wanted, 1e-5, 1e-6)
+        np.testing.assert_allclose(gradient, expected, 1e-5, 1e-6)
+
+
+def test_functions_of_x_print_save_and_refuse():
+    for expression, *_ in FUNCTIONS.values():
+        edit = at[0].set(expression)
+        twin = kedit.Edit.from_config(json.loads(json.dumps(edit.get_config())))
+        assert twin == edit
+        assert eval(repr(edit)) == edit
+        assert pickle.loads(pickle.dumps(edit)) == edit
+    assert repr((X + 1.0).clip(-1.0, abs(X)).sqrt()) == "(X + 1.0).clip(-1.0, abs(X)).sqrt()"
+    for dtype in ("int32", "bool", "complex64"):
+        for name in ("sqrt", "exp", "log", "tanh", "round", "floor", "ceil"):
+            with pytest.raises(DTypeError, match="should be given floats"):
+                at(np.ones(2, dtype))[0].set(FUNCTIONS[name][0])
+    for dtype in ("bool", "complex64"):
+        for expression in (X.sign(), X.clip(0, 1)):
+            with pytest.raises(DTypeError):
+                at(np.ones(2, dtype))[0].set(expression)
+    assert at(np.array([-7, 9]))[...].set(X.clip(-1, 5)).tolist() == [-1, 5]
+    assert at(np.array([-7, 9]))[...].set(X.sign()).tolist() == [-1, 1]
 
 
 OPERATORS = [

@@ -21,7 +21,7 @@ from keras import ops as keras_ops
 from kit import dtype_of
 
 import kedit
-from kedit._language.expression import _NAMES as EXPRESSIONS
+from kedit._language.expression import _ARITY as EXPRESSIONS
 from kedit._run import ops as ledger
 
 THOROUGH = "KEDIT_EXAMPLES" in os.environ
@@ -603,6 +603,12 @@ CASES = {
     "less": binary("less", REAL, ranks=SOME),
     "less_equal": binary("less_equal", REAL, ranks=SOME),
     "log": unary("log", FLOATS, steps=1),
+    "exp": unary("exp", FLOATS, steps=4),
+    "sqrt": unary("sqrt", FLOATS, steps=1),
+    "tanh": unary("tanh", FLOATS, steps=2),
+    "round": unary("round", FLOATS),
+    "floor": unary("floor", FLOATS),
+    "ceil": unary("ceil", FLOATS),
     "logical_and": of_logic("logical_and"),
     "logical_not": unary("logical_not", ["bool"]),
     "logical_or": of_logic("logical_or"),
@@ -1073,6 +1079,12 @@ UNARY = {
     "cast": (lambda ops, x: ops.cast(ops.cast(x, "float16"), F), np.ones_like),
     "clip": (lambda ops, x: ops.clip(x, -1, 1), lambda x: abs(x) < 1),
     "log": (lambda ops, x: ops.log(ops.abs(x)), lambda x: 1 / x),
+    "exp": (lambda ops, x: ops.exp(x), np.exp),
+    "sqrt": (lambda ops, x: ops.sqrt(ops.abs(x)), lambda x: np.sign(x) / 2 / np.sqrt(abs(x))),
+    "tanh": (lambda ops, x: ops.tanh(x), lambda x: 1 - np.tanh(x) ** 2),
+    "round": (lambda ops, x: ops.round(x), np.zeros_like),
+    "floor": (lambda ops, x: ops.floor(x), np.zeros_like),
+    "ceil": (lambda ops, x: ops.ceil(x), np.zeros_like),
     "max": (lambda ops, x: ops.max(x), lambda x: x == x.max()),
     "relu": (lambda ops, x: ops.relu(x), lambda x: x > 0),
     "sigmoid": (lambda ops, x: ops.sigmoid(x), lambda x: np.exp(-x) / (1 + np.exp(-x)) ** 2),
@@ -1210,6 +1222,11 @@ def narrowed(name, *others):
     return is_kept("float64") and not np.allclose(found, 0.1 * (found != 0), rtol=1e-12, atol=0)
 
 
+def halved(name):
+    """Whether the result is of fewer bits than float64, where the backend has it."""
+    return is_kept("float64") and to_numpy(raw(name, np.zeros(2))).dtype != "float64"
+
+
 def numbers():
     """Whether a number is rounded, or refused, beside a tensor."""
     mask = keras_ops.convert_to_tensor(np.array([True, False]))
@@ -1286,7 +1303,9 @@ def mapped():
 
 ERRS = {
     "add": (column, ["tensorflow"]),
+    "ceil": (lambda: halved("ceil"), ["torch"]),
     "clip": (clipped, ["torch"]),
+    "floor": (lambda: halved("floor"), ["torch"]),
     "matmul": (lambda: narrowed("matmul", np.eye(2)), ["torch"]),
     "maximum": (lambda: narrowed("maximum", np.zeros((2, 2))), ["torch"]),
     "mean": (lambda: narrowed("mean"), ["torch"]),

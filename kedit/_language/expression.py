@@ -37,7 +37,11 @@ _LOGIC = {"logical_and": "&", "logical_or": "|"}
 _JOINING = (*_LOGIC, "logical_not")
 _INFIX = _COMPARISONS | _ARITHMETIC | _LOGIC
 _PREFIX = {"negative": "-", "logical_not": "~"}
-_CALLS = {"abs": "abs({})", "isnan": "{}.isnan()", "isinf": "{}.isinf()"}
+_TESTS = ("isnan", "isinf", "isfinite")
+_OF_FLOATS = ("sqrt", "exp", "log", "tanh", "round", "floor", "ceil")
+_METHODS = (*_TESTS, *_OF_FLOATS, "sign")
+_CALLS = {name: f"{{}}.{name}()" for name in _METHODS}
+_CALLS |= {"abs": "abs({})", "clip": "{}.clip({}, {})"}
 _OF_TORCH = {
     "add": ("add", False),
     "sub": ("subtract", False),
@@ -62,8 +66,9 @@ _OF_TORCH = {
 }
 """PyTorch's names of operators, and whether the arguments are swapped."""
 
-_ORDERED = ("greater", "greater_equal", "less", "less_equal", "abs")
-_NAMES = frozenset({"X", *_INFIX, *_PREFIX, *_CALLS})
+_ORDERED = ("greater", "greater_equal", "less", "less_equal", "abs", "sign", "clip")
+_ARITY = {"X": 0, "clip": 3} | dict.fromkeys((*_PREFIX, *_METHODS, "abs"), 1)
+_ARITY |= dict.fromkeys(_INFIX, 2)
 
 
 class Operators:
@@ -152,10 +157,10 @@ class Expression(Operators, Frozen):
     """A function of the elements of a tensor, written with `X` for an element.
 
     Supports comparisons (`>`, `>=`, `<`, `<=`, `==`, `!=`), arithmetic (`+`, `-`,
-    `*`, `/`, `**`), `abs(X)`, `X.isnan()`, `X.isinf()`, and `&`, `|`, `~` between
-    conditions. Constants take the dtype of the tensor and must fit it; an integer
-    tensor can be compared with any number. An expression is data: it can be printed,
-    pickled and saved.
+    `*`, `/`, `**`), `abs(X)`, `X.clip(low, high)`, functions such as `X.sqrt()` and
+    `X.isnan()`, and `&`, `|`, `~` between conditions. Constants take the dtype of the
+    tensor and must fit it; an integer tensor can be compared with any number. An
+    expression is data: it can be printed, pickled and saved.
 
     Example:
     >>> kedit.at.where((abs(X) > 2.0) & ~X.isinf()).set(0.0)
@@ -170,12 +175,12 @@ class Expression(Operators, Frozen):
     leaves: tuple[Any, ...]
 
     def __init__(self, name: str, *args: Any) -> None:
-        if name not in _NAMES:
+        if name not in _ARITY:
             raise SavingError(
-                f"An expression should be made of {sorted(_NAMES)}. Received: {name!r}."
+                f"An expression should be made of {sorted(_ARITY)}. Received: {name!r}."
             )
         frozen = [a if isinstance(a, (Expression, Placeholder)) else freeze(a) for a in args]
-        if len(frozen) != (0 if name == "X" else 2 if name in _INFIX else 1):
+        if len(frozen) != _ARITY[name]:
             raise SavingError(f"`{name}` was given {len(frozen)} arguments, which are not its own.")
         inner = [arg for arg in frozen if isinstance(arg, Expression)]
         depth = 1 + max([arg.depth for arg in inner], default=0)
@@ -204,6 +209,56 @@ class Expression(Operators, Frozen):
         """True where the element is plus or minus infinity."""
         return Expression("isinf", self)
 
+    def isfinite(self) -> "Expression":
+        """True where the element is neither infinite nor NaN."""
+        return Expression("isfinite", self)
+
+    def sqrt(self) -> "Expression":
+        """The square root, of floats. Its gradient is `0.5 / sqrt(x)`."""
+        return Expression("sqrt", self)
+
+    def exp(self) -> "Expression":
+        """The exponential, of floats. Its gradient is `exp(x)`."""
+        return Expression("exp", self)
+
+    def log(self) -> "Expression":
+        """The natural logarithm, of floats. Its gradient is `1 / x`."""
+        return Expression("log", self)
+
+    def tanh(self) -> "Expression":
+        """The hyperbolic tangent, of floats. Its gradient is `1 - tanh(x) ** 2`."""
+        return Expression("tanh", self)
+
+    def sign(self) -> "Expression":
+        """-1, 0 or 1; NaN for NaN. Its gradient is 0."""
+        return Expression("sign", self)
+
+    def round(self) -> "Expression":
+        """The nearest whole number, of floats; halves go to the even one. Its gradient is 0."""
+        return Expression("round", self)
+
+    def floor(self) -> "Expression":
+        """The next whole number below, of floats. Its gradient is 0."""
+        return Expression("floor", self)
+
+    def ceil(self) -> "Expression":
+        """The next whole number above, of floats. Its gradient is 0."""
+        return Expression("ceil", self)
+
+    def clip(self, low: Any, high: Any) -> "Expression":
+        """The element, or the bound that it exceeds. Its gradient is 1 from `low` to `high`.
+
+        Args:
+            low: Number, array or tensor. Where it exceeds `high`, `high` counts.
+            high: Number, array or tensor.
+
+        Example:
+        >>> x = np.array([-2.0, 0.5, 7.0])
+        >>> kedit.at(x)[...].set(kedit.X.clip(0.0, 1.0)).tolist()
+        [0.0, 0.5, 1.0]
+        """
+        return Expression("clip", self, low, high)
+
     def __bool__(self) -> bool:
         raise OperandError(
             "A condition over `X` has no truth value of its own: write `(X > 0) & (X < 1)` for "
@@ -225,9 +280,11 @@ class Expression(Operators, Frozen):
             return f" {_INFIX[self.name]} ".join(parts)
         if self.name in _PREFIX:
             return _PREFIX[self.name] + parts[0]
+        if self.name == "abs":
+            return f"abs({self.args[0]!r})"
         if self.name in _CALLS:
-            bare = repr(self.args[0]) if self.name == "abs" else parts[0]
-            return _CALLS[self.name].format(bare)
+            bounds = [to_code(a) if not isinstance(a, Expression) else repr(a) for a in self.args]
+            return _CALLS[self.name].format(parts[0], *bounds[1:])
         return "X"
 
     def __reduce__(self) -> Any:
@@ -236,7 +293,7 @@ class Expression(Operators, Frozen):
     @property
     def is_condition(self) -> bool:
         """Whether the expression returns booleans."""
-        return self.name in {*_COMPARISONS, *_LOGIC, "logical_not", "isnan", "isinf"}
+        return self.name in {*_COMPARISONS, *_JOINING, *_TESTS}
 
     def constants(self) -> list[Any]:
         """The constants and tensors in the expression, from left to right."""
@@ -248,7 +305,7 @@ class Expression(Operators, Frozen):
 
     def compares_slots(self) -> bool:
         """Whether a slot is where `X` should be: alone, or on the left of a comparison."""
-        wants_x = self.name in _COMPARISONS or len(self.args) == 1
+        wants_x = self.name in (*_COMPARISONS, "clip") or len(self.args) == 1
         return (wants_x and isinstance(self.args[0], Slot)) or any(
             [arg.compares_slots() for arg in self.args if isinstance(arg, Expression)]
         )
@@ -330,6 +387,11 @@ class Expression(Operators, Frozen):
                 "A condition on booleans should use `X`, `~X`, `==`, `&` or `|`. "
                 f"Received: {self!r}."
             )
+        if self.name in _OF_FLOATS and kind(dtype) != 2:
+            raise DTypeError(
+                f"`{self.name}` should be given floats. Received: `{self!r}` for a tensor of dtype "
+                f"{dtype!r}. Cast it first, as in `keras.ops.cast(x, 'float32')`."
+            )
         if self.name == "negative" and dtype.startswith("uint"):
             raise DTypeError(
                 f"A tensor of dtype {dtype!r} has no negative elements. Received: {self!r}. Cast "
@@ -384,6 +446,12 @@ def evaluate(
         # The gradient of abs at 0 differs between backends; the gradient of a constant is 0.
         zero = constant(0.0, dtype)
         return library.where(library.equal(values[0], zero), zero, library.abs(values[0]))
+    if name == "clip":  # whose gradient at the bounds differs between backends
+        raised = library.where(library.less(values[0], values[1]), values[1], values[0])
+        return library.where(library.greater(raised, values[2]), values[2], raised)
+    if name == "sign":  # 0 for NaN on PyTorch
+        sign = library.sign(values[0])
+        return library.where(library.isnan(values[0]), values[0], sign)
     return getattr(library, name)(*values)
 
 

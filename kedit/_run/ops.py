@@ -36,6 +36,7 @@ AS_THEY_ARE = frozenset(
         "convert_to_tensor",
         "copy",
         "cumsum",
+        "exp",
         "flip",
         "full",
         "full_like",
@@ -48,15 +49,18 @@ AS_THEY_ARE = frozenset(
         "qr",
         "real",
         "relu",
+        "round",
         "searchsorted",
         "shape",
         "sigmoid",
         "sign",
         "softplus",
+        "sqrt",
         "squeeze",
         "stack",
         "stop_gradient",
         "sum",
+        "tanh",
         "transpose",
         "zeros",
         "zeros_like",
@@ -86,9 +90,11 @@ BY_OPERATORS = frozenset(
 REPLACED = frozenset(
     [
         "broadcast_to",
+        "ceil",
         "clip",
         "equal",
         "expand_dims",
+        "floor",
         "isfinite",
         "isinf",
         "isnan",
@@ -227,6 +233,15 @@ def logical_or(x1: Any, x2: Any) -> Any:
 
 def logical_not(x: Any) -> Any:
     return ~x
+
+
+# On PyTorch, Keras 3.15.1 rounds float64 down and up in float32 (keras-team/keras#23704).
+def floor(x: Any) -> Any:
+    return x.floor() if _is_torch(x) else _ops.keras_floor(x)
+
+
+def ceil(x: Any) -> Any:
+    return x.ceil() if _is_torch(x) else _ops.keras_ceil(x)
 
 
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
