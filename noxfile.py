@@ -119,6 +119,7 @@ def lint(session):
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("mypy")
+    session.run("pyright", "tests/types_of_edits.py")
     session.run("lint-imports", env={"KERAS_BACKEND": "numpy"})
 
 

@@ -1,7 +1,9 @@
 """`at` and `sample`: the syntax of edits, `at(x)[index].set(values)`."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar, overload
+
+from numpy.typing import NDArray
 
 from kedit._edit import Edit, Spelled
 from kedit._language.batch import STRUCTURES
@@ -20,12 +22,17 @@ from kedit._language.types import Casting, Coordinates, Mode, Tensor
 from kedit._run import apply
 from kedit.errors import DTypeError, OperandError
 
+Made = TypeVar("Made")
+"""What operations return: an `Edit`, or a tensor of the type of the one that is bound."""
+
+Given = TypeVar("Given")
+
 
 class _LATER:
     """Placeholder for the tensor of an edit that is applied later. A class survives copying."""
 
 
-class At:
+class At(Generic[Made]):
     """`at(x)[index]` edits a tensor now; `at[index]` makes an edit to apply later.
 
     `kedit.at` counts axes from the first axis of the array, as NumPy does.
@@ -55,11 +62,17 @@ class At:
         self._coordinates = coordinates
         self._x = x
 
-    def __call__(self, x: Any) -> "At":
+    @overload
+    def __call__(self, x: list[Any] | complex) -> "At[NDArray[Any]]": ...
+
+    @overload
+    def __call__(self, x: Given) -> "At[Given]": ...
+
+    def __call__(self, x: Any) -> "At[Any]":
         """Bind a tensor, so that operations apply at once."""
         return At(self._coordinates, x)
 
-    def __getitem__(self, index: Any) -> "Place":
+    def __getitem__(self, index: Any) -> "Place[Made]":
         if self._x is not _LATER:
             leaves: list[Any] = []
             spelled = spell_index(index, leaves)
@@ -67,7 +80,7 @@ class At:
                 return Place(None, self._x, (self._coordinates, spelled, ()), leaves)
         return Place(Selection(self._coordinates, Index(index)), self._x)
 
-    def where(self, condition: Any) -> "Place":
+    def where(self, condition: Any) -> "Place[Made]":
         """Select all elements that meet a condition; see `Place.where`."""
         return self[...].where(condition)
 
@@ -84,7 +97,7 @@ class At:
         return self._coordinates if self._x is _LATER else f"{self._coordinates}({self._x!r})"
 
 
-class Place(NotATensor):
+class Place(NotATensor, Generic[Made]):
     """Selected elements, waiting for an operation.
 
     Created by `at[index]` and `at.where(condition)`. With a tensor, as in
@@ -132,7 +145,7 @@ class Place(NotATensor):
     __itruediv__ = changed_in_place("divide")
     __ipow__ = changed_in_place("power")
 
-    def where(self, condition: Any) -> "Place":
+    def where(self, condition: Any) -> "Place[Made]":
         """Narrow the selection to the elements that meet a condition.
 
         Args:
@@ -186,7 +199,7 @@ class Place(NotATensor):
         size: int | None = None,
         unique_indices: bool = False,
         indices_are_sorted: bool = False,
-    ) -> Any:
+    ) -> Made:
         """Return the selected elements, in NumPy's layout: `x[index]`.
 
         Args:
@@ -239,7 +252,7 @@ class Place(NotATensor):
         mode: Mode | None = None,
         unique_indices: bool = False,
         indices_are_sorted: bool = False,
-    ) -> Any:
+    ) -> Made:
         """Return a copy with `values` written at the index: `x[index] = values`.
 
         If the index names an element more than once, the last value in C order
@@ -309,7 +322,7 @@ class Place(NotATensor):
         mode: Mode | None = None,
         unique_indices: bool = False,
         indices_are_sorted: bool = False,
-    ) -> Any:
+    ) -> Made:
         """Return a copy with `values` added at the index: `x[index] += values`.
 
         If the index names an element more than once, all its values are added,
@@ -345,7 +358,7 @@ class Place(NotATensor):
         mode: Mode | None = None,
         unique_indices: bool = False,
         indices_are_sorted: bool = False,
-    ) -> Any:
+    ) -> Made:
         """Return a copy with `values` subtracted at the index: `x[index] -= values`.
 
         If the index names an element more than once, every value is subtracted.
@@ -380,7 +393,7 @@ class Place(NotATensor):
         mode: Mode | None = None,
         unique_indices: bool = False,
         indices_are_sorted: bool = False,
-    ) -> Any:
+    ) -> Made:
         """Return a copy multiplied by `values` at the index: `x[index] *= values`.
 
         If the index names an element more than once, it is multiplied by all its
@@ -417,7 +430,7 @@ class Place(NotATensor):
         mode: Mode | None = None,
         unique_indices: bool = False,
         indices_are_sorted: bool = False,
-    ) -> Any:
+    ) -> Made:
         """Return a copy divided by `values` at the index: `x[index] /= values`.
 
         If the index names an element more than once, it is divided by the
@@ -455,7 +468,7 @@ class Place(NotATensor):
         mode: Mode | None = None,
         unique_indices: bool = False,
         indices_are_sorted: bool = False,
-    ) -> Any:
+    ) -> Made:
         """Return a copy raised to the power `values` at the index: `x[index] **= values`.
 
         If the index names an element more than once, it is raised once, to the
@@ -493,7 +506,7 @@ class Place(NotATensor):
         mode: Mode | None = None,
         unique_indices: bool = False,
         indices_are_sorted: bool = False,
-    ) -> Any:
+    ) -> Made:
         """Return a copy with the minimum of element and value at the index.
 
         If the index names an element more than once, it becomes the minimum of
@@ -529,7 +542,7 @@ class Place(NotATensor):
         mode: Mode | None = None,
         unique_indices: bool = False,
         indices_are_sorted: bool = False,
-    ) -> Any:
+    ) -> Made:
         """Return a copy with the maximum of element and value at the index.
 
         If the index names an element more than once, it becomes the maximum of
@@ -565,7 +578,7 @@ class Place(NotATensor):
         mode: Mode | None = None,
         unique_indices: bool = False,
         indices_are_sorted: bool = False,
-    ) -> Any:
+    ) -> Made:
         """Return a copy with `function` applied at the index: `x[index] = f(x[index])`.
 
         Args:
@@ -614,7 +627,7 @@ class Place(NotATensor):
         mode: Mode | None,
         unique: bool,
         ascending: bool,
-    ) -> Any:
+    ) -> Made:
         if callable(values) and op != "apply":
             raise OperandError(
                 f"`{op}` should be given a number, an array, a tensor or an expression over `X`. "
@@ -622,17 +635,18 @@ class Place(NotATensor):
             )
         return self._finish(op, values, casting, (mode, None, None, unique, ascending))
 
-    def _finish(self, op: str, values: Any, casting: Casting, options: tuple[Any, ...]) -> Any:
+    def _finish(self, op: str, values: Any, casting: Casting, options: tuple[Any, ...]) -> Made:
         """Return the edit, or apply it if there is a tensor, by its spelling if it has one."""
         if self._spelled is not None and not isinstance(self._x, STRUCTURES):
             leaves = list(self._leaves)
             spelled = spell_value(values, leaves)
             if spelled is not None:
                 spelling = (*self._spelled, op, spelled, casting, None, "x", *options)
-                return apply(Spelled(spelling, leaves), self._x)
+                made: Made = apply(Spelled(spelling, leaves), self._x)
+                return made
         operand = None if op == "get" else freeze_operand(values)
-        edit = Edit(self.selection, op, operand, casting, None, "x", *options)
-        return edit if self._x is _LATER else edit(self._x)
+        edit: Any = Edit(self.selection, op, operand, casting, None, "x", *options)
+        return edit if self._x is _LATER else edit(self._x)  # type: ignore[no-any-return]
 
 
 def _described(x: Any) -> str:
@@ -643,5 +657,5 @@ def _described(x: Any) -> str:
 name_mistakes(At, needs_index=True)
 name_mistakes(Place, needs_index=False)
 
-at = At("at")
-sample = At("sample")
+at: At[Edit] = At("at")
+sample: At[Edit] = At("sample")

@@ -252,7 +252,7 @@ class Drafted:
             if _is_x(elements):
                 edit: Edit = getattr(at[self._index], changed.name)(values)
                 return edit
-        return at[self._index].set(changed)  # type: ignore[no-any-return]
+        return at[self._index].set(changed)
 
     def _items(self) -> tuple[Any, ...]:
         return self._index if isinstance(self._index, tuple) else (self._index,)

@@ -1,15 +1,15 @@
 """The cost of a residual: the kinds of penalty, element by element."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 from kedit._edit import check_one_of
 from kedit._guide.target import either
-from kedit._language.types import Tensor
+from kedit._language.types import Kind, Tensor
 from kedit._run import ops
 from kedit.errors import OperandError
 
-KINDS = ("l2", "l1", "huber", "log_cosh", "barrier")
+KINDS = get_args(Kind)
 
 
 def check_kind(kind: str, delta: float, barrier_t: float, is_interval: bool) -> None:

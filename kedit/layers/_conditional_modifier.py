@@ -1,6 +1,6 @@
 """A layer that changes the elements that satisfy a comparison."""
 
-from typing import Any
+from typing import Any, get_args
 
 import keras
 
@@ -10,11 +10,12 @@ from kedit._language.constants import Array, freeze, from_json, is_scalar, to_js
 from kedit._language.decoding import check_fields, check_same, loading
 from kedit._language.expression import X
 from kedit._language.trainable import Trainable
+from kedit._language.types import Comparison, Modification
 from kedit.errors import OperandError
 from kedit.layers._editing import Editing
 
-COMPARISONS = (">", "<", "abs>", "abs<", "between")
-OPERATIONS = ("multiply", "add", "set")
+COMPARISONS = get_args(Comparison)
+OPERATIONS = get_args(Modification)
 
 
 @keras.saving.register_keras_serializable(package="kedit")
@@ -71,8 +72,8 @@ class ConditionalModifier(Editing):
         threshold: Any,
         factor: Any = 2.0,
         *,
-        comparison: str = ">",
-        operation: str = "multiply",
+        comparison: Comparison = ">",
+        operation: Modification = "multiply",
         **kwargs: Any,
     ) -> None:
         check_one_of("comparison", comparison, COMPARISONS)

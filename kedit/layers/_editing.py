@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import Any
+from typing import Any, get_args
 
 import keras
 
@@ -11,13 +11,13 @@ from kedit._edit import Edit, EditSequence, check_is_edit, check_one_of, edit_fr
 from kedit._language.decoding import check_same, loading
 from kedit._language.selection import placeholders_in
 from kedit._language.trainable import Trainable, take_out
-from kedit._language.types import Shape, Tensor
+from kedit._language.types import Gradient, Shape, Tensor, When
 from kedit._run import ops
 from kedit.errors import OperandError, ShapeError
 from kedit.layers import _gradient
 from kedit.layers._words import name_of
 
-WHEN = ("always", "training", "inference")
+WHEN = get_args(When)
 
 
 @keras.saving.register_keras_serializable(package="kedit")
@@ -97,8 +97,8 @@ class Editing(keras.layers.Layer):
         self,
         edit: Edit | EditSequence,
         *,
-        when: str = "always",
-        gradient: str = "exact",
+        when: When = "always",
+        gradient: Gradient = "exact",
         temperature: float = 1.0,
         switch: bool = False,
         **kwargs: Any,

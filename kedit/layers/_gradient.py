@@ -1,7 +1,7 @@
 """Apply an edit in a layer with a gradient other than the exact one."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import keras
 
@@ -12,11 +12,11 @@ from kedit._language.dtypes import kind
 from kedit._language.expression import Expression, evaluate
 from kedit._language.selection import Selection, placeholders_in
 from kedit._language.trainable import Trainable
-from kedit._language.types import Shape, Tensor
+from kedit._language.types import Gradient, Shape, Tensor
 from kedit._run import ops
 from kedit.errors import DTypeError, OperandError
 
-GRADIENTS = ("exact", "straight_through", "blocked", "sigmoid")
+GRADIENTS = get_args(Gradient)
 _GREATER = ("greater", "greater_equal")
 _ORDERED = (*_GREATER, "less", "less_equal")
 

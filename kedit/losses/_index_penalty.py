@@ -7,7 +7,7 @@ import keras
 from kedit._guide.costs import barrier, check_kind, of_residual
 from kedit._guide.reduction import by_row, reduced
 from kedit._guide.target import Chosen, Target, mask_of, wide
-from kedit._language.types import Tensor
+from kedit._language.types import Kind, Tensor
 from kedit._run import ops
 from kedit.errors import OperandError
 from kedit.losses._base import added, as_loss, serialized
@@ -120,7 +120,7 @@ class IndexPenalty(keras.losses.Loss):
         *,
         lower: Any = None,
         upper: Any = None,
-        kind: str = "l2",
+        kind: Kind = "l2",
         delta: float = 1.0,
         barrier_t: float = 5.0,
         weight: float = 1.0,

@@ -1,6 +1,6 @@
 """A loss that ignores entries of `y_true` that carry no information."""
 
-from typing import Any
+from typing import Any, get_args
 
 import keras
 import numpy as np
@@ -22,12 +22,12 @@ from kedit._guide.target import (
 from kedit._language.constants import Array, freeze, from_json, is_scalar, to_json
 from kedit._language.decoding import check_keys, check_same, loading
 from kedit._language.selection import Selection
-from kedit._language.types import Tensor
+from kedit._language.types import Normalizer, Tensor
 from kedit._run import ops
 from kedit.errors import OperandError, ShapeError
 from kedit.losses._base import FunctionLoss, as_loss, serialized
 
-NORMALIZERS = ("batch", "row", "size")
+NORMALIZERS = get_args(Normalizer)
 # Keras losses that are the mean of an elementwise function over the last axis.
 _ELEMENTWISE = (
     "binary_crossentropy",
@@ -111,7 +111,7 @@ class MaskedLoss(keras.losses.Loss):
         base_loss: Any,
         ignore: Any = "nan",
         *,
-        normalizer: str = "batch",
+        normalizer: Normalizer = "batch",
         reduction: str | None = "sum_over_batch_size",
         name: str = "masked_loss",
         dtype: Any = None,
