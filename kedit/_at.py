@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from kedit._edit import Edit, Spelled
 from kedit._language.batch import STRUCTURES
 from kedit._language.constants import Array, freeze, is_scalar, is_tensor, to_code
-from kedit._language.expression import Expression
+from kedit._language.expression import Expression, choose
 from kedit._language.index import Index
 from kedit._language.mistakes import (
     NotATensor,
@@ -248,6 +248,7 @@ class Place(NotATensor, Generic[Made]):
         self,
         values: Any,
         *,
+        otherwise: Any = None,
         casting: Casting = "same_kind",
         mode: Mode | None = None,
         unique_indices: bool = False,
@@ -266,6 +267,10 @@ class Place(NotATensor, Generic[Made]):
                 of unknown size, such as the batch in a layer, an array must have
                 size 1. For a mask that is a tensor, give one value for all, or
                 one for each True in C order; extra values are ignored.
+            otherwise: Values for the selected elements that do not meet the condition of
+                `.where`, of the same kinds as `values`. `X` stands for the elements as
+                they were; each of the two is computed only where it is chosen.
+                Defaults to None: these elements stay as they are.
             casting: How to cast the values to the dtype of the tensor. "same_kind"
                 raises for a float in an integer tensor, a complex number in a
                 float tensor, and a number out of range. "unsafe" computes in the
@@ -304,14 +309,20 @@ class Place(NotATensor, Generic[Made]):
             With upstream gradient `g`: `x` receives `g`, with 0 at the index;
             `values` receive `g[index]`, summed over the axes they were
             broadcast on. Of several values for one element, only the last
-            receives a gradient.
+            receives a gradient. With `otherwise`, each of the two receives `g` where
+            it was chosen.
 
         Example:
         >>> y = kedit.at(ops.arange(4.0))[1:3].set(9.0)
         >>> ops.convert_to_numpy(y).tolist()
         [0.0, 9.0, 9.0, 3.0]
+        >>> y = kedit.at(ops.arange(4.0)).where(kedit.X > 1.0).set(1.0, otherwise=0.0)
+        >>> ops.convert_to_numpy(y).tolist()
+        [0.0, 0.0, 1.0, 1.0]
         """
         options = (mode, unique_indices, indices_are_sorted)
+        if otherwise is not None:
+            return self._choose(values, otherwise, casting, options)
         return self._edit("set", values, casting, *options)
 
     def add(
@@ -634,6 +645,28 @@ class Place(NotATensor, Generic[Made]):
                 f"Received: {values!r}. To apply a function, use `.apply(function)`."
             )
         return self._finish(op, values, casting, (mode, None, None, unique, ascending))
+
+    def _choose(
+        self, values: Any, otherwise: Any, casting: Casting, options: tuple[Any, ...]
+    ) -> Made:
+        """Return the edit that sets one of two values, by the condition."""
+        selection = self.selection
+        condition = selection.condition
+        if condition is None:
+            raise OperandError(
+                "`otherwise` should follow a condition. Received: "
+                f"`{self!r}.set(..., otherwise={otherwise!r})`. Write "
+                "`at.where(X > 0.0).set(1.0, otherwise=0.0)`."
+            )
+        if callable(condition) or callable(values) or callable(otherwise):
+            raise OperandError(
+                "`otherwise` should stand beside a condition and values that are numbers, arrays, "
+                f"tensors or expressions over `X`. Received: a function in `{selection!r}.set"
+                f"({values!r}, otherwise={otherwise!r})`. Write `.set(X.sqrt(), otherwise=0.0)`."
+            )
+        everywhere = Selection(selection.coordinates, selection.index)
+        place: Place[Made] = Place(everywhere, self._x)
+        return place._edit("set", choose(condition, values, otherwise), casting, *options)
 
     def _finish(self, op: str, values: Any, casting: Casting, options: tuple[Any, ...]) -> Made:
         """Return the edit, or apply it if there is a tensor, by its spelling if it has one."""

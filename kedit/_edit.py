@@ -31,7 +31,7 @@ from kedit._language.decoding import (
     received,
     refused,
 )
-from kedit._language.expression import Expression
+from kedit._language.expression import Expression, code_of_part
 from kedit._language.index import Index
 from kedit._language.operations import OPERATIONS
 from kedit._language.selection import (
@@ -223,11 +223,16 @@ class Edit:
         return (self.selection.key(), self.op, operand, self.casting, *where, *options)
 
     def __repr__(self) -> str:
-        arguments = [] if self.op == "get" else [code_of(self.operand)]
+        selection, arguments = self.selection, [] if self.op == "get" else [code_of(self.operand)]
+        choice = choice_of(self)
+        if choice is not None:
+            selection = Selection(selection.coordinates, selection.index, choice.args[0])
+            values, otherwise = [code_of_part(arg) for arg in choice.args[1:]]
+            arguments = [values, f"otherwise={otherwise}"]
         if self.casting != "same_kind":
             arguments.append(f"casting={self.casting!r}")
         arguments += [f"{name}={to_code(value)}" for name, value in self._options()]
-        code = f"{self.selection!r}.{self.op}({', '.join(arguments)})"
+        code = f"{selection!r}.{self.op}({', '.join(arguments)})"
         if self.path is None and self.part == "x":
             return code
         where = [repr(self.path)] if self.path is not None else []
@@ -525,6 +530,19 @@ class EditSequence(Frozen):
         with loading("A saved sequence of edits", config):
             edits = check_fields("A saved sequence of edits", config, {"edits": list})["edits"]
             return cls(*[Edit.from_config(edit) for edit in edits])
+
+
+def choice_of(edit: Edit) -> Expression | None:
+    """The choice that an edit makes by `set(values, otherwise=...)`, or None."""
+    operand = edit.operand
+    is_choice = isinstance(operand, Expression) and operand.name == "choose" and edit.op == "set"
+    return operand if is_choice and edit.selection.condition is None else None
+
+
+def condition_of(edit: Edit) -> Any:
+    """The condition that narrows an edit, or by which it chooses."""
+    choice = choice_of(edit)
+    return edit.selection.condition if choice is None else choice.args[0]
 
 
 def joined(edit: Any, other: Any) -> NoReturn:

@@ -181,7 +181,7 @@ def test_formula_of_the_conditional_modifier():
         {"threshold": "5"},
         {"threshold": 1j},
         {"threshold": 5.0, "factor": None},
-        {"threshold": 5.0, "comparison": ">="},
+        {"threshold": 5.0, "comparison": "=>"},
         {"threshold": 5.0, "operation": "divide"},
         {"threshold": 5.0, "comparison": "between"},
         {"threshold": (1.0, 2.0, 3.0), "comparison": "between"},

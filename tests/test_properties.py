@@ -158,6 +158,7 @@ class Case(NamedTuple):
     form: str = ""  # of `FORMS`, or "" for the values as they are
     condition: str = ""  # of `COMPARISONS`, "mask" or ""
     constant: Operand = Operand()
+    otherwise: Operand | None = None  # of the elements that do not meet the condition
     casting: str = "same_kind"
     promises: tuple[str, ...] = ()
 
@@ -165,7 +166,11 @@ class Case(NamedTuple):
     def op(self):
         return self.place.op
 
-    def edit(self, tensors, values, constant):
+    @property
+    def operands(self):
+        return [self.values, self.constant, self.otherwise or Operand()]
+
+    def edit(self, tensors, values, constant, otherwise):
         place = self.place.on(tensors)
         options = {"mode": self.place.mode, **dict.fromkeys(self.promises, True)}
         if self.condition:
@@ -180,6 +185,8 @@ class Case(NamedTuple):
         if self.casting != "same_kind":
             options["casting"] = self.casting
         operand = FORMS[self.form][0](values) if self.form else values
+        if self.otherwise is not None:
+            options["otherwise"] = otherwise
         return getattr(place, self.op)(operand, **options)
 
 
@@ -267,6 +274,9 @@ def cases(draw, traced, x_as, dtypes=None, modes=MODES):
     elif op in (*ACCUMULATING, "set") and kind in "biu" and traced == "none" and one_in(draw, 4):
         of = draw(st.sampled_from(["int16", "int32", "float32"]))
         case = case._replace(casting="unsafe", values=case.values._replace(dtype=of))
+        any_length = True  # no more of it
+    if op == "set" and case.condition and not any_length and dtypes is None and one_in(draw, 2):
+        case = case._replace(otherwise=draw_operand(draw, places, traced, dtype))
     flat = places.ravel()
     if len(set(flat)) == len(flat) and (flat >= 0).all() and one_in(draw, 2):
         is_sorted = list(flat) == sorted(flat)
@@ -279,7 +289,7 @@ def cases(draw, traced, x_as, dtypes=None, modes=MODES):
 
 
 def data(case):
-    """The tensor, the values and the constant of the condition, as arrays."""
+    """The tensor, the values, the constant of the condition, and the other values, as arrays."""
     rng = np.random.default_rng(case.seed)
     # Products of infinities and of the ends of ranges are not those that are asked for here.
     ordered = case.op in ("get", "set", "add", "subtract", "min", "max") and not case.form
@@ -301,20 +311,23 @@ def data(case):
     if case.op == "power" and kind_of(case.dtype) in "iu":
         values = (np.abs(values.astype("int64")) % 4).astype(values.dtype)
     constant = numbers(case.constant.dtype or case.dtype, rng, case.constant.shape, **options)
-    return [np.asarray(array) for array in (x, values, constant)]
+    other = numbers(case.dtype, rng, (case.otherwise or Operand()).shape, plain=plain)
+    return [np.asarray(array) for array in (x, values, constant, other)]
 
 
-def expected(case, x, values, constant):
+def expected(case, x, values, constant, other):
     """What the edit gives, and which elements it may have changed."""
     places = selected(case.place)
     if case.op == "get":
         return oracle.get(x, places, fill_of(case.dtype)), None
     picked = np.append(x.ravel(), x.dtype.type(1))[places]
-    if case.condition:
+    if case.condition and case.otherwise is None:
         places = np.where(chosen(case, picked, constant), places, -1)
     with np.errstate(all="ignore"):
         if case.form:
             values = FORMS[case.form][1](picked, values)
+        if case.otherwise is not None:
+            values = np.where(chosen(case, picked, constant), values, other.astype(x.dtype))
         if case.casting == "unsafe":
             result = unsafe(case.op, x, places, values, case.values.way == "number")
         else:
@@ -371,14 +384,15 @@ def check(case, wrap=lambda function: function, *, sizes=True):
 
     Without `sizes` it may also be refused for what only they would tell.
     """
-    array, values, constant = data(case)
+    array, *given_arrays = data(case)
     x = given_as(array, case.x_as)
     array = to_numpy(value_of(x))
-    operands = [given_as(values, case.values.way), given_as(constant, case.constant.way)]
-    shapes = [case.values.shape, case.constant.shape]
-    passed = [
-        n for n, operand in enumerate((case.values, case.constant)) if operand.way == "tensor"
+    operands = [
+        given_as(made, operand.way)
+        for made, operand in zip(given_arrays, case.operands, strict=True)
     ]
+    shapes = [operand.shape for operand in case.operands]
+    passed = [n for n, operand in enumerate(case.operands) if operand.way == "tensor"]
 
     def edit(x, *rest):
         used = list(operands)
@@ -403,7 +417,7 @@ def check(case, wrap=lambda function: function, *, sizes=True):
         assert math.prod(case.constant.shape) != 1
         assert case.op not in ACCUMULATING
         return
-    result, touched = expected(case, array, values, constant)
+    result, touched = expected(case, array, *given_arrays)
     assert (found.dtype, found.shape) == (array.dtype, result.shape)
     if touched is not None:
         np.testing.assert_array_equal(bits(found)[~touched], bits(array)[~touched])
@@ -454,7 +468,7 @@ def test_tensors_as_indices(case):
 def test_compiled(case):
     if BACKEND == "torch":
         case = readable(case)
-    assume(not refusals(case.place, [case.values.shape, case.constant.shape]))
+    assume(not refusals(case.place, [operand.shape for operand in case.operands]))
     assume(mask_beside_arrays(case.place) == "fine")
     if any([item.is_mask for item in case.place.items]) and case.op == "get":
         return  # whose size a compiler cannot know
@@ -464,14 +478,12 @@ def test_compiled(case):
 
 
 def readable(case):
-    """The case without what torch's compiler cannot read: `~`, `X * tensor`, arrays."""
-    number = Operand((), "number", case.dtype)
+    """The case without what torch's compiler cannot read: `~` and arrays."""
     if case.condition == "mask":
         case = case._replace(constant=case.constant._replace(way="tensor"))
     if case.condition not in ("", "mask"):
-        condition = "X == c" if case.condition == "X != c" else case.condition
-        case = case._replace(condition=condition, constant=number)
-    return case._replace(values=number) if case.form else case
+        case = case._replace(condition="X == c" if case.condition == "X != c" else case.condition)
+    return case
 
 
 @pytest.mark.gradient
@@ -493,7 +505,7 @@ def test_gradients(case):
     operand = given_as(constant, case.constant.way)
 
     def edit(x, v):
-        return case.edit(case.place.tensors(), v, operand)(x)
+        return case.edit(case.place.tensors(), v, operand, None)(x)
 
     try:
         _, found = vjp(edit, [x, values], upstream)

@@ -150,7 +150,7 @@ def promoted(edit: Any, dtype: str) -> str:
     if edit.casting != "unsafe" or callable(operand):
         return dtype
     if hasattr(operand, "constants"):  # an expression
-        for constant in operand.constants():
+        for constant in operand.values():
             wide = _promoted_by(constant, wide)
         return wide
     return dtype if OPERATIONS[edit.op].writes else _promoted_by(operand, dtype)

@@ -15,6 +15,7 @@ from kedit._language.constants import (
     freeze,
     from_json,
     is_replaced,
+    is_scalar,
     to_code,
     to_json,
     to_key,
@@ -67,7 +68,7 @@ _OF_TORCH = {
 """PyTorch's names of operators, and whether the arguments are swapped."""
 
 _ORDERED = ("greater", "greater_equal", "less", "less_equal", "abs", "sign", "clip")
-_ARITY = {"X": 0, "clip": 3} | dict.fromkeys((*_PREFIX, *_METHODS, "abs"), 1)
+_ARITY = {"X": 0, "clip": 3, "choose": 3} | dict.fromkeys((*_PREFIX, *_METHODS, "abs"), 1)
 _ARITY |= dict.fromkeys(_INFIX, 2)
 
 
@@ -282,9 +283,11 @@ class Expression(Operators, Frozen):
             return _PREFIX[self.name] + parts[0]
         if self.name == "abs":
             return f"abs({self.args[0]!r})"
+        if self.name == "choose":
+            return f"where({', '.join([code_of_part(arg) for arg in self.args])})"
         if self.name in _CALLS:
-            bounds = [to_code(a) if not isinstance(a, Expression) else repr(a) for a in self.args]
-            return _CALLS[self.name].format(parts[0], *bounds[1:])
+            bounds = [code_of_part(arg) for arg in self.args[1:]]
+            return _CALLS[self.name].format(parts[0], *bounds)
         return "X"
 
     def __reduce__(self) -> Any:
@@ -301,6 +304,16 @@ class Expression(Operators, Frozen):
             leaf
             for arg in self.args
             for leaf in (arg.constants() if isinstance(arg, Expression) else [arg])
+        ]
+
+    def values(self) -> list[Any]:
+        """The constants and tensors that numbers are computed from, not those of a choice."""
+        if self.name != "choose":
+            return self.constants()
+        return [
+            leaf
+            for arg in self.args[1:]
+            for leaf in (arg.values() if isinstance(arg, Expression) else [arg])
         ]
 
     def compares_slots(self) -> bool:
@@ -352,7 +365,8 @@ class Expression(Operators, Frozen):
         made = cls(name, *args)
         # As Python's operators do it: a number may be on the left of arithmetic and logic.
         over = [isinstance(arg, (Expression, Slot)) for arg in args]
-        if args and not (over[0] or (name in (*_ARITHMETIC, *_LOGIC) and over[1])):
+        may_be_right = name in (*_ARITHMETIC, *_LOGIC)
+        if args and name != "choose" and not (over[0] or (may_be_right and over[1])):
             raise refused("An expression should have `X` in it, on the left if it compares", data)
         return made
 
@@ -372,6 +386,9 @@ class Expression(Operators, Frozen):
                 arg.check(dtype)
 
     def _check(self, dtype: str) -> None:
+        if self.name == "choose":
+            self._check_choice(dtype)
+            return
         for arg in self.args:
             if isinstance(arg, Expression):
                 fits = arg.is_condition or (arg.name == "X" and dtype == "bool")
@@ -405,8 +422,23 @@ class Expression(Operators, Frozen):
                 f"Received: {self!r}. Write a mask: `at.where(keras.ops.abs(x) > 2.0)`."
             )
 
+    def _check_choice(self, dtype: str) -> None:
+        for arg in self.args[1:]:
+            if not isinstance(arg, Expression):
+                check_values(arg, dtype_name(arg), dtype)
+            elif arg.is_condition and kind(dtype) > 0:
+                raise DTypeError(
+                    f"Values for a tensor of dtype {dtype!r} should be numbers. Received: the "
+                    f"condition `{arg!r}`. Write `.where(condition).set(1.0, otherwise=0.0)`."
+                )
+
 
 X = Expression("X")
+
+
+def choose(condition: Any, values: Any, otherwise: Any) -> Expression:
+    """`values` where a condition is met, else `otherwise`; each is computed where it is chosen."""
+    return Expression("choose", condition, values, otherwise)
 
 
 def evaluate(
@@ -435,6 +467,8 @@ def evaluate(
         if isinstance(verdict, bool):
             return (library.equal if verdict else library.not_equal)(left, left)
         return getattr(library, name)(left, constant(verdict, dtype))
+    if name == "choose":
+        return _evaluate_choice(args, x, dtype, library, constant)
     of = "bool" if name in _JOINING else dtype
     values = [
         evaluate(arg, x, dtype, library, constant)
@@ -453,6 +487,35 @@ def evaluate(
         sign = library.sign(values[0])
         return library.where(library.isnan(values[0]), values[0], sign)
     return getattr(library, name)(*values)
+
+
+def _evaluate_choice(
+    args: tuple[Any, ...], x: Any, dtype: str, library: Any, constant: Callable[[Any, str], Any]
+) -> Any:
+    """One of two values for each element. No NaN comes from the one that is not chosen."""
+    condition, *branches = args
+    if isinstance(condition, Expression):
+        chosen = evaluate(condition, x, dtype, library, constant)
+    else:
+        chosen = constant(condition, "bool")
+    values = []
+    for branch, here in zip(branches, (chosen, library.logical_not(chosen)), strict=True):
+        if not isinstance(branch, Expression):
+            values.append(constant(branch, dtype))
+            continue
+
+        def safe(value: Any, dtype: str, here: Any = here) -> Any:
+            number = constant(value, dtype)
+            return number if is_scalar(value) else library.where(here, number, constant(1, dtype))
+
+        elements = library.where(here, x, constant(1, dtype))
+        values.append(evaluate(branch, elements, dtype, library, safe))
+    return library.where(chosen, *values)
+
+
+def code_of_part(arg: Any) -> str:
+    """The code of an argument that stands alone."""
+    return repr(arg) if isinstance(arg, Expression) else to_code(arg)
 
 
 def _map(arg: Any, replace: Callable[[Any], Any]) -> Any:

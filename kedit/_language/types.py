@@ -20,7 +20,7 @@ When: TypeAlias = Literal["always", "training", "inference"]
 Gradient: TypeAlias = Literal["exact", "straight_through", "blocked", "sigmoid"]
 """By which gradient a layer learns."""
 
-Comparison: TypeAlias = Literal[">", "<", "abs>", "abs<", "between"]
+Comparison: TypeAlias = Literal[">", "<", ">=", "<=", "==", "abs>", "abs<", "between"]
 """How a modifier compares elements with its threshold."""
 
 Modification: TypeAlias = Literal["multiply", "add", "set"]

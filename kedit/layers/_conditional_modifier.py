@@ -1,5 +1,6 @@
 """A layer that changes the elements that satisfy a comparison."""
 
+import operator
 from typing import Any, get_args
 
 import keras
@@ -31,10 +32,12 @@ class ConditionalModifier(Editing):
         threshold: Number, array that broadcasts to a sample, such as one number
             for each channel, or `kedit.Trainable`. For "between", a pair of these.
         factor: Number, array or `kedit.Trainable`, as for `threshold`. Defaults to 2.0.
-        comparison: ">", "<", "abs>" (`abs(x) > threshold`), "abs<", or "between"
-            (`threshold[0] < x < threshold[1]`). Defaults to ">".
+        comparison: ">", "<", ">=", "<=", "==", "abs>" (`abs(x) > threshold`), "abs<", or
+            "between" (`threshold[0] < x < threshold[1]`). Defaults to ">".
         operation: "multiply", "add", or "set", which replaces `x` with `factor`.
             Defaults to "multiply".
+        otherwise: Number, array or `kedit.Trainable` for the other elements. Defaults
+            to None: they pass unchanged.
         **kwargs: Keyword arguments of `kedit.layers.Editing`, such as `gradient`
             and `when`, and base layer keyword arguments, such as `name` and `dtype`.
 
@@ -57,6 +60,7 @@ class ConditionalModifier(Editing):
         `factor * g`, `g` or 0, and `factor` receives `g * x`, `g` or `g`, for
         "multiply", "add" and "set". Elsewhere the input receives `g`. A threshold
         receives a gradient only with `gradient="sigmoid"`; see `kedit.layers.Editing`.
+        With `otherwise`, elements elsewhere send 0 to the input and `g` to `otherwise`.
 
     Example:
     >>> layer = kedit.layers.ConditionalModifier(threshold=5.0)
@@ -74,6 +78,7 @@ class ConditionalModifier(Editing):
         *,
         comparison: Comparison = ">",
         operation: Modification = "multiply",
+        otherwise: Any = None,
         **kwargs: Any,
     ) -> None:
         check_one_of("comparison", comparison, COMPARISONS)
@@ -91,7 +96,13 @@ class ConditionalModifier(Editing):
         self.comparison = comparison
         self.operation = operation
         place = at.where(_condition(comparison, self.threshold))
-        super().__init__(getattr(place, operation)(self.factor), **kwargs)
+        self.otherwise = None if otherwise is None else _operand("otherwise", otherwise)
+        if otherwise is None:
+            edit = getattr(place, operation)(self.factor)
+        else:
+            changed = {"multiply": X * self.factor, "add": X + self.factor, "set": self.factor}
+            edit = place.set(changed[operation], otherwise=self.otherwise)
+        super().__init__(edit, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
@@ -103,6 +114,7 @@ class ConditionalModifier(Editing):
             "factor": _encode(self.factor),
             "comparison": self.comparison,
             "operation": self.operation,
+            **({} if self.otherwise is None else {"otherwise": _encode(self.otherwise)}),
         }
 
     @classmethod
@@ -114,6 +126,8 @@ class ConditionalModifier(Editing):
                 "threshold": [*map(_decode, threshold)] if pair else _decode(threshold),
                 "factor": _decode(config["factor"]),
             }
+            if "otherwise" in config:
+                operands["otherwise"] = _decode(config["otherwise"])
             made = cls(**{**config, **operands})
             check_same("A saved ConditionalModifier", made.get_config(), config, _OWN)
             return made
@@ -142,11 +156,20 @@ def _operand(name: str, value: Any) -> Any:
     return operand
 
 
+_COMPARE: dict[str, Any] = {
+    ">": operator.gt,
+    "<": operator.lt,
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+}
+
+
 def _condition(comparison: str, threshold: Any) -> Any:
     if comparison == "between":
         return (X > threshold[0]) & (X < threshold[1])
     left = abs(X) if comparison.startswith("abs") else X
-    return left > threshold if comparison.endswith(">") else left < threshold
+    return _COMPARE[comparison.removeprefix("abs")](left, threshold)
 
 
 def _encode(operand: Any) -> Any:

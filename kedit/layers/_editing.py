@@ -7,7 +7,14 @@ from typing import Any, get_args
 import keras
 
 from kedit import _run
-from kedit._edit import Edit, EditSequence, check_is_edit, check_one_of, edit_from_json
+from kedit._edit import (
+    Edit,
+    EditSequence,
+    check_is_edit,
+    check_one_of,
+    condition_of,
+    edit_from_json,
+)
 from kedit._language.decoding import check_same, loading
 from kedit._language.selection import placeholders_in
 from kedit._language.trainable import Trainable, take_out
@@ -133,7 +140,7 @@ class Editing(keras.layers.Layer):
                 f"`temperature` should be a positive number. Received: temperature={temperature!r}."
             )
         if gradient == "sigmoid" and not any(
-            [_gradient.compares(part.selection.condition) for part in edit.edits]
+            [_gradient.compares(condition_of(part)) for part in edit.edits]
         ):
             raise OperandError(
                 "A surrogate gradient should have a condition that compares. Received: "

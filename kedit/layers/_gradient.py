@@ -6,7 +6,7 @@ from typing import Any, get_args
 import keras
 
 from kedit import _run
-from kedit._edit import Edit
+from kedit._edit import Edit, choice_of, condition_of
 from kedit._language.constants import Placeholder
 from kedit._language.dtypes import kind
 from kedit._language.expression import Expression, evaluate
@@ -51,7 +51,7 @@ def apply(edit: Edit, x: Tensor, shape: Shape, gradient: str, temperature: float
 
 def check_can_learn(edit: Edit, gradient: str) -> None:
     """Raise if a `Trainable` can never receive a gradient."""
-    condition = edit.selection.condition
+    condition = condition_of(edit)
     held = _unlearnable(condition) if gradient == "sigmoid" else placeholders_in(condition)
     stuck = [placeholder for placeholder in held if isinstance(placeholder, Trainable)]
     if stuck:
@@ -90,10 +90,12 @@ def _falling(x: Tensor) -> Tensor:
 def _with_surrogate(edit: Edit, x: Tensor, shape: Shape, dtype: str, temperature: float) -> Tensor:
     """Apply the edit, and add the gradient of `m * change`, where `m` is the soft condition."""
     y = _run.apply(edit, x, shape)
-    selection = edit.selection
-    if not compares(selection.condition):
+    selection, condition, choice = edit.selection, condition_of(edit), choice_of(edit)
+    if not compares(condition):
         return y
     everywhere = replace(edit, selection=Selection(selection.coordinates, selection.index))
+    if choice is not None:
+        everywhere = replace(everywhere, operand=choice.args[1])
     if _run.check(everywhere, tuple(x.shape), dtype).layout.has_duplicates:
         raise OperandError(
             "An edit with a surrogate gradient should name every element once. Received: "
@@ -102,10 +104,14 @@ def _with_surrogate(edit: Edit, x: Tensor, shape: Shape, dtype: str, temperature
         )
     read = replace(everywhere, op="get", operand=None, casting="same_kind")
     old = _run.apply(read, x, shape)
-    new = _run.apply(everywhere, ops.stop_gradient(x), shape)
-    change = ops.stop_gradient(ops.subtract(_run.apply(read, new, shape), old))
+    new = _run.apply(read, _run.apply(everywhere, ops.stop_gradient(x), shape), shape)
+    other = old
+    if choice is not None:
+        otherwise = replace(everywhere, operand=choice.args[2])
+        other = _run.apply(read, _run.apply(otherwise, ops.stop_gradient(x), shape), shape)
+    change = ops.stop_gradient(ops.subtract(new, other))
     change = ops.where(ops.isfinite(change), change, ops.zeros_like(change))
-    _, slope = _surrogate(selection.condition, old, dtype, temperature)
+    _, slope = _surrogate(condition, old, dtype, temperature)
     # 0.0 for either sign of the change, so that subtracting it also leaves -0.0 unchanged.
     falling = ops.where(change >= 0, _falling(slope), _falling(ops.negative(slope)))
     nothing = ops.multiply(ops.abs(change), falling)
