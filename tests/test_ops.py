@@ -831,7 +831,7 @@ def nodes(tree, kind):
 
 def used_names():
     """What kedit asks the ledger for, by name: as attributes, and as the names of operations."""
-    names = set(EXPRESSIONS) - {"X"}
+    names = set(EXPRESSIONS) - {"X", "choose"}
     for tree in files().values():
         for node in nodes(tree, ast.Attribute):
             if isinstance(node.value, ast.Name) and node.value.id in ("ops", "_ops", "library"):
