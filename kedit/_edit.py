@@ -689,6 +689,8 @@ def _operand(op: str, data: Any) -> Any:
             raise refused("`get` should have no operand", data)
         return None
     operand = _decode(data)
+    if isinstance(operand, Expression) and operand.name == "choose" and op != "set":
+        raise refused("A choice should be made by `set`", data)
     fits = isinstance(operand, Expression) or _is_function(operand) == (op == "apply")
     if not fits:
         takes = "a function or an expression" if op == "apply" else "a number, array or expression"

@@ -11,7 +11,7 @@ from keras import ops
 from kit import check_array
 
 from kedit import Edit, Trainable, X, at, draft, sample
-from kedit.errors import DTypeError, OperandError
+from kedit.errors import DTypeError, OperandError, SavingError
 from kedit.layers import ConditionalModifier, Editing
 
 WAYS = {"eager": lambda function: function, **compilers()}
@@ -133,6 +133,22 @@ def test_it_is_a_value():
         assert Edit.from_config(json.loads(json.dumps(edit.get_config()))) == edit
         assert hash(eval(repr(edit))) == hash(edit)
     assert at.where(X > 0).set(1.0, otherwise=0.0) != at.where(X > 0).set(1.0)
+
+
+def test_saved_choices_that_disagree_with_themselves_are_refused():
+    config = at.where(X > 0).set(1.0, otherwise=0.0).get_config()
+    condition, one, zero = config["operand"]["args"]
+    nested = {"expression": "add", "args": [config["operand"], one]}
+    for broken in (
+        {"operand": {"expression": "choose", "args": [one, one, zero]}},
+        {"operand": {"expression": "choose", "args": [condition, one]}},
+        {"operand": {"expression": "choose", "args": [condition["args"][0], one, zero, zero]}},
+        {"operand": nested},
+        {"op": "add"},
+    ):
+        with pytest.raises(SavingError):
+            Edit.from_config({**config, **broken})
+    assert Edit.from_config(config)(np.array([1.0, -1.0])).tolist() == [1.0, 0.0]
 
 
 def test_what_cannot_be_chosen():

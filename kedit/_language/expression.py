@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kedit._language.constants import (
+    Array,
     Frozen,
     Placeholder,
     Slot,
@@ -363,6 +364,8 @@ class Expression(Operators, Frozen):
             nested = isinstance(arg, dict) and "expression" in arg
             args.append(cls.from_json(arg, depth + 1) if nested else from_json(arg))
         made = cls(name, *args)
+        if name == "choose" and (depth > 1 or not _chooses(args[0])):
+            raise refused("A choice should stand alone, and have a condition", data)
         # As Python's operators do it: a number may be on the left of arithmetic and logic.
         over = [isinstance(arg, (Expression, Slot)) for arg in args]
         may_be_right = name in (*_ARITHMETIC, *_LOGIC)
@@ -511,6 +514,14 @@ def _evaluate_choice(
         elements = library.where(here, x, constant(1, dtype))
         values.append(evaluate(branch, elements, dtype, library, safe))
     return library.where(chosen, *values)
+
+
+def _chooses(condition: Any) -> bool:
+    """Whether one of two values can be chosen by a condition that was saved."""
+    if isinstance(condition, Expression):
+        return condition.is_condition or condition.name == "X"
+    is_mask = isinstance(condition, Array) and condition.dtype == "bool"
+    return is_mask or isinstance(condition, Slot)
 
 
 def code_of_part(arg: Any) -> str:
