@@ -729,7 +729,6 @@ DIFFERENT = {
     ("tensorflow", "divide", "complex64 special", "eager"): "0.0 for -0.0",
     ("tensorflow", "divide", "complex64 special", "graph"): "0.0 for -0.0",
     ("tensorflow", "divide", "complex64 special", "unknown sizes"): "0.0 for -0.0",
-    ("torch", "sign", "special", ""): "0 for NaN",
     ("tensorflow", "max", "special", "xla"): FAST,
     ("tensorflow", "convert_to_numpy", "bfloat16 ()", "eager"): "fails: kedit casts it first",
     ("tensorflow", "negative", "uint", ""): "refused: kedit subtracts from 0",
@@ -1316,6 +1315,7 @@ ERRS = {
     "power": (roots, ["numpy", "tensorflow"]),
     "scatter_update": (mapped, ["torch"]),
     "segment_max": (in_segments, ["torch"]),
+    "sign": (lambda: not np.isnan(to_numpy(raw("sign", np.full(2, np.nan, F)))).any(), ["torch"]),
     "subtract": (from_zero, ["tensorflow"]),
     "where": (numbers, ["jax", "torch"]),
 }

@@ -53,7 +53,6 @@ AS_THEY_ARE = frozenset(
         "searchsorted",
         "shape",
         "sigmoid",
-        "sign",
         "softplus",
         "sqrt",
         "squeeze",
@@ -107,6 +106,7 @@ REPLACED = frozenset(
         "scatter_add",
         "scatter_update",
         "segment_max",
+        "sign",
         "subtract",
         "take",
         "where",
@@ -192,12 +192,12 @@ def negative(x: Any) -> Any:
 # graphs that do not know whether they do, the result has no rank.
 def equal(x1: Any, x2: Any) -> Any:
     x1, x2 = _as_tensors(x1, x2)
-    return _ops.keras_equal(x1, x2) if hasattr(x1, "get_shape") else x1 == x2
+    return _ops.keras_equal(x1, x2) if _is_tensorflow(x1) else x1 == x2
 
 
 def not_equal(x1: Any, x2: Any) -> Any:
     x1, x2 = _as_tensors(x1, x2)
-    return _ops.keras_not_equal(x1, x2) if hasattr(x1, "get_shape") else x1 != x2
+    return _ops.keras_not_equal(x1, x2) if _is_tensorflow(x1) else x1 != x2
 
 
 def greater(x1: Any, x2: Any) -> Any:
@@ -242,6 +242,11 @@ def floor(x: Any) -> Any:
 
 def ceil(x: Any) -> Any:
     return x.ceil() if _is_torch(x) else _ops.keras_ceil(x)
+
+
+def sign(x: Any) -> Any:
+    """-1, 0 or 1; NaN for NaN, for which PyTorch's own returns 0."""
+    return _ops.where(_ops.isnan(x), x, x.sign()) if _is_torch(x) else _ops.keras_sign(x)
 
 
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
@@ -420,6 +425,11 @@ def subtract(x1: Any, x2: Any) -> Any:
         return x1 - x2
     minus_one = np.iinfo(keras.backend.standardize_dtype(x2.dtype)).max
     return x1 + _ops.multiply(x2, int(minus_one))
+
+
+def _is_tensorflow(x: Any) -> bool:
+    """Whether `x` is a TensorFlow tensor, by a method that only those have."""
+    return hasattr(x, "get_shape")
 
 
 def _is_torch(x: Any) -> bool:
