@@ -106,17 +106,13 @@ def _bound(
         )
     if not per_sample:
         return _bind(index, shape, options, 1)
-    try:
-        layout = _bind(index, shape[1:], options, shape[0])
-    except PositionError as error:
-        if sum([axes_of(item) for item in index.items]) > len(shape) - 1:
-            raise PositionError(
-                "`sample[...]` should name at most as many axes as a sample has; axis 0 is the "
-                f"batch. Received: `sample{index}` for a tensor of shape {shape}, whose samples "
-                f"have the shape {shape[1:]}. Write `at[...]` to count the batch axis, too."
-            ) from error
-        raise
-    return _with_batch_axis(layout, shape[0])
+    if sum([axes_of(item) for item in index.items]) > len(shape) - 1:
+        raise PositionError(
+            "`sample[...]` should name at most as many axes as a sample has; axis 0 is the "
+            f"batch. Received: `sample{index}` for a tensor of shape {shape}, whose samples "
+            f"have the shape {shape[1:]}. Write `at[...]` to count the batch axis, too."
+        )
+    return _with_batch_axis(_bind(index, shape[1:], options, shape[0]), shape[0])
 
 
 @called_when_traced
