@@ -1,7 +1,7 @@
 """`at` and `sample`: the syntax of edits, `at(x)[index].set(values)`."""
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, NoReturn, TypeVar, overload
 
 from numpy.typing import NDArray
 
@@ -139,6 +139,13 @@ class Place(NotATensor, Generic[Made]):
     def __setitem__(self, index: Any, values: Any) -> None:
         assigned(self.selection.coordinates)
 
+    def _used_as_tensor(self) -> NoReturn:
+        raise OperandError(
+            f"A selection should be finished with an operation. Received: `{self!r}`. Read its "
+            "elements, `.get()`, or change them, as in `.add(1.0)` or `.set(X + 1.0)`."
+        )
+
+    __iter__ = __len__ = NotATensor._refuse
     __iadd__ = changed_in_place("add")
     __isub__ = changed_in_place("subtract")
     __imul__ = changed_in_place("multiply")

@@ -13,6 +13,7 @@ from kedit._edit import Edit, EditSequence
 from kedit._language.batch import STRUCTURES, is_batch
 from kedit._language.constants import is_tensor
 from kedit._language.expression import Expression, X
+from kedit._language.mistakes import NotATensor
 from kedit._language.operations import OPERATIONS
 from kedit.errors import OperandError, ShapeError
 
@@ -22,7 +23,7 @@ _SIMPLE = (int, slice, type(None), type(...))  # items of an index that compare 
 _UNARY = ("neg", "pos", "abs", "invert")
 
 
-class Draft:
+class Draft(NotATensor):
     """A tensor to assign to, as to a NumPy array; the tensor itself stays as it is.
 
     `kedit.draft(x)` creates one. Each assignment makes a new tensor, as `at(x)[index].set(values)`
@@ -58,8 +59,7 @@ class Draft:
     __slots__ = ("__weakref__", "_edits", "_value")
 
     def __init__(self, x: Any) -> None:
-        if isinstance(x, (Draft, Drafted)):
-            x = x._given()
+        x = plain(x)
         if isinstance(x, STRUCTURES) and is_batch(x):
             raise OperandError(
                 "A draft should be made of one tensor. Received: "
@@ -161,10 +161,7 @@ class Draft:
         count = len(self._edits)
         return f"<Draft with {count} edit{'s' * (count != 1)}: {self._value!r}>"
 
-    def _given(self) -> Any:
-        return self._value
-
-    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+    def _used_as_tensor(self) -> NoReturn:
         raise OperandError(
             "A draft should not be used as a tensor. Received: a draft of shape "
             f"{self.shape}. Write `d.value`, or `d[...] += 1.0` to change all elements."
@@ -176,12 +173,8 @@ class Draft:
     ) -> Any:
         for arg in args:
             if isinstance(arg, Draft):
-                arg._refuse()
+                arg._used_as_tensor()
         return NotImplemented
-
-    __array__ = __jax_array__ = __tf_tensor__ = __add__ = __radd__ = __mul__ = __rmul__ = _refuse
-    __sub__ = __rsub__ = __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __neg__ = _refuse
-    __lt__ = __le__ = __gt__ = __ge__ = _refuse
 
 
 class Drafted:
@@ -206,19 +199,18 @@ class Drafted:
     def where(self, condition: Any) -> "Drafted":
         """Narrow the selection to the elements that meet a condition; see `kedit.at(x).where`."""
         if self._condition is not None:
-            at[self._index].where(self._condition).where(condition)  # raises
+            self._place(at).where(condition)  # raises
         return Drafted(self._draft, self._index, self._x, plain(condition))
 
     def get(self, **options: Any) -> Any:
         """Return the elements as a tensor, with the options of `kedit.at(x)[index].get`."""
-        place = at(self._x)[self._index]
-        if self._condition is not None:
-            place = place.where(self._condition)
-        elements = place.get(**options)
+        elements = self._place(at(self._x)).get(**options)
         return elements if self._changed is None else at(elements)[...].set(self._changed)
 
-    def _given(self) -> Any:
-        return self.get()
+    def _place(self, of: Any) -> Place[Any]:
+        """The selection, of `at` or of `at(x)`."""
+        place: Place[Any] = of[self._index]
+        return place if self._condition is None else place.where(self._condition)
 
     @property
     def shape(self) -> tuple[int | None, ...]:
@@ -332,10 +324,7 @@ def _writing(name: str) -> Callable[..., None]:
 
     @functools.wraps(getattr(Place, name))
     def write(self: Drafted, values: Any, **options: Any) -> None:
-        place = at[self._index]
-        if self._condition is not None:
-            place = place.where(self._condition)
-        self._draft._do(getattr(place, name)(plain(values), **options))
+        self._draft._do(getattr(self._place(at), name)(plain(values), **options))
 
     write.__doc__ = f"Change the draft as `kedit.at(x)[index].{name}` does; return None."
     return write
@@ -387,7 +376,9 @@ def _is_x(value: Any) -> bool:
 
 def plain(value: Any) -> Any:
     """What stands for a tensor as that tensor."""
-    return value._given() if isinstance(value, (Draft, Drafted)) else value
+    if isinstance(value, Drafted):
+        return value.get()
+    return value.value if isinstance(value, Draft) else value
 
 
 def _are_same(left: Any, right: Any) -> bool:

@@ -11,7 +11,6 @@ from kedit import _run
 from kedit._language.batch import PARTS, STRUCTURES, Part, edit_batch, is_batch
 from kedit._language.compiler import as_number, called_when_traced, reads_bytecode
 from kedit._language.constants import (
-    Array,
     Frozen,
     Placeholder,
     Slot,
@@ -31,7 +30,7 @@ from kedit._language.decoding import (
     received,
     refused,
 )
-from kedit._language.expression import Expression, code_of_part
+from kedit._language.expression import Expression, code_of_part, is_saved_condition
 from kedit._language.index import Index
 from kedit._language.operations import OPERATIONS
 from kedit._language.selection import (
@@ -703,11 +702,7 @@ def _condition(op: str, data: Any) -> Any:
     if data is None:
         return None
     condition = _decode(data)
-    if isinstance(condition, Expression):
-        fits = condition.is_condition or condition.name == "X"
-    else:
-        is_mask = isinstance(condition, Array) and condition.dtype == "bool"
-        fits = is_mask or isinstance(condition, Slot) or _is_function(condition)
+    fits = is_saved_condition(condition) or _is_function(condition)
     if not fits or op == "get":
         expected = "A condition should give booleans" if op != "get" else "`get` has no condition"
         raise refused(expected, data)

@@ -76,7 +76,7 @@ def compilers(*, sizes: bool = False) -> dict[str, Callable[[Callable[..., Any]]
 def traced_shapes(fn: Callable[..., Any], *given: Any) -> list[Any]:
     """The shapes of what `fn` returns, as a graph knows them where it knows only even sizes.
 
-    None: the backend has no graphs that do not know sizes.
+    Empty if the backend has no graphs that do not know sizes.
     """
     if BACKEND != "tensorflow":
         return []

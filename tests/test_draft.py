@@ -19,7 +19,6 @@ import kedit
 from kedit import X, at, block, draft
 from kedit.errors import DTypeError, EditError, OperandError, PositionError, ShapeError
 
-S = np.s_
 IN_PLACE = {
     "+=": operator.iadd,
     "-=": operator.isub,
@@ -172,7 +171,7 @@ def test_a_program_in_every_way_to_run(way):
 
 
 @pytest.mark.tensors
-def test_a_program_in_a_model(tmp_path):
+def test_a_program_in_a_model():
     inputs = [keras.Input(batch_shape=a.shape, dtype=str(a.dtype)) for a in GIVEN]
     model = keras.Model(inputs, program(*inputs))
     check_array(model(tensors(GIVEN)), by_numpy(*GIVEN))

@@ -301,21 +301,11 @@ class Expression(Operators, Frozen):
 
     def constants(self) -> list[Any]:
         """The constants and tensors in the expression, from left to right."""
-        return [
-            leaf
-            for arg in self.args
-            for leaf in (arg.constants() if isinstance(arg, Expression) else [arg])
-        ]
+        return _constants_of(self.args)
 
     def values(self) -> list[Any]:
         """The constants and tensors that numbers are computed from, not those of a choice."""
-        if self.name != "choose":
-            return self.constants()
-        return [
-            leaf
-            for arg in self.args[1:]
-            for leaf in (arg.values() if isinstance(arg, Expression) else [arg])
-        ]
+        return _constants_of(self.args[1:] if self.name == "choose" else self.args)
 
     def compares_slots(self) -> bool:
         """Whether a slot is where `X` should be: alone, or on the left of a comparison."""
@@ -364,7 +354,7 @@ class Expression(Operators, Frozen):
             nested = isinstance(arg, dict) and "expression" in arg
             args.append(cls.from_json(arg, depth + 1) if nested else from_json(arg))
         made = cls(name, *args)
-        if name == "choose" and (depth > 1 or not _chooses(args[0])):
+        if name == "choose" and (depth > 1 or not is_saved_condition(args[0])):
             raise refused("A choice should stand alone, and have a condition", data)
         # As Python's operators do it: a number may be on the left of arithmetic and logic.
         over = [isinstance(arg, (Expression, Slot)) for arg in args]
@@ -486,9 +476,6 @@ def evaluate(
     if name == "clip":  # whose gradient at the bounds differs between backends
         raised = library.where(library.less(values[0], values[1]), values[1], values[0])
         return library.where(library.greater(raised, values[2]), values[2], raised)
-    if name == "sign":  # 0 for NaN on PyTorch
-        sign = library.sign(values[0])
-        return library.where(library.isnan(values[0]), values[0], sign)
     return getattr(library, name)(*values)
 
 
@@ -516,8 +503,8 @@ def _evaluate_choice(
     return library.where(chosen, *values)
 
 
-def _chooses(condition: Any) -> bool:
-    """Whether one of two values can be chosen by a condition that was saved."""
+def is_saved_condition(condition: Any) -> bool:
+    """Whether data that was loaded is a condition: an expression, a mask, or a slot for one."""
     if isinstance(condition, Expression):
         return condition.is_condition or condition.name == "X"
     is_mask = isinstance(condition, Array) and condition.dtype == "bool"
@@ -527,6 +514,12 @@ def _chooses(condition: Any) -> bool:
 def code_of_part(arg: Any) -> str:
     """The code of an argument that stands alone."""
     return repr(arg) if isinstance(arg, Expression) else to_code(arg)
+
+
+def _constants_of(args: tuple[Any, ...]) -> list[Any]:
+    return [
+        leaf for arg in args for leaf in (arg.constants() if isinstance(arg, Expression) else [arg])
+    ]
 
 
 def _map(arg: Any, replace: Callable[[Any], Any]) -> Any:

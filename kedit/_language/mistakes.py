@@ -71,20 +71,20 @@ def assigned(code: str) -> NoReturn:
 
 
 class NotATensor:
-    """A selection that is used as a tensor, because its operation was forgotten."""
+    """What is used as a tensor, and is none: `_used_as_tensor` raises, and says what to write."""
 
     __slots__ = ()
 
-    def _forgotten(self, *_: Any, **__: Any) -> NoReturn:
-        raise OperandError(
-            f"A selection should be finished with an operation. Received: `{self!r}`. Read its "
-            f"elements, `.get()`, or change them, as in `.add(1.0)` or `.set(X + 1.0)`."
-        )
+    def _used_as_tensor(self) -> NoReturn:
+        raise NotImplementedError
 
-    __array__ = __jax_array__ = __tf_tensor__ = __iter__ = __len__ = __float__ = _forgotten
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = _forgotten
-    __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __abs__ = _forgotten
-    __lt__ = __le__ = __gt__ = __ge__ = _forgotten
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        self._used_as_tensor()
+
+    __array__ = __jax_array__ = __tf_tensor__ = __float__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = _refuse
+    __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __abs__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = _refuse
 
 
 def changed_in_place(op: str) -> Any:
