@@ -43,7 +43,7 @@ from kedit._language.selection import (
     stand_in,
 )
 from kedit._language.spelling import index_of, value_of
-from kedit._language.trainable import describe, described, take_out
+from kedit._language.trainable import Names, describe, described, same_weights, take_out
 from kedit._language.types import Casting, Mode
 from kedit._plan.bounds import RULES
 from kedit._plan.plan import Plan, keep, make
@@ -219,9 +219,21 @@ class Edit:
         operand = key_of(self.operand)
         options = [(name, key_of(value)) for name, value in self._options()]
         where = (self.path, self.part)
-        return (self.selection.key(), self.op, operand, self.casting, *where, *options)
+        weights = same_weights(self._held)
+        return (self.selection.key(), self.op, operand, self.casting, *where, *options, weights)
 
     def __repr__(self) -> str:
+        return self._code(Names(self._held))
+
+    def _code(self, names: Names) -> str:
+        """The code that makes the edit."""
+        if self._held:  # the condition first, as it is written
+            condition = map_tensors(self.selection.condition, names)
+            place = Selection(self.selection.coordinates, self.selection.index, condition)
+            return self._like(place, map_tensors(self.operand, names))._plain_code()
+        return self._plain_code()
+
+    def _plain_code(self) -> str:
         selection, arguments = self.selection, [] if self.op == "get" else [code_of(self.operand)]
         choice = choice_of(self)
         if choice is not None:
@@ -335,9 +347,9 @@ class Edit:
         with loading("A saved edit", config):
             edit, learned = cls._decoded(config)
             slots = _slots(edit)
-            if slots != list(range(len(learned))):
+            if list(dict.fromkeys(slots)) != list(range(len(learned))):
                 raise refused(
-                    f"A saved edit should have a slot for each of its {len(learned)} `trainables`, "
+                    f"A saved edit should have slots for each of its {len(learned)} `trainables`, "
                     "numbered in order",
                     slots,
                 )
@@ -507,28 +519,66 @@ class EditSequence(Frozen):
         joined(self, other)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, EditSequence) and self.edits == other.edits
+        if not isinstance(other, EditSequence) or self.edits != other.edits:
+            return False
+        return same_weights(self._held()) == same_weights(other._held())
 
     def __hash__(self) -> int:
         return hash(self.edits)
 
     def __repr__(self) -> str:
-        codes = [repr(edit) for edit in self.edits]
+        names = Names(self._held())
+        codes = [edit._code(names) for edit in self.edits]
         return " | ".join(codes) if len(codes) > 1 else f"EditSequence({', '.join(codes)})"
 
     def __reduce__(self) -> Any:
         return (EditSequence, self.edits)
 
+    def _held(self) -> list[Any]:
+        return [placeholder for edit in self.edits for placeholder in edit._held]
+
     def get_config(self) -> dict[str, Any]:
         """Return the edits as plain data for JSON; see `Edit.get_config`."""
-        return {"edits": [edit.get_config() for edit in self.edits]}
+        held = [placeholder for edit in self.edits for placeholder in take_out(edit)[1]]
+        weights = same_weights(held)
+        is_shared = len(set(weights)) < len(weights)  # by several edits
+        edits = [edit.get_config() for edit in self.edits]
+        return {"edits": edits, **({"weights": list(weights)} if is_shared else {})}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "EditSequence":
         """Create a sequence from the result of `get_config()`, without running code."""
         with loading("A saved sequence of edits", config):
-            edits = check_fields("A saved sequence of edits", config, {"edits": list})["edits"]
-            return cls(*[Edit.from_config(edit) for edit in edits])
+            fields = check_fields(
+                "A saved sequence of edits", config, {"edits": list}, {"weights": list}
+            )
+            edits = [Edit.from_config(edit) for edit in fields["edits"]]
+            if "weights" not in fields:
+                return cls(*edits)
+            made = cls(*_joined_weights(edits, fields["weights"]))
+            if made.get_config().get("weights") != fields["weights"]:
+                raise refused(
+                    "`weights` should say which trainables of several edits are one",
+                    fields["weights"],
+                )
+            return made
+
+
+def _joined_weights(edits: list[Edit], numbers: list[Any]) -> list[Edit]:
+    """The edits with one object in place of all placeholders with the same number."""
+    left = iter(numbers)
+    found: dict[Any, Any] = {}
+    joined = []
+    for edit in edits:
+        plain, held = take_out(edit)
+        chosen = []
+        for placeholder in held:
+            one = found.setdefault(next(left), placeholder) if placeholder.owns_weight else None
+            if one is not None and one != placeholder:
+                raise refused("Trainables that are one weight should be equal", numbers)
+            chosen.append(one or placeholder)
+        joined.append(_run.fill(plain, chosen) if chosen else edit)
+    return joined
 
 
 def choice_of(edit: Edit) -> Expression | None:

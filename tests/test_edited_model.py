@@ -290,6 +290,21 @@ def test_a_rotation_exchanges_a_subspace():
     check_close(found, theirs)
 
 
+def test_two_rotations_at_one_site_are_two_weights_and_one_object_is_one():
+    base, one = sequential(), Rotated(rank=2)
+    for edit, count in (
+        (sample[...].set(Rotated(rank=2)) | sample[...].set(Rotated(rank=2)), 2),
+        (sample[...].set(one) | sample[...].set(one), 1),
+    ):
+        edited = edit_model(base, {"dense": edit}, train="edits")
+        assert len(edited.trainable_weights) == count
+        assert len({weight.path for weight in edited.trainable_weights}) == count
+        again = type(edit).from_config(edit.get_config())
+        assert again == edit
+        both = edit_model(base, {"dense": again}, train="edits")
+        assert len(both.trainable_weights) == count
+
+
 @pytest.mark.parametrize(
     "given",
     [

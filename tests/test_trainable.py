@@ -1,19 +1,20 @@
 """`Trainable`: a value that prints, compares and saves, and the weight that a layer makes of it."""
 
+import copy
 import json
 import pickle
 
 import keras
 import numpy as np
 import pytest
-from _backend import to_numpy
+from _backend import to_numpy, vjp
 from keras import ops
 from kit import check_close, check_roundtrip, saved_and_loaded
 
 import kedit
-from kedit import Edit, Trainable, X, at, sample
+from kedit import Edit, EditSequence, Trainable, X, at, sample
 from kedit.errors import OperandError, PositionError, SavingError, ShapeError
-from kedit.layers import Editing
+from kedit.layers import ConditionalModifier, Editing
 
 TRAINABLES = [
     Trainable(5.0),
@@ -186,6 +187,123 @@ def test_one_name_is_one_weight():
     clash = Editing(sample[0].add(t) | sample[1].add(Trainable(2.0, name="t")))
     with pytest.raises(OperandError, match="Received"):
         clash.build((None, 3))
+
+
+def shared():
+    """Edits in which some objects occur more than once, and how many weights they have."""
+    t, u, z = Trainable(0.5), Trainable(2.0), Trainable("zeros")
+    return {
+        "expression": (sample[...].set(X * t + t), 1),
+        "condition and operand": (at.where(X > t).set(t), 1),
+        "both branches": (at.where(X > t).set(u, otherwise=X * u - t), 2),
+        "sequence": (at.where(X > t).multiply(u) | sample[0].add(u) | sample[1].set(t), 2),
+        "from an initializer": (sample[0].add(z) | sample[1].subtract(z), 1),
+        "beside an equal one": (sample[0].add(t) | sample[1].add(t) | sample[2].add(0.5 * u), 2),
+        "keras#6926 in two parts": (at.where(X < t).set(0.0) | at.where(X >= t).set(1.0), 1),
+        "equal, not the same": (sample[0].add(Trainable(0.5)) | sample[1].add(Trainable(0.5)), 2),
+    }
+
+
+@pytest.mark.parametrize("name", shared())
+def test_one_object_is_one_weight(name, tmp_path):
+    edit, count = shared()[name]
+    names = {"Trainable": Trainable, "X": X, "at": at, "sample": sample}
+    x = np.array([[1.0, 2.0, -3.0], [0.25, -0.5, 0.75]], "float32")
+    layer = Editing(edit, gradient="sigmoid" if "where" in repr(edit) else "exact")
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, layer(inputs))
+    assert len(layer.weights) == count
+    layer.set_weights([w + 0.125 for w in layer.get_weights()])
+    expected = model.predict(x, verbose=0)
+    for again in (
+        pickle.loads(pickle.dumps(edit)),
+        copy.deepcopy(edit),
+        eval(repr(edit), names),
+        type(edit).from_config(json.loads(json.dumps(edit.get_config()))),
+    ):
+        assert again == edit
+        assert hash(again) == hash(edit)
+        assert repr(again) == repr(edit)
+        other = Editing(again, gradient=layer.gradient)
+        other.build((None, 3))
+        assert len(other.weights) == count
+        other.set_weights(layer.get_weights())
+        check_close(to_numpy(other(ops.convert_to_tensor(x))), expected)
+    loaded = saved_and_loaded(model, tmp_path / "model.keras")
+    assert len(loaded.weights) == count
+    check_close(loaded.predict(x, verbose=0), expected)
+
+
+@pytest.mark.once
+def test_edits_differ_by_which_weights_are_one():
+    t = Trainable(0.5)
+    one, two = at.where(X > t).set(t), at.where(X > Trainable(0.5)).set(Trainable(0.5))
+    assert one != two
+    assert one | one == at.where(X > t).set(t) | at.where(X > t).set(t)
+    assert one | two != one | one
+    assert repr(one) == "at.where(X > (t := Trainable(0.5))).set(t)"
+    assert repr(two) == "at.where(X > Trainable(0.5)).set(Trainable(0.5))"
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("weights", [[0, 1], [0, 0, 0], [1, 1], [0], ["a", "a"], None, [0, True]])
+def test_loading_refuses_weights_that_no_sequence_has(weights):
+    t = Trainable(0.5)
+    config = (sample[0].add(t) | sample[1].add(t)).get_config()
+    assert config["weights"] == [0, 0]
+    with pytest.raises(SavingError, match="Received"):
+        EditSequence.from_config({**config, "weights": weights})
+    two = (sample[0].add(t) | sample[1].add(Trainable(0.25))).get_config()
+    with pytest.raises(SavingError, match="Received"):
+        EditSequence.from_config({**two, "weights": [0, 0]})
+
+
+def test_a_weight_that_does_not_fit_its_second_place_is_refused():
+    t = Trainable("zeros")
+    clash = Editing(sample[..., :2].add(t) | sample[..., :3].add(t))
+    with pytest.raises(ShapeError, match="Received"):
+        clash.build((None, 3))
+    fits = Editing(sample[0].add(t) | sample[:3].add(t))
+    fits.build((None, 3))
+    assert [tuple(weight.shape) for weight in fits.weights] == [()]
+
+
+@pytest.mark.gradient
+def test_one_weight_receives_the_gradient_of_all_its_places():
+    t = Trainable(3.0)
+    layer = Editing(sample[0].multiply(t) | sample[1].add(X * t * t))
+    layer.build((None, 2))
+    x = np.array([[2.0, 5.0], [-1.0, 4.0]], "float32")
+
+    def outputs(weight):
+        return layer.stateless_call([weight], [], ops.convert_to_tensor(x))[0]
+
+    upstream = np.array([[1.0, 10.0], [100.0, 1000.0]], "float32")
+    _, (received,) = vjp(outputs, [np.float32(3.0)], upstream)
+    expected = (upstream[:, 0] * x[:, 0]).sum() + (upstream[:, 1] * x[:, 1] * 6.0).sum()
+    check_close(received, expected)
+
+
+def test_a_conditional_modifier_by_one_weight(tmp_path):
+    """A learned clip: one weight is the threshold and what is written."""
+    t = Trainable(1.5)
+    layer = ConditionalModifier(t, t, operation="set", gradient="sigmoid")
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, layer(inputs))
+    assert len(layer.weights) == 1
+    layer.set_weights([np.float32(2.5)])
+    x = np.array([[1.0, 2.0, 3.0]], "float32")
+    loaded = saved_and_loaded(model, tmp_path / "model.keras")
+    assert len(loaded.weights) == 1
+    check_close(loaded.predict(x, verbose=0), [[1.0, 2.0, 2.5]])
+    pair = ConditionalModifier((Trainable(0.0), t), t, comparison="between", gradient="sigmoid")
+    again = ConditionalModifier.from_config(pair.get_config())
+    again.build((None, 3))
+    assert len(again.weights) == 2
+    config = layer.get_config()
+    for number in (1, -1, True, 2.0):
+        with pytest.raises(SavingError, match="Received"):
+            ConditionalModifier.from_config({**config, "factor": {"trainable": number}})
 
 
 def test_a_learned_edit_is_saved_with_its_weights(tmp_path):

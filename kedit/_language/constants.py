@@ -159,9 +159,11 @@ class Placeholder(Frozen):
     Attributes:
         home: The object that owns it.
         fix: Code that passes an edit to the owner, as a format string with a field `edit`.
+        owns_weight: Whether each object is a weight of its own, even if it equals another.
     """
 
     __slots__ = ()
+    owns_weight = False
     home = ""
     fix = ""
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -40,8 +41,10 @@ class Trainable(Operators, Placeholder):
     Use it wherever a number can be used: as the values; in an expression, such as
     `X * Trainable(1.0)`; or in a condition, such as `X > Trainable(5.0)` or
     `Trainable("zeros") > 0.0`. Like `kedit.Edit`, it is immutable and can be compared,
-    printed, pickled and saved. Two `Trainable` objects are two weights, unless they
-    have the same name.
+    printed, pickled and saved.
+
+    One object is one weight, wherever it occurs in the edit of a layer. Two objects are
+    two weights, even if they are equal, unless they have the same name.
 
     Args:
         initializer: Initial value of the weight: a number, an array, or a Keras
@@ -49,7 +52,8 @@ class Trainable(Operators, Placeholder):
         shape: Shape of the weight, which must broadcast to the selection. Defaults
             to None: `()` for a number, and the shape of an array. An initializer
             then creates one value for each selected position inside a sample, with
-            size 1 along axes of unknown size.
+            size 1 along axes of unknown size; of an object that is used more than once,
+            where it is used first.
         constraint: Keras constraint for the weight, or its name. Defaults to None.
         regularizer: Keras regularizer for the weight, or its name. Defaults to None.
         name: Name of the weight. The same name in the edits of one layer means the
@@ -73,10 +77,14 @@ class Trainable(Operators, Placeholder):
     True
     >>> tuple(layer.weights[0].shape)
     (5,)
+    >>> t = kedit.Trainable(0.5)
+    >>> kedit.sample.where(X > t).set(t)  # one weight
+    sample.where(X > (t := Trainable(0.5))).set(t)
     """
 
     __slots__ = ("constraint", "initializer", "name", "regularizer", "shape")
     home = "a layer, which owns the weight"
+    owns_weight = True
     fix = "kedit.layers.Editing({edit!r})(x)"
     initializer: Any
     shape: tuple[int, ...] | None
@@ -229,17 +237,70 @@ _CODE = ("function", "Lambda", "__typespec__")
 
 
 def take_out(edit: Any) -> tuple[Any, list[Any]]:
-    """The edit with a `Slot` in place of each placeholder, and the placeholders in order."""
+    """The edit with a `Slot` in place of each placeholder, and the placeholders in order.
+
+    One object that owns a weight has one slot, even if it occurs more than once.
+    """
     found: list[Any] = []
 
     def slot(leaf: Any) -> Any:
         if not isinstance(leaf, Placeholder):
             return leaf
-        found.append(leaf)
-        return Slot(len(found) - 1)
+        number = number_of(leaf, found) if leaf.owns_weight else len(found)
+        if number == len(found):
+            found.append(leaf)
+        return Slot(number)
 
     plain = edit.map(slot) if edit.placeholders() else edit
     return plain, found
+
+
+def same_weights(placeholders: Iterable[Placeholder]) -> tuple[int, ...]:
+    """For each placeholder that owns a weight, the number of its weight."""
+    found: list[Any] = []
+    numbers = []
+    for placeholder in placeholders:
+        if placeholder.owns_weight:
+            numbers.append(number_of(placeholder, found))
+            if numbers[-1] == len(found):
+                found.append(placeholder)
+    return tuple(numbers)
+
+
+class Named(Placeholder):
+    """Stands for a placeholder that occurs more than once, and prints as a name for it."""
+
+    __slots__ = ("code",)
+    code: str
+
+    def __init__(self, code: str) -> None:
+        self._init(code=code)
+
+    def __repr__(self) -> str:
+        return self.code
+
+
+class Names:
+    """Names for the weights that occur more than once in code: `(t := Trainable(0.5))`, `t`."""
+
+    def __init__(self, placeholders: Iterable[Placeholder]) -> None:
+        owners = [id(placeholder) for placeholder in placeholders if placeholder.owns_weight]
+        self._shared = [owner for owner in dict.fromkeys(owners) if owners.count(owner) > 1]
+        self._known: dict[int, str] = {}
+
+    def __call__(self, leaf: Any) -> Any:
+        """`leaf`, or its name, with its code where it is used first."""
+        if id(leaf) not in self._shared:
+            return leaf
+        if id(leaf) in self._known:
+            return Named(self._known[id(leaf)])
+        name = self._known[id(leaf)] = f"t{len(self._known) or ''}"
+        return Named(f"({name} := {leaf!r})")
+
+
+def number_of(leaf: Any, found: list[Any]) -> int:
+    """The number of an object in a list, or of the next one that the list will have."""
+    return next((number for number, known in enumerate(found) if known is leaf), len(found))
 
 
 def describe(placeholder: Placeholder) -> dict[str, Any]:

@@ -199,6 +199,7 @@ class Rotated(RunOperand):
     """
 
     __slots__ = ("basis", "rank", "source")
+    owns_weight = True
     source: RunOperand
     rank: int
     basis: Trainable

@@ -1,7 +1,6 @@
 """The layer that edits one site inside a model."""
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import keras
@@ -96,13 +95,15 @@ class SiteEditing(Editing):
                     )
         super().build(input_shape)
 
-    def _weight(self, trainable: Any, selected: Shape, role: str, named: Any) -> Any:
+    def _weight(self, trainable: Any, selected: Shape, role: str, made: Any) -> Any:
         if isinstance(trainable, Rotated):
-            features = (self._shape[-1], trainable.rank)
-            return (trainable, trainable.basis.add_to(self, features, "rotation"))
+            if id(trainable) not in made:
+                features, name = (self._shape[-1], trainable.rank), self._name("rotation", made)
+                made[id(trainable)] = (trainable, trainable.basis.add_to(self, features, name))
+            return made[id(trainable)]
         if isinstance(trainable, RunOperand):
             return (trainable, None)
-        return super()._weight(trainable, selected, role, named)
+        return super()._weight(trainable, selected, role, made)
 
     def call(  # type: ignore[override]
         self, inputs: Tensor, given: dict[str, Tensor] | None = None, piece: Any = None
@@ -135,13 +136,18 @@ class SiteEditing(Editing):
     def current(self) -> Edit | EditSequence:
         """Return the edit, with the current values of its weights."""
         learned = iter(self._learned)
+        now: dict[int, Any] = {}  # one object for each weight, as in the edit
         edits = []
-        for part, (_, held) in zip(self.original.edits, self._plain, strict=True):
-            weights = iter([next(learned) for _ in held])
+        for part, (plain, held) in zip(self.original.edits, self._plain, strict=True):
+            weights = [next(learned) for _ in held]
             if isinstance(part.operand, (Array, bool, int, float, complex)) and held:
-                edits.append(replace(part, operand=_constant(part.operand, next(weights))))
-            else:
-                edits.append(part.map(partial(_now, weights)))
+                edits.append(replace(part, operand=_constant(part.operand, weights[0])))
+                continue
+            operands = [
+                now.setdefault(id(leaf), _now(leaf, weight))
+                for leaf, weight in zip(held, weights, strict=True)
+            ]
+            edits.append(_run.fill(plain, operands) if held else part)
         return edits[0] if len(edits) == 1 else EditSequence(*edits)
 
 
@@ -163,15 +169,12 @@ def _constant(operand: Any, weight: Any) -> Any:
     return operand if np.array_equal(now, then) else freeze(now if now.ndim else now[()])
 
 
-def _now(weights: Any, leaf: Any) -> Any:
+def _now(leaf: Any, weight: Any) -> Any:
     """Return a placeholder that starts from the current value of its weight."""
     if isinstance(leaf, Rotated):
-        return Rotated(leaf.source, leaf.rank, ops.convert_to_numpy(next(weights)[1]))
+        return Rotated(leaf.source, leaf.rank, ops.convert_to_numpy(weight[1]))
     if isinstance(leaf, RunOperand):
-        next(weights)
         return leaf
-    if not isinstance(leaf, Trainable):
-        return leaf
-    value = ops.convert_to_numpy(next(weights))
+    value = ops.convert_to_numpy(weight)
     options = {name: getattr(leaf, name) for name in ("constraint", "regularizer", "name")}
     return Trainable(value, **options)

@@ -8,9 +8,9 @@ import keras
 from kedit._at import at
 from kedit._edit import check_one_of
 from kedit._language.constants import Array, freeze, from_json, is_scalar, to_json
-from kedit._language.decoding import check_fields, check_same, loading
+from kedit._language.decoding import check_fields, check_same, check_whole, loading
 from kedit._language.expression import X
-from kedit._language.trainable import Trainable
+from kedit._language.trainable import Trainable, number_of
 from kedit._language.types import Comparison, Modification
 from kedit.errors import OperandError
 from kedit.layers._editing import Editing
@@ -108,13 +108,15 @@ class ConditionalModifier(Editing):
         config = super().get_config()
         del config["edit"]
         pair = self.comparison == "between"
+        seen: list[Trainable] = []
+        threshold = [_encode(t, seen) for t in (self.threshold if pair else (self.threshold,))]
         return {
             **config,
-            "threshold": [*map(_encode, self.threshold)] if pair else _encode(self.threshold),
-            "factor": _encode(self.factor),
+            "threshold": threshold if pair else threshold[0],
+            "factor": _encode(self.factor, seen),
             "comparison": self.comparison,
             "operation": self.operation,
-            **({} if self.otherwise is None else {"otherwise": _encode(self.otherwise)}),
+            **({} if self.otherwise is None else {"otherwise": _encode(self.otherwise, seen)}),
         }
 
     @classmethod
@@ -122,12 +124,14 @@ class ConditionalModifier(Editing):
         with loading("A saved ConditionalModifier", config):
             threshold = config["threshold"]
             pair = isinstance(threshold, list)
+            seen: list[Trainable] = []
+            bounds = [_decode(t, seen) for t in (threshold if pair else [threshold])]
             operands = {
-                "threshold": [*map(_decode, threshold)] if pair else _decode(threshold),
-                "factor": _decode(config["factor"]),
+                "threshold": bounds if pair else bounds[0],
+                "factor": _decode(config["factor"], seen),
             }
             if "otherwise" in config:
-                operands["otherwise"] = _decode(config["otherwise"])
+                operands["otherwise"] = _decode(config["otherwise"], seen)
             made = cls(**{**config, **operands})
             check_same("A saved ConditionalModifier", made.get_config(), config, _OWN)
             return made
@@ -172,13 +176,22 @@ def _condition(comparison: str, threshold: Any) -> Any:
     return _COMPARE[comparison.removeprefix("abs")](left, threshold)
 
 
-def _encode(operand: Any) -> Any:
-    is_learned = isinstance(operand, Trainable)
-    return {"trainable": operand.get_config()} if is_learned else to_json(operand)
+def _encode(operand: Any, seen: list[Trainable]) -> Any:
+    """An operand as data; a Trainable that was met before as its number."""
+    if not isinstance(operand, Trainable):
+        return to_json(operand)
+    number = number_of(operand, seen)
+    if number < len(seen):
+        return {"trainable": number}
+    seen.append(operand)
+    return {"trainable": operand.get_config()}
 
 
-def _decode(data: Any) -> Any:
-    if isinstance(data, dict) and "trainable" in data:
-        fields = check_fields("A saved operand", data, {"trainable": dict})
-        return Trainable.from_config(fields["trainable"])
-    return from_json(data)
+def _decode(data: Any, seen: list[Trainable]) -> Any:
+    if not isinstance(data, dict) or "trainable" not in data:
+        return from_json(data)
+    saved = check_fields("A saved operand", data, {"trainable": (dict, int)})["trainable"]
+    if isinstance(saved, int):
+        return seen[check_whole("The number of a trainable", saved, 0, len(seen) - 1)]
+    seen.append(Trainable.from_config(saved))
+    return seen[-1]

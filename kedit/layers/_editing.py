@@ -17,7 +17,7 @@ from kedit._edit import (
 )
 from kedit._language.decoding import check_same, loading
 from kedit._language.selection import placeholders_in
-from kedit._language.trainable import Trainable, take_out
+from kedit._language.trainable import Trainable, number_of, take_out
 from kedit._language.types import Gradient, Shape, Tensor, When
 from kedit._run import ops
 from kedit.errors import OperandError, ShapeError
@@ -162,38 +162,47 @@ class Editing(keras.layers.Layer):
         self._shape = (None, *input_shape[1:])
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape))
         learned: list[Any] = []
-        named: dict[str, tuple[Trainable, Any]] = {}
+        made: dict[Any, tuple[Any, Any]] = {}  # by name, or by the identity of the Trainable
         for edit, (plain, trainables) in zip(self.edit.edits, self._plain, strict=True):
             edit.selection.check_rows(len(input_shape))
             if trainables:
                 _gradient.check_can_learn(edit, self.gradient)
                 stand_in = _run.fill(plain, [1] * len(trainables))
                 selected = _run.check(stand_in, self._shape, self.compute_dtype).selected
-                in_operand = len(placeholders_in(edit.operand))
-                for number, trainable in enumerate(trainables):
-                    role = "values" if number < in_operand else "threshold"
-                    learned.append(self._weight(trainable, selected, role, named))
+                in_condition = placeholders_in(condition_of(edit))
+                for trainable in trainables:
+                    compares = number_of(trainable, in_condition) < len(in_condition)
+                    role = "threshold" if compares else "values"
+                    learned.append(self._weight(trainable, selected, role, made))
         self._learned = learned
         if self.switch:
             self._enabled = self.add_weight(
                 name="enabled", shape=(), dtype="bool", initializer="ones", trainable=False
             )
 
-    def _weight(self, trainable: Trainable, selected: Shape, role: str, named: Any) -> Any:
-        """Return the weight of a `Trainable`: the existing one of that name, or a new one."""
-        # On PyTorch, Keras would lose one of two weights with the same name.
+    def _name(self, role: str, made: Any) -> str:
+        """Return a name for a weight: on PyTorch, Keras would lose one of two of the same name."""
+        held = [leaf for _, leaves in self._plain for leaf in leaves if isinstance(leaf, Trainable)]
+        taken = {leaf.name for leaf in held} | {weight.name for _, weight in made.values()}
         numbered = (f"{role}_{number}" if number else role for number in itertools.count())
-        name = trainable.name or next(name for name in numbered if name not in named)
-        shape = trainable.shape or ()  # checked before memory is allocated for it
+        return next(name for name in numbered if name not in taken)
+
+    def _weight(self, trainable: Trainable, selected: Shape, role: str, made: Any) -> Any:
+        """Return the weight of a `Trainable`: the one that it has already, or a new one."""
+        key = trainable.name or id(trainable)
+        shape = tuple(made[key][1].shape) if key in made else trainable.shape or ()
+        # Checked before memory is allocated for it.
         sizes = zip(reversed(shape), reversed(selected), strict=False)
         if len(shape) > len(selected) or any([w is not None and n not in (1, w) for n, w in sizes]):
             raise ShapeError(
                 "The shape of a Trainable should broadcast to the selection, "
-                f"{tuple(selected)}. Received: `{trainable!r}`. Drop `shape`."
+                f"{tuple(selected)}. Received: shape {shape} for `{trainable!r}`. Drop `shape`, or "
+                "take a Trainable for each place."
             )
-        if name not in named:
-            named[name] = (trainable, trainable.add_to(self, selected, name))
-        known, weight = named[name]
+        if key not in made:
+            name = trainable.name or self._name(role, made)
+            made[key] = (trainable, trainable.add_to(self, selected, name))
+        known, weight = made[key]
         if known != trainable:
             raise OperandError(
                 "Trainables of one name should be the same. Received: "
