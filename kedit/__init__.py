@@ -30,7 +30,7 @@ from kedit import (
 from kedit._at import at, sample
 from kedit._draft import draft
 from kedit._edit import Edit, EditSequence
-from kedit._language.expression import X
+from kedit._language.expression import X, position
 from kedit._language.items import block, each
 from kedit._language.trainable import Trainable
 
@@ -41,6 +41,7 @@ __all__ = [
     "each",
     "block",
     "X",
+    "position",
     "Edit",
     "EditSequence",
     "Trainable",

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from kedit._edit import Edit, Spelled
 from kedit._language.batch import STRUCTURES
 from kedit._language.constants import Array, freeze, is_scalar, is_tensor, to_code
-from kedit._language.expression import Expression, choose
+from kedit._language.expression import Expression, X, choose
 from kedit._language.index import Index
 from kedit._language.mistakes import (
     NotATensor,
@@ -592,6 +592,7 @@ class Place(NotATensor, Generic[Made]):
         self,
         function: Callable[[Tensor], Tensor] | Expression,
         *,
+        otherwise: Callable[[Tensor], Tensor] | Expression | None = None,
         casting: Casting = "same_kind",
         mode: Mode | None = None,
         unique_indices: bool = False,
@@ -606,6 +607,10 @@ class Place(NotATensor, Generic[Made]):
                 selected element, and to no others. To save the edit, register the
                 function with `keras.saving.register_keras_serializable`, or use
                 an expression.
+            otherwise: Function or expression for the selected elements that do not meet
+                the condition of `.where`, or values as for `set`. Each of the two is
+                called with the elements it is chosen for. Defaults to None: these
+                elements stay as they are.
             casting: As for `set`.
             mode: As for `set`.
             unique_indices: As for `set`.
@@ -635,6 +640,11 @@ class Place(NotATensor, Generic[Made]):
                 f"{function!r}. To write values, use `.set({function!r})`."
             )
         options = (mode, unique_indices, indices_are_sorted)
+        if otherwise is not None:
+            values, other = [
+                X.apply(part) if callable(part) else part for part in (function, otherwise)
+            ]
+            return self._choose(values, other, casting, options)
         return self._edit("apply", function, casting, *options)
 
     def _edit(
@@ -667,9 +677,10 @@ class Place(NotATensor, Generic[Made]):
             )
         if callable(condition) or callable(values) or callable(otherwise):
             raise OperandError(
-                "`otherwise` should stand beside a condition and values that are numbers, arrays, "
-                f"tensors or expressions over `X`. Received: a function in `{selection!r}.set"
-                f"({values!r}, otherwise={otherwise!r})`. Write `.set(X.sqrt(), otherwise=0.0)`."
+                "`otherwise` should stand beside a condition that is a mask or an expression, and "
+                f"values that are not functions. Received: a function in `{selection!r}.set"
+                f"({values!r}, otherwise={otherwise!r})`. Write `.set(X.sqrt(), otherwise=0.0)`, "
+                "or `.apply(function, otherwise=function)`."
             )
         everywhere = Selection(selection.coordinates, selection.index)
         place: Place[Made] = Place(everywhere, self._x)

@@ -293,6 +293,11 @@ class Edit:
         """The edit itself."""
         return self
 
+    def check_rows(self, rank: int | None = None) -> None:
+        """Raise if the edit names particular rows of the batch; see `Selection.check_rows`."""
+        self.selection.check_rows(rank)
+        self.selection.check_positions(self.operand, rank)
+
     def _plan_when_traced(self, signature: tuple[Any, ...], bound: Any) -> Plan:
         """The plan, for a compiler that reads bytecode."""
         if self._is_traced:  # made in the compiled function, so it cannot be passed on
@@ -702,7 +707,7 @@ def _slots(edit: Edit) -> list[int]:
 
 def _encode(value: Any) -> Any:
     if isinstance(value, Expression):
-        return value.to_json()
+        return value.to_json(_encode)
     if not _is_function(value):
         return to_json(value)
     name = keras.saving.get_registered_name(value)
@@ -718,7 +723,7 @@ def _encode(value: Any) -> Any:
 def _decode(data: Any) -> Any:
     """Load an expression, a registered function, a number, an array or a slot."""
     if isinstance(data, dict) and "expression" in data:
-        return Expression.from_json(data)
+        return Expression.from_json(data, _decode)
     if not isinstance(data, dict) or "function" not in data:
         return from_json(data)
     name = check_fields("A function", data, {"function": str})["function"]

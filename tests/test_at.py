@@ -287,6 +287,10 @@ FUNCTIONS = {
     "round": (X.round(), np.round, np.zeros_like),
     "floor": (X.floor(), np.floor, np.zeros_like),
     "ceil": (X.ceil(), np.ceil, np.zeros_like),
+    "%": (X % 0.75, lambda x: x % 0.75, np.ones_like),
+    "% on the left": (1.75 % X, lambda x: 1.75 % x, lambda x: -np.floor(1.75 / x)),
+    "//": (X // 0.75, lambda x: x // 0.75, np.zeros_like),
+    "// on the left": (1.75 // X, lambda x: 1.75 // x, np.zeros_like),
     "clip": (X.clip(0.5, 2.0), lambda x: x.clip(0.5, 2), lambda x: (x >= 0.5) & (x <= 2)),
     "mixed": (1.0 - X.exp().log() * 2.0, lambda x: 1 - 2 * x, lambda x: 0 * x - 2),
 }

@@ -624,7 +624,8 @@ CASES = {
     + beside("maximum", [-1.0, 1e-30], ["float32"]),
     "mean": along("mean", FLOATS, steps=2) + along("mean", [F], steps=2, keepdims=True),
     "minimum": binary("minimum", REAL) + beside("minimum", [0], ["int32"]),
-    "mod": binary("mod", INTEGERS, values=divisors) + beside("mod", [3], ["int32"]),
+    "floor_divide": binary("floor_divide", REAL),
+    "mod": binary("mod", REAL) + beside("mod", [3], ["int32"]),
     "multiply": binary("multiply", NUMBERS),
     "negative": unary("negative", NUMBERS),
     "not_equal": binary("not_equal", ALL, ranks=SOME) + beside("not_equal", [0], NUMBERS),
@@ -719,6 +720,9 @@ DIFFERENT = {
     ("torch", "add", "complex64 special", ""): "0.0 for -0.0: torch multiplies by 1 + 0j",
     ("torch", "subtract", "complex64 special", ""): "0.0 for -0.0: torch multiplies by 1 + 0j",
     ("torch", "negative", "complex64 special", ""): "0.0 for -0.0: torch multiplies by -1 + 0j",
+    ("torch", "mod", "float32 special", ""): "NaN for 0.0, if the quotient overflows",
+    ("torch", "mod", "float64 special", ""): "NaN for 0.0, if the quotient overflows",
+    ("torch", "mod", "bfloat16 special", ""): "NaN for 0.0, if the quotient overflows",
     ("torch", "power", "complex64 special", ""): "0.0 for -0.0: computed by logarithms",
     ("jax", "power", "complex64 special", ""): "0.0 for -0.0: computed by logarithms",
     ("torch", "max", "", "compiled"): "refused: Keras asks for `.values`, which torch cannot trace",
@@ -830,7 +834,7 @@ def nodes(tree, kind):
 
 def used_names():
     """What kedit asks the ledger for, by name: as attributes, and as the names of operations."""
-    names = set(EXPRESSIONS) - {"X", "choose"}
+    names = set(EXPRESSIONS) - {"X", "position", "each", "apply", "choose"}
     for tree in files().values():
         for node in nodes(tree, ast.Attribute):
             if isinstance(node.value, ast.Name) and node.value.id in ("ops", "_ops", "library"):
@@ -1031,6 +1035,8 @@ SLOPES = {
     "multiply": lambda a, b: (b, a),
     "divide": lambda a, b: (1 / b, -a / b**2),
     "power": lambda a, b: (b * a ** (b - 1), a**b * np.log(a)),
+    "mod": lambda a, b: (np.ones_like(a), -np.floor(a / b)),
+    "floor_divide": lambda a, b: (np.ones_like(a), np.ones_like(b)),
     "maximum": lambda a, b: (a > b, b > a),
     "minimum": lambda a, b: (a < b, b < a),
     "where": lambda a, b: (BY_SIZE[a.shape] > 0, BY_SIZE[a.shape] < 0),
@@ -1043,6 +1049,8 @@ LISTS = {shape: array.tolist() for shape, array in BY_SIZE.items()}
 
 def of_two(name):
     def call(ops, a, b):
+        if name == "floor_divide":  # which has no gradient: beside one that has
+            return ops.add(ops.floor_divide(a, b), ops.add(a, b))
         if name != "where":
             return getattr(ops, name)(a, b)
         shape = np.broadcast_shapes(tuple(a.shape), tuple(b.shape))
@@ -1288,6 +1296,16 @@ def clipped():
     return dtype_of(keras_ops.clip(x, 1, 3)) != "int8"
 
 
+def rounded():
+    """Whether a quotient is rounded before it becomes whole."""
+    return to_numpy(raw("floor_divide", np.array([1.0], F), np.array([0.1], F)))[0] != 9
+
+
+def of_zero():
+    """Whether the rest has the sign of what is divided, if it is 0."""
+    return np.signbit(to_numpy(raw("mod", np.array([-2.0], F), np.array([1.0], F)))[0])
+
+
 def mapped():
     """Whether mapped values cannot be written into a tensor that is not mapped."""
     x, places = keras_ops.zeros(3), keras_ops.convert_to_tensor(np.array([[1]], I))
@@ -1309,9 +1327,11 @@ ERRS = {
     "maximum": (lambda: narrowed("maximum", np.zeros((2, 2))), ["torch"]),
     "mean": (lambda: narrowed("mean"), ["torch"]),
     "minimum": (lambda: narrowed("minimum", np.ones((2, 2))), ["torch"]),
+    "floor_divide": (rounded, ["tensorflow"]),
     "isfinite": (lambda: unknown("isfinite"), ["tensorflow"]),
     "isinf": (lambda: unknown("isinf"), ["tensorflow"]),
     "isnan": (lambda: unknown("isnan"), ["tensorflow"]),
+    "mod": (of_zero, ["jax", "tensorflow", "torch"]),
     "power": (roots, ["numpy", "tensorflow"]),
     "scatter_update": (mapped, ["torch"]),
     "segment_max": (in_segments, ["torch"]),

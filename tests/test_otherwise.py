@@ -11,7 +11,7 @@ from keras import ops
 from kit import check_array
 
 from kedit import Edit, Trainable, X, at, draft, sample
-from kedit.errors import DTypeError, OperandError, SavingError
+from kedit.errors import DTypeError, OperandError, SavingError, ShapeError
 from kedit.layers import ConditionalModifier, Editing
 
 WAYS = {"eager": lambda function: function, **compilers()}
@@ -98,6 +98,93 @@ def test_no_nan_comes_from_the_branch_that_is_not_chosen(compile):
     np.testing.assert_allclose(value, [0, 0, 0.4], 1e-6)
     np.testing.assert_allclose(gx, [0, 10 / 3, 20], 1e-5)
     np.testing.assert_allclose(gv, [0, 0, -8], 1e-5)
+
+
+@keras.saving.register_keras_serializable(package="test_otherwise")
+def halved(x):
+    return x * 0.5
+
+
+def functions(x, v):
+    return [
+        at(x).where(X > 0).apply(ops.sqrt, otherwise=lambda x: x * v),
+        at(x).where(X > 0).apply(halved, otherwise=X - 1.0),
+        at(x).where(v > 2.5).apply(X * 2.0, otherwise=ops.abs),
+        at(x).where(X > 0).apply(ops.log, otherwise=v),
+        at(x)[:, 1:].where(X.apply(ops.abs) > 1.0).set(X.apply(halved) + 1.0),
+    ]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_both_branches_may_be_functions(way):
+    x = np.array([[-2.0, -0.5, 0.0], [0.5, 4.0, 2.0]], "float32")
+    last = x.copy()
+    last[:, 1:] = np.where(abs(x[:, 1:]) > 1, x[:, 1:] / 2 + 1, x[:, 1:])
+    with np.errstate(all="ignore"):
+        wanted = [
+            np.where(x > 0, np.sqrt(x), x * v),
+            np.where(x > 0, x / 2, x - 1),
+            np.where(v > 2.5, x * 2, abs(x)),
+            np.where(x > 0, np.log(x), v),
+            last,
+        ]
+    for found, expected in zip(WAYS[way](functions)(*tensors([x, v])), wanted, strict=True):
+        np.testing.assert_allclose(to_numpy(found), expected, 1e-6)
+    found = at(x).where(X > 0).apply(np.sqrt, otherwise=np.abs)
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_allclose(found, np.sqrt(np.maximum(x, 0)) - np.minimum(x, 0))
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("compile", [False, True])
+def test_no_nan_comes_from_a_function_that_is_not_chosen(compile):
+    x, v = np.array([-1.0, 0.0, 2.0], "float32"), np.array([2.0, 0.0, 5.0], "float32")
+    g = np.array([1.0, 10.0, 100.0], "float32")
+
+    def function(x, v):
+        both = at(x).where(X > 0)
+        return both.apply(lambda x: ops.log(x) * v[0], otherwise=lambda x: v[0] / (x - 2.0))
+
+    value, (gx, gv) = vjp(function, [x, v], g, compile=compile)
+    np.testing.assert_allclose(value, [-2 / 3, -1, 2 * np.log(2)], 1e-6)
+    np.testing.assert_allclose(gx, [-2 / 9, -20 / 4, 100], 1e-5)
+    np.testing.assert_allclose(gv, [-1 / 3 - 5 + 100 * np.log(2), 0, 0], 1e-5)
+
+
+def test_functions_of_both_branches_are_saved_if_they_are_registered(tmp_path):
+    edit = at.where(X > 0).apply(halved, otherwise=X * 2.0)
+    assert repr(edit) == "at.where(X > 0).set(X.apply(halved), otherwise=X * 2.0)"
+    twin = Edit.from_config(json.loads(json.dumps(edit.get_config())))
+    assert twin == edit
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, [Editing(edit)(inputs), edit(inputs)])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for found in loaded.predict(x[:, :2].repeat(2, 1)[:, :3], verbose=0):
+        given = x[:, :2].repeat(2, 1)[:, :3]
+        np.testing.assert_allclose(found, np.where(given > 0, given / 2, given * 2))
+    with pytest.raises(SavingError, match="register"):
+        at.where(X > 0).apply(lambda x: x, otherwise=0.0).get_config()
+    config = edit.get_config()
+    for broken in (
+        {"expression": "apply", "args": [{"expression": "X", "args": []}, 1.0]},
+        {"expression": "add", "args": [{"expression": "X", "args": []}, {"function": "abs"}]},
+        {"expression": "apply", "args": [1.0, config["operand"]["args"][1]["args"][1]]},
+        {"expression": "apply", "args": [{"expression": "X", "args": []}, {"function": "none"}]},
+    ):
+        with pytest.raises(SavingError, match="Received"):
+            Edit.from_config({**config, "operand": broken})
+
+
+def test_a_function_in_an_expression_keeps_shape_and_dtype():
+    for given in (x, ops.convert_to_tensor(x)):
+        with pytest.raises(ShapeError, match="Received"):
+            at(given).where(X > 0).apply(lambda x: x[0], otherwise=0.0)
+    integers = ops.convert_to_tensor(np.array([1, -2]))
+    with pytest.raises(DTypeError, match="Received"):
+        at(integers).where(X > 0).apply(lambda x: ops.cast(x, "float32") * 0.5, otherwise=0)
+    with pytest.raises(OperandError, match="should be given a function"):
+        at(x).where(X > 0).set(X.apply(1.0), otherwise=0.0)
 
 
 @pytest.mark.parametrize("dtype", ["int32", "uint8", "float16", "bool"])

@@ -30,7 +30,7 @@ from hypothesis import HealthCheck, assume, given, seed, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from kedit import X
+from kedit import X, position
 from kedit.errors import OperandError
 
 # Few shapes, so that a backend that compiles for each of them has met most of them before.
@@ -48,7 +48,10 @@ FORMS = {
     "X * v": (lambda v: X * v, lambda x, v: x * v, lambda x, v: (v, x)),
     "X + v": (lambda v: X + v, lambda x, v: x + v, lambda x, v: (1 + 0 * v, 1 + 0 * v)),
     "v - X": (lambda v: v - X, lambda x, v: v - x, lambda x, v: (-1 + 0 * v, 1 + 0 * v)),
+    "X % v": (lambda v: X % v, np.mod, lambda x, v: (1 + 0 * v, -np.floor(x / v))),
+    "X // v": (lambda v: X // v, np.floor_divide, lambda x, v: (0 * v, 0 * v)),
 }
+REAL_FORMS = ("X % v", "X // v")
 COMPARISONS = {
     "X == c": (lambda c: X == c, lambda x, c: x == c),
     "X != c": (lambda c: ~(X == c) & (X != c), lambda x, c: x != c),
@@ -58,6 +61,16 @@ COMPARISONS = {
     "inf": (lambda c: X.isinf() | (X >= c), lambda x, c: (abs(x) == np.inf) | (x >= c)),
     "|X| > c": (lambda c: abs(X) > c, lambda x, c: abs(x) > c),
 }
+PLACED = {
+    "first axis": (lambda: position(0) >= 1, lambda first, last: first >= 1),
+    "every other": (lambda: position(-1) % 2 == 1, lambda first, last: last % 2 == 1),
+    "off the diagonal": (lambda: position(0) != position(-1), lambda first, last: first != last),
+    "triangle": (
+        lambda: (position(0) - position(-1) > -0.5) & ~X.isnan(),
+        lambda first, last: first >= last,
+    ),
+}
+"""Conditions on where an element is along the first and the last axis."""
 # What is said where sizes that are not known might forbid an edit.
 UNSURE = ("unknown size", "names an element twice", "beside index arrays")
 PRECISE = "float64" if "float64" in FLOATS else "float32"
@@ -175,7 +188,9 @@ class Case(NamedTuple):
         options = {"mode": self.place.mode, **dict.fromkeys(self.promises, True)}
         if self.condition:
             condition = constant
-            if self.condition != "mask":
+            if self.condition in PLACED:
+                condition = PLACED[self.condition][0]()
+            elif self.condition != "mask":
                 condition = COMPARISONS[self.condition][0](constant)
             place = place.where(condition)
         if self.op == "get":
@@ -250,7 +265,7 @@ def cases(draw, traced, x_as, dtypes=None, modes=MODES):
         return case
     any_length = any([item.is_mask and item.traced for item in place.items])
     if one_in(draw, 2):
-        names = ["mask", *list(COMPARISONS)[: FOR_KIND[kind]]]
+        names = ["mask", *list(COMPARISONS)[: FOR_KIND[kind]], *(PLACED if place.inner else [])]
         condition = draw(st.sampled_from(names))
         of = "bool" if condition == "mask" else dtype
         constant = draw_operand(draw, places, traced, of)
@@ -270,7 +285,8 @@ def cases(draw, traced, x_as, dtypes=None, modes=MODES):
         case = case._replace(values=known)
     # As tensors of graphs know no casting, and complex numbers no order, of these no more is tried.
     if op in ("set", "add", "multiply") and kind in "iufc" and not any_length and one_in(draw, 4):
-        case = case._replace(form=draw(st.sampled_from(list(FORMS))))
+        forms = [name for name in FORMS if kind != "c" or name not in REAL_FORMS]
+        case = case._replace(form=draw(st.sampled_from(forms)))
     elif op in (*ACCUMULATING, "set") and kind in "biu" and traced == "none" and one_in(draw, 4):
         of = draw(st.sampled_from(["int16", "int32", "float32"]))
         case = case._replace(casting="unsafe", values=case.values._replace(dtype=of))
@@ -340,6 +356,11 @@ def expected(case, x, values, constant, other):
 def chosen(case, picked, constant):
     if case.condition == "mask":
         return np.broadcast_to(constant, picked.shape)
+    if case.condition in PLACED:
+        found = np.maximum(selected(case.place), 0)
+        along = np.unravel_index(found, [max(size, 1) for size in case.place.shape])
+        met = PLACED[case.condition][1](along[case.place.coordinates == "sample"], along[-1])
+        return met & ~np.isnan(picked) if case.condition == "triangle" else met
     with np.errstate(all="ignore"):
         return COMPARISONS[case.condition][1](picked, constant)
 

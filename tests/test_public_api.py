@@ -19,6 +19,7 @@ PACKAGES = {
         "each",
         "block",
         "X",
+        "position",
         "Edit",
         "EditSequence",
         "Trainable",

@@ -222,5 +222,17 @@ def saturate(values: Any, dtype: str) -> Any:
     )
 
 
+def clipped(array: Array, dtype: str) -> Array:
+    """An array of integers, clipped to the range of `dtype` if it holds integers."""
+    if kind(dtype) != 1 or kind(array.dtype) != 1:
+        return array
+    low, high = integer_range(dtype)
+    if low <= array.low and array.high <= high:
+        return array
+    if array.numbers is None:
+        return Array.of(saturate(array, dtype))
+    return Array(array.dtype, array.shape, tuple([max(low, min(n, high)) for n in array.numbers]))
+
+
 def _shown(values: Any) -> str:
     return "" if values is None else f"{brief(values)} of "

@@ -1,12 +1,12 @@
 """`X` and expressions built from it: conditions and operands that are data. No Keras.
 
-An expression is a tree of named functions. NumPy and `keras.ops` share these
-names, so either can evaluate the tree.
+An expression is a tree of named functions, which `kedit._language.evaluation` computes.
 """
 
-import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
+
+import numpy as np
 
 from kedit._language.constants import (
     Array,
@@ -16,17 +16,18 @@ from kedit._language.constants import (
     freeze,
     from_json,
     is_replaced,
-    is_scalar,
+    is_tensor,
     to_code,
     to_json,
     to_key,
 )
 from kedit._language.decoding import NESTING, TERMS, check_fields, refused
-from kedit._language.dtypes import check_operation, check_values, dtype_name, integer_range, kind
+from kedit._language.dtypes import check_operation, check_values, dtype_name, kind
+from kedit._language.items import Each, Positions, Traced
 from kedit._language.operations import OPERATIONS
 from kedit.errors import DTypeError, OperandError, SavingError
 
-_COMPARISONS = {
+COMPARISONS = {
     "greater": ">",
     "greater_equal": ">=",
     "less": "<",
@@ -34,16 +35,20 @@ _COMPARISONS = {
     "equal": "==",
     "not_equal": "!=",
 }
-_ARITHMETIC = {row.name: row.infix for row in OPERATIONS.values() if row.infix}
+_OPERATIONS = {row.name: row.infix for row in OPERATIONS.values() if row.infix}
+_WHOLE = {"mod": "%", "floor_divide": "//"}
+_ARITHMETIC = _OPERATIONS | _WHOLE
 _LOGIC = {"logical_and": "&", "logical_or": "|"}
-_JOINING = (*_LOGIC, "logical_not")
-_INFIX = _COMPARISONS | _ARITHMETIC | _LOGIC
+JOINING = (*_LOGIC, "logical_not")
+_INFIX = COMPARISONS | _ARITHMETIC | _LOGIC
 _PREFIX = {"negative": "-", "logical_not": "~"}
 _TESTS = ("isnan", "isinf", "isfinite")
 _OF_FLOATS = ("sqrt", "exp", "log", "tanh", "round", "floor", "ceil")
 _METHODS = (*_TESTS, *_OF_FLOATS, "sign")
 _CALLS = {name: f"{{}}.{name}()" for name in _METHODS}
-_CALLS |= {"abs": "abs({})", "clip": "{}.clip({}, {})"}
+_CALLS |= {"abs": "abs({})", "clip": "{}.clip({}, {})", "apply": "{}.apply({})"}
+_PLACED = ("position", "each")
+"""Functions of where an element is."""
 _OF_TORCH = {
     "add": ("add", False),
     "sub": ("subtract", False),
@@ -53,6 +58,10 @@ _OF_TORCH = {
     "__rdiv__": ("divide", True),
     "pow": ("power", False),
     "__rpow__": ("power", True),
+    "remainder": ("mod", False),
+    "__rmod__": ("mod", True),
+    "floor_divide": ("floor_divide", False),
+    "__rfloordiv__": ("floor_divide", True),
     "gt": ("greater", False),
     "ge": ("greater_equal", False),
     "lt": ("less", False),
@@ -69,7 +78,9 @@ _OF_TORCH = {
 """PyTorch's names of operators, and whether the arguments are swapped."""
 
 _ORDERED = ("greater", "greater_equal", "less", "less_equal", "abs", "sign", "clip")
-_ARITY = {"X": 0, "clip": 3, "choose": 3} | dict.fromkeys((*_PREFIX, *_METHODS, "abs"), 1)
+_ARITY = {"X": 0, "position": 1, "each": 1, "apply": 2, "clip": 3, "choose": 3} | dict.fromkeys(
+    (*_PREFIX, *_METHODS, "abs"), 1
+)
 _ARITY |= dict.fromkeys(_INFIX, 2)
 
 
@@ -133,6 +144,18 @@ class Operators:
     def __rpow__(self, other: Any) -> "Expression":
         return Expression("power", other, self)
 
+    def __mod__(self, other: Any) -> "Expression":
+        return Expression("mod", self, other)
+
+    def __rmod__(self, other: Any) -> "Expression":
+        return Expression("mod", other, self)
+
+    def __floordiv__(self, other: Any) -> "Expression":
+        return Expression("floor_divide", self, other)
+
+    def __rfloordiv__(self, other: Any) -> "Expression":
+        return Expression("floor_divide", other, self)
+
     def __neg__(self) -> "Expression":
         return Expression("negative", self)
 
@@ -159,31 +182,41 @@ class Expression(Operators, Frozen):
     """A function of the elements of a tensor, written with `X` for an element.
 
     Supports comparisons (`>`, `>=`, `<`, `<=`, `==`, `!=`), arithmetic (`+`, `-`,
-    `*`, `/`, `**`), `abs(X)`, `X.clip(low, high)`, functions such as `X.sqrt()` and
-    `X.isnan()`, and `&`, `|`, `~` between conditions. Constants take the dtype of the
-    tensor and must fit it; an integer tensor can be compared with any number. An
-    expression is data: it can be printed, pickled and saved.
+    `*`, `/`, `//`, `%`, `**`), `abs(X)`, `X.clip(low, high)`, functions such as
+    `X.sqrt()` and `X.isnan()`, and `&`, `|`, `~` between conditions; `position(axis)`
+    stands for where an element is. Constants take the dtype of the tensor and must fit
+    it; an integer tensor can be compared with any number. An expression is data: it can
+    be printed, pickled and saved.
+
+    The gradient is that of the functions; `//` has none, and `%` sends `g` to the
+    left and `-g * (left // right)` to the right.
 
     Example:
     >>> kedit.at.where((abs(X) > 2.0) & ~X.isinf()).set(0.0)
     at.where((abs(X) > 2.0) & ~X.isinf()).set(0.0)
     """
 
-    __slots__ = ("args", "depth", "leaves", "name", "terms")
+    __slots__ = ("args", "compares_in", "depth", "has_x", "is_placed", "leaves", "name", "terms")
     name: str
     args: tuple[Any, ...]
     depth: int
     terms: int
     leaves: tuple[Any, ...]
+    has_x: bool
+    is_placed: bool
+    compares_in: str
 
     def __init__(self, name: str, *args: Any) -> None:
         if name not in _ARITY:
             raise SavingError(
                 f"An expression should be made of {sorted(_ARITY)}. Received: {name!r}."
             )
-        frozen = [a if isinstance(a, (Expression, Placeholder)) else freeze(a) for a in args]
+        frozen = [_argument(arg, name == "apply") for arg in args]
         if len(frozen) != _ARITY[name]:
-            raise SavingError(f"`{name}` was given {len(frozen)} arguments, which are not its own.")
+            raise SavingError(
+                f"`{name}` in an expression should have {_ARITY[name]} arguments. Received: "
+                f"{len(frozen)}."
+            )
         inner = [arg for arg in frozen if isinstance(arg, Expression)]
         depth = 1 + max([arg.depth for arg in inner], default=0)
         terms = 1 + sum([arg.terms for arg in inner])
@@ -191,9 +224,21 @@ class Expression(Operators, Frozen):
         for arg in frozen:
             if isinstance(arg, Expression):
                 leaves.extend(arg.leaves)
-            elif is_replaced(arg):
+            elif is_replaced(arg) or callable(arg):
                 leaves.append(arg)
-        self._init(name=name, args=tuple(frozen), depth=depth, terms=terms, leaves=tuple(leaves))
+        has_x = name == "X" or any([arg.has_x for arg in inner])
+        is_placed = name in _PLACED or any([arg.is_placed for arg in inner])
+        compares = name in COMPARISONS and is_placed and not has_x
+        self._init(
+            name=name,
+            args=tuple(frozen),
+            depth=depth,
+            terms=terms,
+            leaves=tuple(leaves),
+            has_x=has_x,
+            is_placed=is_placed,
+            compares_in=_dtype_of_places(*frozen) if compares else "",
+        )
 
     def __eq__(self, other: object) -> "Expression":  # type: ignore[override]
         return Expression("equal", self, other)
@@ -261,6 +306,27 @@ class Expression(Operators, Frozen):
         """
         return Expression("clip", self, low, high)
 
+    def apply(self, function: Callable[[Any], Any]) -> "Expression":
+        """A function of the elements, which it is called with all at once.
+
+        It is called with chosen elements only, as `at[...].apply` does, and its gradient
+        is that of the function. To be saved, it must be registered with Keras.
+
+        Args:
+            function: Takes a tensor and returns one of the same shape and kind of dtype.
+
+        Example:
+        >>> x = np.array([-2.0, 3.0])
+        >>> kedit.at(x).where(kedit.X > 0.0).set(kedit.X.apply(np.square), otherwise=0.0).tolist()
+        [0.0, 9.0]
+        """
+        if not callable(function):
+            raise OperandError(
+                "`apply` should be given a function. Received: "
+                f"{function!r}. Write `X.apply(keras.ops.tanh)`."
+            )
+        return Expression("apply", self, function)
+
     def __bool__(self) -> bool:
         raise OperandError(
             "A condition over `X` has no truth value of its own: write `(X > 0) & (X < 1)` for "
@@ -270,6 +336,14 @@ class Expression(Operators, Frozen):
     @property
     def shape(self) -> Any:
         """Raise, so that `X` does not pass for a tensor and end up in a model as a number."""
+        self._used_as_tensor()
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        self._used_as_tensor()
+
+    __tf_tensor__ = __array__  # not `__jax_array__`, or JAX would not leave `tensor > X` to `X`
+
+    def _used_as_tensor(self) -> NoReturn:
         raise OperandError(
             "An expression over `X` is no tensor. To index by it, write `at.where(X > 0)`; to "
             "compare with a tensor, write `X` on the left: `X < tensor`, not `tensor > X`. "
@@ -286,6 +360,10 @@ class Expression(Operators, Frozen):
             return f"abs({self.args[0]!r})"
         if self.name == "choose":
             return f"where({', '.join([code_of_part(arg) for arg in self.args])})"
+        if self.name in _PLACED:
+            value = self.args[0]
+            is_listed = isinstance(value, Array) and value.dtype == "int64" and value.numbers
+            return f"{self.name}({value.array.tolist() if is_listed else to_code(value)})"
         if self.name in _CALLS:
             bounds = [code_of_part(arg) for arg in self.args[1:]]
             return _CALLS[self.name].format(parts[0], *bounds)
@@ -297,7 +375,7 @@ class Expression(Operators, Frozen):
     @property
     def is_condition(self) -> bool:
         """Whether the expression returns booleans."""
-        return self.name in {*_COMPARISONS, *_JOINING, *_TESTS}
+        return self.name in {*COMPARISONS, *JOINING, *_TESTS}
 
     def constants(self) -> list[Any]:
         """The constants and tensors in the expression, from left to right."""
@@ -307,9 +385,18 @@ class Expression(Operators, Frozen):
         """The constants and tensors that numbers are computed from, not those of a choice."""
         return _constants_of(self.args[1:] if self.name == "choose" else self.args)
 
+    def parts(self, name: str) -> list["Expression"]:
+        """The expressions of a name in this one, itself included."""
+        inner = [
+            part for arg in self.args if isinstance(arg, Expression) for part in arg.parts(name)
+        ]
+        return [self, *inner] if self.name == name else inner
+
     def compares_slots(self) -> bool:
         """Whether a slot is where `X` should be: alone, or on the left of a comparison."""
-        wants_x = self.name in (*_COMPARISONS, "clip") or len(self.args) == 1
+        wants_x = self.name in (*COMPARISONS, "clip", "apply") or (
+            len(self.args) == 1 and self.name != "each"
+        )
         return (wants_x and isinstance(self.args[0], Slot)) or any(
             [arg.compares_slots() for arg in self.args if isinstance(arg, Expression)]
         )
@@ -319,9 +406,14 @@ class Expression(Operators, Frozen):
         args = (arg.key() if isinstance(arg, Expression) else to_key(arg) for arg in self.args)
         return ("expression", self.name, *args)
 
-    def map(self, replace: Callable[[Any], Any]) -> "Expression":
-        """The same expression with `replace` applied to every tensor and slot."""
-        return Expression(self.name, *(_map(arg, replace) for arg in self.args))
+    def map(self, replace: Callable[[Any], Any], functions: bool = False) -> "Expression":
+        """The same expression with `replace` applied to every tensor and slot.
+
+        Args:
+            replace: Function to apply.
+            functions: Whether to apply it to functions, too.
+        """
+        return Expression(self.name, *(_map(arg, replace, functions) for arg in self.args))
 
     def check_saveable(self) -> None:
         """Raise if the expression is nested too deep, or is too large, to be saved."""
@@ -333,17 +425,21 @@ class Expression(Operators, Frozen):
                 "`@keras.saving.register_keras_serializable()`."
             )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, encode: Callable[[Any], Any] = to_json) -> dict[str, Any]:
+        """The expression as plain data; `encode` writes constants and functions."""
         self.check_saveable()
-        args = [a.to_json() if isinstance(a, Expression) else to_json(a) for a in self.args]
+        args = [a.to_json(encode) if isinstance(a, Expression) else encode(a) for a in self.args]
         return {"expression": self.name, "args": args}
 
     @classmethod
-    def from_json(cls, data: Any, depth: int = 1) -> "Expression":
+    def from_json(
+        cls, data: Any, decode: Callable[[Any], Any] = from_json, depth: int = 1
+    ) -> "Expression":
         """The expression that `to_json` wrote.
 
         Args:
             data: What `to_json` wrote.
+            decode: Loads constants and functions.
             depth: Nesting depth of this expression, including itself.
         """
         if depth > NESTING:
@@ -352,11 +448,16 @@ class Expression(Operators, Frozen):
         name, args = fields["expression"], []
         for arg in fields["args"]:
             nested = isinstance(arg, dict) and "expression" in arg
-            args.append(cls.from_json(arg, depth + 1) if nested else from_json(arg))
+            args.append(cls.from_json(arg, decode, depth + 1) if nested else decode(arg))
         made = cls(name, *args)
+        if name in _PLACED:
+            made._check_placed()
+            return made
         if name == "choose" and (depth > 1 or not is_saved_condition(args[0])):
             raise refused("A choice should stand alone, and have a condition", data)
         # As Python's operators do it: a number may be on the left of arithmetic and logic.
+        if any([callable(arg) for arg in args]) != (name == "apply"):
+            raise refused("A function in an expression should be one of `X.apply(function)`", data)
         over = [isinstance(arg, (Expression, Slot)) for arg in args]
         may_be_right = name in (*_ARITHMETIC, *_LOGIC)
         if args and name != "choose" and not (over[0] or (may_be_right and over[1])):
@@ -365,11 +466,17 @@ class Expression(Operators, Frozen):
 
     def check(self, dtype: str) -> None:
         """Raise for what is not defined in `dtype`, or differs between libraries."""
-        if (
-            self.name in _COMPARISONS
-            and kind(dtype) == 1
-            and isinstance(self.args[1], (int, float))
-        ):
+        if self.name in _PLACED:
+            self._check_placed()
+            if kind(dtype) < 2 and dtype not in _COUNTS:
+                raise DTypeError(
+                    f"A number computed from where an element is should have 32 bits. Received: "
+                    f"`{self!r}` for a tensor of dtype {dtype!r}. Cast it first, as in "
+                    "`keras.ops.cast(x, 'int32')`; comparisons without `X` need no cast."
+                )
+            return
+        dtype = self.dtype_within(dtype)
+        if self.name in COMPARISONS and kind(dtype) == 1 and isinstance(self.args[1], (int, float)):
             if isinstance(self.args[0], Expression):
                 self.args[0].check(dtype)
             return
@@ -378,24 +485,52 @@ class Expression(Operators, Frozen):
             if isinstance(arg, Expression):
                 arg.check(dtype)
 
+    def dtype_within(self, dtype: str) -> str:
+        """The dtype to compute the arguments in, for elements of `dtype`.
+
+        Where elements are is compared as integers, or in float32 with floats, whatever the dtype of
+        the elements.
+        """
+        is_wide = self.compares_in == "float32" and dtype == "float64"
+        return dtype if is_wide else self.compares_in or dtype
+
+    def _check_placed(self) -> None:
+        value = self.args[0]
+        if self.name == "position" and type(value) is not int:
+            raise OperandError(
+                "`position` should be given the number of an axis. Received: "
+                f"{to_code(value)}. Write `position(0)`."
+            )
+        if self.name == "each" and (isinstance(value, Expression) or not _is_whole(value)):
+            raise OperandError(
+                "`each` in an expression should be given integers whose first axis is the batch. "
+                f"Received: {to_code(value)}."
+            )
+
     def _check(self, dtype: str) -> None:
         if self.name == "choose":
             self._check_choice(dtype)
             return
-        for arg in self.args:
+        for arg in [arg for arg in self.args if not callable(arg)]:
             if isinstance(arg, Expression):
-                fits = arg.is_condition or (arg.name == "X" and dtype == "bool")
-                if self.name in _JOINING and not fits:
+                fits = arg.is_condition or (arg.name in ("X", "apply") and dtype == "bool")
+                if self.name in JOINING and not fits:
                     raise DTypeError(
                         "`&`, `|` and `~` should join conditions. Received: "
                         f"`{self!r}` for a tensor of dtype {dtype!r}. Compare, as in `X != 0`."
                     )
             else:
-                check_values(arg, dtype_name(arg), "bool" if self.name in _JOINING else dtype)
+                check_values(arg, dtype_name(arg), "bool" if self.name in JOINING else dtype)
         if kind(dtype) == 0 and self.name in (*_ORDERED, "negative"):
             raise DTypeError(
                 "A condition on booleans should use `X`, `~X`, `==`, `&` or `|`. "
                 f"Received: {self!r}."
+            )
+        if self.name in _WHOLE and kind(dtype) not in (1, 2):
+            raise DTypeError(
+                f"`{_WHOLE[self.name]}` should be given integers or floats. Received: `{self!r}` "
+                f"for a tensor of dtype {dtype!r}. Cast it first, as in "
+                "`keras.ops.cast(x, 'float32')`."
             )
         if self.name in _OF_FLOATS and kind(dtype) != 2:
             raise DTypeError(
@@ -407,7 +542,7 @@ class Expression(Operators, Frozen):
                 f"A tensor of dtype {dtype!r} has no negative elements. Received: {self!r}. Cast "
                 "it first, as in `keras.ops.cast(x, 'int32')`."
             )
-        if self.name in _ARITHMETIC:
+        if self.name in _OPERATIONS:
             check_operation(self.name, self.args[1], dtype)
         elif kind(dtype) == 3 and self.name in _ORDERED:
             raise DTypeError(
@@ -429,78 +564,42 @@ class Expression(Operators, Frozen):
 X = Expression("X")
 
 
+def position(axis: int) -> Expression:
+    """Where an element is along an axis, as an expression like `X`.
+
+    It counts from 0, in the tensor, whatever the index selects. Compared with integers it is
+    exact in every dtype of the tensor; together with `X` it takes the dtype of the tensor.
+    Sizes may be unknown when a model is built.
+
+    Args:
+        axis: The axis, counted as the edit counts: inside one sample for `sample`. -1 is
+            the last one.
+
+    Returns:
+        An expression, for `.where(...)` and for values.
+
+    Raises:
+        kedit.errors.OperandError: If `axis` is not an int.
+
+    Gradient:
+        No gradient flows to a position.
+
+    Example:
+    >>> x = np.ones((2, 4))
+    >>> kedit.sample(x).where(kedit.position(0) >= kedit.each([1, 3])).set(0.0).tolist()
+    [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]]
+    >>> kedit.at(np.ones((3, 3))).where(kedit.position(1) > kedit.position(0)).set(0.0).tolist()
+    [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
+    """
+    is_integer = isinstance(axis, np.integer)
+    made = Expression("position", int(axis) if is_integer else axis)
+    made._check_placed()
+    return made
+
+
 def choose(condition: Any, values: Any, otherwise: Any) -> Expression:
     """`values` where a condition is met, else `otherwise`; each is computed where it is chosen."""
     return Expression("choose", condition, values, otherwise)
-
-
-def evaluate(
-    expression: Expression,
-    x: Any,
-    dtype: str,
-    library: Any,
-    constant: Callable[[Any, str], Any],
-) -> Any:
-    """Evaluate an expression with `x` for `X`.
-
-    Args:
-        expression: The expression.
-        x: Array or tensor of dtype `dtype`.
-        dtype: Name of the dtype.
-        library: `numpy` or `keras.ops`.
-        constant: Function that converts a constant to an array or tensor of a given dtype.
-    """
-    name, args = expression.name, expression.args
-    if name == "X":
-        return x
-    if name in _COMPARISONS and kind(dtype) == 1 and isinstance(args[1], (int, float)):
-        # Compare exactly, even if the number does not fit the dtype.
-        left = evaluate(args[0], x, dtype, library, constant)
-        verdict = _integer_comparison(name, args[1], *integer_range(dtype))
-        if isinstance(verdict, bool):
-            return (library.equal if verdict else library.not_equal)(left, left)
-        return getattr(library, name)(left, constant(verdict, dtype))
-    if name == "choose":
-        return _evaluate_choice(args, x, dtype, library, constant)
-    of = "bool" if name in _JOINING else dtype
-    values = [
-        evaluate(arg, x, dtype, library, constant)
-        if isinstance(arg, Expression)
-        else constant(arg, of)
-        for arg in args
-    ]
-    if name == "abs" and kind(dtype) == 2:
-        # The gradient of abs at 0 differs between backends; the gradient of a constant is 0.
-        zero = constant(0.0, dtype)
-        return library.where(library.equal(values[0], zero), zero, library.abs(values[0]))
-    if name == "clip":  # whose gradient at the bounds differs between backends
-        raised = library.where(library.less(values[0], values[1]), values[1], values[0])
-        return library.where(library.greater(raised, values[2]), values[2], raised)
-    return getattr(library, name)(*values)
-
-
-def _evaluate_choice(
-    args: tuple[Any, ...], x: Any, dtype: str, library: Any, constant: Callable[[Any, str], Any]
-) -> Any:
-    """One of two values for each element. No NaN comes from the one that is not chosen."""
-    condition, *branches = args
-    if isinstance(condition, Expression):
-        chosen = evaluate(condition, x, dtype, library, constant)
-    else:
-        chosen = constant(condition, "bool")
-    values = []
-    for branch, here in zip(branches, (chosen, library.logical_not(chosen)), strict=True):
-        if not isinstance(branch, Expression):
-            values.append(constant(branch, dtype))
-            continue
-
-        def safe(value: Any, dtype: str, here: Any = here) -> Any:
-            number = constant(value, dtype)
-            return number if is_scalar(value) else library.where(here, number, constant(1, dtype))
-
-        elements = library.where(here, x, constant(1, dtype))
-        values.append(evaluate(branch, elements, dtype, library, safe))
-    return library.where(chosen, *values)
 
 
 def is_saved_condition(condition: Any) -> bool:
@@ -517,15 +616,55 @@ def code_of_part(arg: Any) -> str:
 
 
 def _constants_of(args: tuple[Any, ...]) -> list[Any]:
-    return [
-        leaf for arg in args for leaf in (arg.constants() if isinstance(arg, Expression) else [arg])
-    ]
+    found = []
+    for arg in args:
+        if isinstance(arg, Expression):
+            found += [] if arg.name in _PLACED else arg.constants()
+        elif not callable(arg):
+            found.append(arg)
+    return found
 
 
-def _map(arg: Any, replace: Callable[[Any], Any]) -> Any:
+def _argument(arg: Any, takes_functions: bool) -> Any:
+    """An argument of an expression as it is kept."""
+    if isinstance(arg, Each):
+        return Expression("each", per_sample(arg))
+    keeps = isinstance(arg, (Expression, Placeholder)) or (callable(arg) and takes_functions)
+    return arg if keeps else freeze(arg)
+
+
+def per_sample(item: Each) -> Any:
+    """The numbers of `each`, as an array or a tensor."""
+    positions = item.positions
+    if isinstance(positions, Positions):
+        return Array("int64", positions.shape, positions.numbers)
+    return positions.tensor if isinstance(positions, Traced) else positions
+
+
+def _dtype_of_places(left: Any, right: Any) -> str:
+    """The dtype to compare in where elements are, or numbers computed from it."""
+    is_whole = _is_whole(left) and (isinstance(right, float) or _is_whole(right))
+    return "int32" if is_whole else "float32"
+
+
+def _is_whole(arg: Any) -> bool:
+    """Whether an argument holds integers: constants, tensors, or expressions without `X`."""
     if isinstance(arg, Expression):
-        return arg.map(replace)
-    return replace(arg) if is_replaced(arg) else arg
+        computes = arg.name in (*_WHOLE, "add", "subtract", "multiply", "negative", "abs", "clip")
+        return arg.name in _PLACED or (computes and all([_is_whole(part) for part in arg.args]))
+    if isinstance(arg, (bool, int, float, complex)):
+        return isinstance(arg, int) and not isinstance(arg, bool)
+    return not hasattr(arg, "dtype") or kind(dtype_name(arg)) == 1
+
+
+_COUNTS = ("int32", "int64", "uint32", "uint64")
+
+
+def _map(arg: Any, replace: Callable[[Any], Any], functions: bool) -> Any:
+    if isinstance(arg, Expression):
+        return arg.map(replace, functions)
+    is_function = functions and callable(arg) and not is_tensor(arg)
+    return replace(arg) if is_replaced(arg) or is_function else arg
 
 
 def _part_code(arg: Any) -> str:
@@ -533,18 +672,3 @@ def _part_code(arg: Any) -> str:
         code = to_code(arg)
         return f"({code})" if code.startswith("-") else code  # -2 ** X is -(2 ** X)
     return f"({arg!r})" if arg.name in _INFIX or arg.name == "negative" else repr(arg)
-
-
-def _integer_comparison(name: str, number: float, low: int, high: int) -> int | bool:
-    """The integer to compare with instead of `number`, or the answer if all integers share it."""
-    if math.isnan(number):
-        return name == "not_equal"
-    above, below = number > high, number < low
-    if name in ("equal", "not_equal"):
-        if above or below or number != math.floor(number):
-            return name == "not_equal"
-        return int(number)
-    upward = name in ("greater", "greater_equal")
-    if above or below:
-        return upward == below
-    return math.floor(number) if name in ("greater", "less_equal") else math.ceil(number)

@@ -13,8 +13,9 @@ from kedit._language.constants import (
     to_code,
     to_key,
 )
-from kedit._language.expression import Expression
+from kedit._language.expression import Expression, per_sample
 from kedit._language.index import Index
+from kedit._language.items import Each
 from kedit._language.types import Coordinates
 from kedit.errors import CoordinateError
 
@@ -78,6 +79,7 @@ class Selection:
         """
         if self.coordinates == "sample":
             return
+        self.check_positions(self.condition, rank)
         if not self.index.names_first_axis(rank):
             return
         rest = Index(self.index.items[1:] or (...,))
@@ -90,9 +92,24 @@ class Selection:
             "first axis of a sample."
         )
 
+    def check_positions(self, value: Any, rank: int | None = None) -> None:
+        """Raise if a condition or an operand depends on the number of the row in the batch."""
+        if self.coordinates == "sample" or not isinstance(value, Expression):
+            return
+        for part in value.parts("position"):
+            axis = part.args[0]
+            if axis in (0, -(rank or 0)):
+                raise CoordinateError(
+                    "An edit in a layer, a loss or a data pipeline should not depend on the number "
+                    f"of a row in the batch, which is arbitrary there. Received: `{part!r}` in an "
+                    f"edit by `at`. Count inside one sample: `sample.where({part!r} > 0)`."
+                )
+
 
 def freeze_operand(value: Any) -> Any:
     """Return an expression, placeholder or function as it is, anything else as a constant."""
+    if isinstance(value, Each):
+        return Expression("each", per_sample(value))
     keep = isinstance(value, (Expression, Placeholder)) or callable(value)
     return value if keep else freeze(value)
 
@@ -110,7 +127,7 @@ def stand_in(value: Any, replace: Callable[[Any], Any]) -> Any:
     """`value` with `replace` applied to every tensor in it, or to `value` if it is a function."""
     if not leaves_in(value):
         return value
-    return value.map(replace) if isinstance(value, Expression) else replace(value)
+    return value.map(replace, True) if isinstance(value, Expression) else replace(value)
 
 
 def tensors_in(value: Any) -> list[Any]:

@@ -11,10 +11,10 @@ from kedit._language.expression import Expression
 from kedit._language.items import Traced, TracedSlot, is_mask
 from kedit._language.operations import OPERATIONS
 from kedit._language.selection import Selection
-from kedit._language.types import Casting, Mode, Shape
+from kedit._language.types import Casting, Coordinates, Mode, Shape
 from kedit._plan.bind import BindOptions, bind
 from kedit._plan.layout import Layout
-from kedit.errors import DTypeError, OperandError, ShapeError
+from kedit.errors import DTypeError, OperandError, PositionError, ShapeError
 
 
 class Edit(Protocol):
@@ -174,6 +174,7 @@ def _check_operand(edit: Edit, bound: Bound, dtype: str) -> None:
             )
         for constant in operand.constants():
             _check_broadcast(constant, bound, edit.selection, "A constant of an expression")
+        _check_places(operand, bound, edit.selection)
         operand.check(promoted(edit, dtype))
     elif is_scalar(operand):
         check_values(operand, type(operand).__name__, dtype, edit.casting)
@@ -187,6 +188,7 @@ def _check_condition(selection: Selection, bound: Bound, dtype: str) -> None:
     if isinstance(condition, Expression):
         for constant in condition.constants():
             _check_broadcast(constant, bound, selection, "A constant of a condition")
+        _check_places(condition, bound, selection)
         condition.check(dtype)
     elif condition is not None and not callable(condition):
         if dtype_name(condition) != "bool":
@@ -196,6 +198,32 @@ def _check_condition(selection: Selection, bound: Bound, dtype: str) -> None:
                 "`.where(mask != 0)`."
             )
         _check_broadcast(condition, bound, selection, "A mask")
+
+
+def _check_places(expression: Expression, bound: Bound, selection: Selection) -> None:
+    """Raise for a `position` of an axis that there is not, and an `each` that does not fit."""
+    if not expression.is_placed:
+        return
+    rank = len(bound.layout.shape)
+    for part in expression.parts("position"):
+        axis_of_tensor(part.args[0], selection.coordinates, rank)
+    for part in expression.parts("each"):
+        if selection.coordinates != "sample":
+            raise OperandError(
+                "`each` gives numbers for each sample, so that the edit should be counted inside "
+                f"one. Received: `{part!r}` in `{selection!r}`. Write `sample[...]`."
+            )
+        shape, selected = shape_of(part.args[0]), bound.selected
+        spread = spread_over_sample(shape, len(selected))
+        fits = 0 < len(shape) <= len(selected)
+        if not fits or not all(
+            [n in (1, size) or None in (n, size) for n, size in zip(spread, selected, strict=True)]
+        ):
+            raise ShapeError(
+                "`each` in an expression should have the batch as its first axis, and its others "
+                f"should broadcast to the selection, {tuple(selected)}. Received: shape {shape} in "
+                f"`{selection!r}`."
+            )
 
 
 def _check_broadcast(
@@ -249,6 +277,23 @@ def call_function(function: Any, selected: Any, dtype: str) -> Any:
         ) from error
 
 
+def axis_of_tensor(axis: int, coordinates: Coordinates, rank: int) -> int:
+    """The axis of the tensor that `position(axis)` means."""
+    first = 1 if coordinates == "sample" else 0
+    number = axis + (rank if axis < 0 else first)
+    if first <= number < rank:
+        return number
+    raise PositionError(
+        f"`position` should name an axis from {first - rank} to {rank - first - 1}, as the edit "
+        f"counts them in a tensor of rank {rank}. Received: position({axis})."
+    )
+
+
+def spread_over_sample(shape: Shape, rank: int) -> Shape:
+    """Shape of numbers for each sample, so that they broadcast to a selection of `rank`."""
+    return (shape[0], *[1] * (rank - len(shape)), *shape[1:])
+
+
 def check_computed(values: Any, shape: Shape, dtype: str, casting: Casting) -> None:
     """Check that a function returned one value for each selected element, of their kind."""
     check_values(None, dtype_name(values), dtype, casting)
@@ -267,8 +312,14 @@ def check_computed_condition(chosen: Any, shape: Shape) -> None:
             "A condition should give booleans. Received: dtype "
             f"{dtype_name(chosen)!r}. Compare, as in `at.where(X > 0)`."
         )
-    if not _agree(shape_of(chosen), shape):
+    given = shape_of(chosen)
+    if len(given) > len(shape) or not all(
+        [
+            n in (None, 1, size) or size is None
+            for n, size in zip(given[::-1], shape[::-1], strict=False)
+        ]
+    ):
         raise ShapeError(
-            f"A condition should keep the shape of the selected elements, {shape}. Received: "
-            f"shape {shape_of(chosen)}."
+            "A condition should broadcast to the shape of the selected elements, "
+            f"{shape}. Received: shape {given}."
         )

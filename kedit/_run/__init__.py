@@ -9,11 +9,11 @@ from kedit._language.types import Shape
 from kedit._plan.check import Edit, check
 from kedit._plan.plan import signature
 from kedit._run import arrays, cast, foreign, tensors, tf_data
-from kedit._run.cast import constant
+from kedit._run.cast import constant, saturating
 from kedit._run.node import call_node, fill
 from kedit._run.tensors import carry_out, is_plain, known_shape
 
-__all__ = ["Edit", "apply", "apply_to_rows", "check", "constant", "fill"]
+__all__ = ["Edit", "apply", "apply_to_rows", "check", "constant", "fill", "saturating"]
 
 
 def apply(said: Any, x: Any, shape: Shape | None = None) -> Any:
@@ -56,6 +56,6 @@ def apply(said: Any, x: Any, shape: Shape | None = None) -> Any:
 def apply_to_rows(edit: Any, x: Any) -> Any:
     """Apply an edit to a batch, where it must mean the same for every row."""
     shape: Shape = (None, *tuple(x.shape)[1:])
-    edit.selection.check_rows(len(shape))
+    edit.check_rows(len(shape))
     check(edit, shape, cast.dtype_of(x))
     return apply(edit, x)

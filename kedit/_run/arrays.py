@@ -9,15 +9,17 @@ import numpy as np
 
 from kedit._language.constants import Array, as_array, is_array, stand_ins
 from kedit._language.dtypes import default_fill, saturate
-from kedit._language.expression import Expression, evaluate
+from kedit._language.evaluation import Elements, evaluate
+from kedit._language.expression import Expression
 from kedit._language.items import Block, Each, Positions
 from kedit._language.operations import OPERATIONS
 from kedit._language.types import Shape
 from kedit._plan.check import (
+    axis_of_tensor,
     call_function,
     check_computed,
     check_computed_condition,
-    is_computed,
+    spread_over_sample,
 )
 from kedit._plan.plan import Plan, given, keep, make, signature
 from kedit._run import ops
@@ -69,9 +71,17 @@ def _carry_out(plan: Plan, x: Any, leaves: Any) -> Any:
         result = np.array(x)
     target = np.moveaxis(result, 0, -1) if per_sample else result
 
-    def read() -> Any:
-        selected = target[index]
+    def read(among: Any = target) -> Any:
+        selected = among[index]
         return np.asarray(np.moveaxis(selected, -1, 0) if per_sample else selected)
+
+    def position(axis: int) -> Any:
+        axis = axis_of_tensor(axis, selection.coordinates, x.ndim)
+        here = np.arange(x.shape[axis]).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+        here = np.broadcast_to(here, x.shape)
+        if flat:
+            return read(np.append(here.ravel(), 0))
+        return read(np.moveaxis(here, 0, -1) if per_sample else here)
 
     if plan.operation.name == "get":
         if flat:
@@ -79,7 +89,7 @@ def _carry_out(plan: Plan, x: Any, leaves: Any) -> Any:
             target[-1] = fill
         return np.array(read())
     with np.errstate(all="ignore"):
-        values, chosen = _values(plan, read, leaves)
+        values, chosen = _values(plan, read, position, leaves)
         if per_sample:
             values = _batch_last(values, rank)
             chosen = None if chosen is None else _batch_last(chosen, rank)
@@ -149,19 +159,58 @@ def _batch_last(values: Any, rank: int) -> Any:
     return np.moveaxis(values, 0, -1) if values.ndim == rank else values[..., None]
 
 
-def _values(plan: Plan, read: Callable[[], Any], leaves: Any) -> tuple[Any, Any]:
+class _Selected(Elements):
+    """The selected elements, for which an expression is computed; see `kedit._run.values`."""
+
+    library = _Functions()
+
+    def __init__(self, plan: Plan, leaves: Any, position: Any, selected: Any, dtype: str) -> None:
+        self.plan, self.leaves, self.find = plan, leaves, position
+        self.x, self.dtype = selected, dtype
+
+    def compute(self, expression: Expression) -> Any:
+        """The value of an expression for each element, even if it has no `X`."""
+        return np.broadcast_to(evaluate(expression, self), self.x.shape)
+
+    def constant(self, value: Any, dtype: str, saturates: bool = False) -> Any:
+        return _constant(value, dtype, "unsafe" if saturates else "same_kind")
+
+    def position(self, axis: int) -> Any:
+        return self.find(axis)
+
+    def per_sample(self, numbers: Any, dtype: str, saturates: bool) -> Any:
+        found = self.constant(numbers, dtype, saturates)
+        return found.reshape(spread_over_sample(found.shape, self.x.ndim))
+
+    def call(self, function: Any, x: Any) -> Any:
+        function = given(function, self.leaves)
+        values = _array(call_function(function, x.copy(), self.dtype))
+        check_computed(values, x.shape, self.dtype, self.plan.casting)
+        return _constant(values, self.dtype, self.plan.casting)
+
+    def where(self, chosen: Any) -> "_Selected":
+        x = np.where(chosen, self.x, _safe_element(self.x, chosen))
+        return _Selected(self.plan, self.leaves, self.find, x, self.dtype)
+
+
+def _values(
+    plan: Plan, read: Callable[[], Any], position: Callable[[int], Any], leaves: Any
+) -> tuple[Any, Any]:
     """The operand in the dtype to compute with, and the condition, if there is one."""
     condition, operand = given(plan.condition, leaves), given(plan.operand, leaves)
     chosen = None
-    if condition is not None:
-        chosen = _condition(condition, read, plan.dtype)
+    if isinstance(condition, Expression):
+        chosen = _Selected(plan, leaves, position, read(), plan.dtype).compute(condition)
+    elif condition is not None:
+        chosen = _condition(condition, read)
     if not plan.computes:
         return _constant(operand, plan.wide, plan.casting), chosen
     selected = read()
     if chosen is not None:
         selected = np.where(chosen, selected, _safe_element(selected, chosen))
     if isinstance(operand, Expression):
-        values = _evaluate(operand, selected.astype(plan.wide), plan.wide)
+        of = _Selected(plan, leaves, position, selected.astype(plan.wide), plan.wide)
+        values = of.compute(operand)
     else:
         values = _array(call_function(operand, selected.copy(), plan.dtype))
         check_computed(values, selected.shape, plan.dtype, plan.casting)
@@ -169,22 +218,14 @@ def _values(plan: Plan, read: Callable[[], Any], leaves: Any) -> tuple[Any, Any]
     return _constant(values, dtype, plan.casting), chosen
 
 
-def _condition(condition: Any, read: Callable[[], Any], dtype: str) -> Any:
-    if not is_computed(condition):
+def _condition(condition: Any, read: Callable[[], Any]) -> Any:
+    """What a mask, or a function of the elements, chooses."""
+    if not callable(condition):
         return condition.array if isinstance(condition, Array) else np.asarray(condition)
     selected = read()
-    if isinstance(condition, Expression):
-        chosen = _evaluate(condition, selected, dtype)
-    else:
-        chosen = _array(condition(selected.copy()))  # a function may change its input
+    chosen = _array(condition(selected.copy()))  # a function may change its input
     check_computed_condition(chosen, selected.shape)
     return chosen
-
-
-def _evaluate(expression: Expression, selected: Any, dtype: str) -> Any:
-    """The value of an expression for each selected element, even if it has no `X`."""
-    value = evaluate(expression, selected, dtype, _Functions(), _constant)
-    return np.broadcast_to(value, selected.shape)
 
 
 def _safe_element(selected: Any, chosen: Any) -> Any:

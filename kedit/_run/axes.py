@@ -155,13 +155,18 @@ def read(layout: Layout, x: Tensor, *, unique: bool = False) -> Tensor:
     Computed positions are read as they come; those that do not exist return an
     arbitrary element.
     """
-    for axis, pick in enumerate(layout.picks):
+    return read_picks(layout.picks, x, unique=unique)
+
+
+def read_picks(picks: tuple[Any, ...], x: Tensor, *, unique: bool = False) -> Tensor:
+    """Read from `x`, of which each axis has a pick; see `read`."""
+    for axis, pick in enumerate(picks):
         if pick.size is None and _steps_back(pick):
             x = ops.flip(x, axis=axis)
-    slices = tuple([_slice(pick) for pick in layout.picks])
+    slices = tuple([_slice(pick) for pick in picks])
     if any([item != slice(None) for item in slices]):
         x = x[slices]
-    for axis, pick in enumerate(layout.picks):
+    for axis, pick in enumerate(picks):
         if pick.is_computed:
             x = pick.read(x, axis)
         elif pick.is_array and pick.count:
@@ -170,6 +175,34 @@ def read(layout: Layout, x: Tensor, *, unique: bool = False) -> Tensor:
         elif pick.size is not None and _steps_back(pick):
             x = ops.flip(x, axis=axis)
     return x
+
+
+def positions(layout: Layout, x: Tensor, axis: int) -> Tensor:
+    """Where each selected element is along an axis of `x`; broadcasts to the selection."""
+    number = layout.order.index(axis)
+    inner: tuple[int, ...] = ()  # the axes that vary faster in the merged one
+    if len(layout.picks) != len(layout.shape):
+        stop = layout.start + layout.merged
+        if layout.start <= number < stop:
+            inner, number = layout.order[number + 1 : stop], layout.start
+        elif number >= stop:
+            number -= layout.merged - 1
+    pick = layout.picks[number]
+    shape = sizes(x)
+    size = shape[axis]
+    if len(layout.picks) != len(layout.shape) and number == layout.start:
+        size = math.prod([shape[a] for a in layout.order[layout.start :][: layout.merged]])
+    check_countable(size)
+    here = ops.arange(size, dtype="int32")
+    if size is not shape[axis]:
+        stride, length = math.prod([shape[a] for a in inner]), shape[axis]
+        here = here // _at_least_one(stride) % _at_least_one(length)
+    picked = read_picks((pick,), here)
+    return from_picks(layout, along(picked, number, len(layout.picks)))
+
+
+def _at_least_one(size: Any) -> Any:
+    return max(size, 1) if isinstance(size, int) else ops.maximum(size, 1)
 
 
 def selected(layout: Layout, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 
 from kedit._language.compiler import called_when_traced, reads_bytecode
 from kedit._language.constants import Array, is_tensor
-from kedit._language.dtypes import integer_range, kind, saturate
+from kedit._language.dtypes import clipped, integer_range, kind, saturate
 from kedit._language.operations import OPERATIONS
 from kedit._language.types import Casting, Tensor
 from kedit._run import ops
@@ -106,6 +106,13 @@ def values(value: Any, dtype: str, casting: Casting) -> Tensor:
             return constant(value, dtype)  # floats hold all of these, and NumPy cannot be traced
         value = Array.of(saturate(value, dtype))
     return constant(value, dtype)
+
+
+def saturating(value: Any, dtype: str) -> Tensor:
+    """Like `constant`, where integers out of range become the nearest one."""
+    if isinstance(value, Array):
+        return constant(clipped(value, dtype), dtype)
+    return saturated(value, dtype) if is_tensor(value) else constant(value, dtype)
 
 
 def saturated(value: Tensor, dtype: str) -> Tensor:

@@ -79,7 +79,6 @@ BY_OPERATORS = frozenset(
         "logical_not",
         "logical_or",
         "matmul",
-        "mod",
         "multiply",
         "negative",
     ]
@@ -94,12 +93,14 @@ REPLACED = frozenset(
         "equal",
         "expand_dims",
         "floor",
+        "floor_divide",
         "isfinite",
         "isinf",
         "isnan",
         "maximum",
         "mean",
         "minimum",
+        "mod",
         "not_equal",
         "power",
         "reshape",
@@ -172,12 +173,6 @@ def divide(x1: Any, x2: Any) -> Any:
     return x1 / x2
 
 
-def mod(x1: Any, x2: Any) -> Any:
-    """`x1 % x2` of integers, with the sign of `x2`."""
-    x1, x2 = _as_tensors(x1, x2)
-    return x1 % x2
-
-
 def matmul(x1: Any, x2: Any) -> Any:
     """`x1 @ x2` in the dtype of `x1`: for bfloat16, NumPy returns float32."""
     product = x1 @ x2
@@ -247,6 +242,69 @@ def ceil(x: Any) -> Any:
 def sign(x: Any) -> Any:
     """-1, 0 or 1; NaN for NaN, for which PyTorch's own returns 0."""
     return _ops.where(_ops.isnan(x), x, x.sign()) if _is_torch(x) else _ops.keras_sign(x)
+
+
+def mod(x1: Any, x2: Any) -> Any:
+    """`x1 % x2`, also its zeros, with the sign of `x2`; 0 for integers if `x2` is 0.
+
+    Keras 3.15.1 returns a zero with the sign of `x1`. By zero, integers give -1 on JAX, and raise
+    on TensorFlow and PyTorch. Not reported. On PyTorch, floats give NaN if the quotient overflows.
+    """
+    is_safe = isinstance(x2, int) and x2 > 0
+    x1, x2 = _as_tensors(x1, x2)
+    if "int" in str(x1.dtype):
+        return x1 % (x2 if is_safe else _safe_divisor(x2))
+    rest = x1 % x2
+    moved = _ops.subtract(_ops.stop_gradient(rest), rest)  # 0.0, with a gradient
+    return _ops.where(_ops.equal(rest, 0), _ops.subtract(_zero_like(x2), moved), rest)
+
+
+def floor_divide(x1: Any, x2: Any) -> Any:
+    """`x1 // x2` of two tensors; 0 for integers if `x2` is 0.
+
+    Keras 3.15.1 on TensorFlow rounds the quotient of floats before it takes the floor, so that
+    `1.0 // 0.1` is 10. By zero, see `mod`. Not reported. NumPy computes floats from the remainder.
+    """
+    x1, x2 = _as_tensors(x1, x2)
+    if "int" in str(x1.dtype):
+        whole = x1 // _safe_divisor(x2)
+        if "uint" not in str(x1.dtype):
+            whole = _ops.where(_ops.equal(x2, -1), -x1, whole)
+        return _ops.where(_ops.equal(x2, 0), _ops.zeros_like(whole), whole)
+    if _is_torch(x1):
+        return _ops.stop_gradient(x1) // _ops.stop_gradient(x2)
+    dtype = x1.dtype
+    if "16" in str(dtype):
+        x1, x2 = [_ops.cast(x, "float32") for x in (x1, x2)]
+    x1, x2 = _ops.stop_gradient(x1), _ops.stop_gradient(x2)
+    rest, ratio = x1 % x2, _ops.divide(x1, x2)
+    exact = _ops.divide(_ops.subtract(x1, rest), x2)
+    whole = _ops.floor(exact)
+    whole = _ops.where(_ops.greater(_ops.subtract(exact, whole), 0.5), whole + 1, whole)
+    # By infinity: -1 if the signs differ. By zero: infinity or NaN.
+    beyond = _ops.where(_ops.isinf(rest), -_ops.ones_like(rest), _ops.zeros_like(rest))
+    is_beyond = _ops.logical_and(_ops.isinf(x2), _ops.isfinite(x1))
+    whole = _ops.where(is_beyond, beyond, whole)
+    whole = _ops.where(_ops.equal(x2, 0), ratio, whole)
+    whole = _ops.where(_ops.equal(whole, 0), _zero_like(ratio), whole)
+    return whole if whole.dtype == dtype else _ops.cast(whole, dtype)
+
+
+def _safe_divisor(x: Any) -> Any:
+    """Integers to divide by: 1 in place of 0 and -1, by which processors may refuse to divide."""
+    if isinstance(x, int):
+        return 1 if x in (0, -1) else x
+    unsafe = _ops.equal(x, 0)
+    if "uint" not in str(x.dtype):
+        unsafe = _ops.logical_or(unsafe, _ops.equal(x, -1))
+    return _ops.where(unsafe, _ops.ones_like(x), x)
+
+
+def _zero_like(x: Any) -> Any:
+    """A zero with the sign of each float."""
+    zero = _ops.zeros_like(x)
+    is_negative = _ops.logical_or(_ops.less(x, 0), _ops.less(_ops.divide(_ops.ones_like(x), x), 0))
+    return _ops.where(is_negative, -zero, zero)
 
 
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:

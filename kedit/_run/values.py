@@ -8,13 +8,21 @@ end in `_u` are for tensors along the unique positions of the picks.
 import math
 from typing import Any
 
-from kedit._language.constants import StandIn, shape_of
+from kedit._language.constants import FunctionStandIn, StandIn, shape_of
 from kedit._language.dtypes import integer_range, kind
-from kedit._language.expression import Expression, evaluate
+from kedit._language.evaluation import Elements, evaluate
+from kedit._language.expression import Expression
 from kedit._language.items import TracedSlot
 from kedit._language.operations import OPERATIONS, Operation
 from kedit._language.types import Tensor
-from kedit._plan.check import call_function, check_computed, check_computed_condition, is_computed
+from kedit._plan.check import (
+    axis_of_tensor,
+    call_function,
+    check_computed,
+    check_computed_condition,
+    is_computed,
+    spread_over_sample,
+)
 from kedit._plan.layout import Layout
 from kedit._plan.plan import Plan, given
 from kedit._run import axes, cast, duplicates, ops, positions
@@ -54,7 +62,8 @@ def _chosen(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor | None
     if is_computed(condition):
         selected = axes.selected(layout, x)
         if isinstance(condition, Expression):
-            met = _evaluate(condition, selected, plan.dtype, leaves)
+            of = _Selected(plan, layout, x, leaves, selected, plan.dtype)
+            met = of.compute(condition)
         else:
             met = condition(ops.copy(selected))  # a function may change its input
         check_computed_condition(met, tuple(selected.shape))
@@ -70,28 +79,68 @@ def _chosen(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor | None
     return _and(chosen, axes.along(mask, layout.mask_dim, len(layout.result)))
 
 
-def _evaluate(
-    expression: Expression, selected: Tensor, dtype: str, leaves: Any, chosen: Any = None
-) -> Tensor:
-    """The value of an expression for each selected element, even if it has no `X`.
+class _Selected(Elements):
+    """The selected elements, for which an expression is computed.
 
     Args:
-        expression: The expression.
+        plan: The plan of the edit.
+        layout: Where its index lands.
+        source: The tensor.
+        leaves: The tensors and functions of the edit.
         selected: The selected elements.
         dtype: Dtype to compute in.
-        leaves: The tensors and functions of the edit.
-        chosen: Which elements are chosen: at others, a tensor in it is replaced by a safe value.
-            None: no tensor is replaced.
+        chosen: Which elements are chosen: at others, a tensor in an expression is replaced by a
+            safe value. Defaults to None: no tensor is replaced.
     """
 
-    def constant(value: Any, dtype: str) -> Tensor:
-        if chosen is not None and isinstance(value, StandIn):
-            return _safe_constant(leaves[value.number], chosen, dtype)
-        return cast.constant(given(value, leaves), dtype)
+    library = ops
 
-    value = evaluate(expression, selected, dtype, ops, constant)
-    same = tuple(value.shape) == tuple(selected.shape)
-    return value if same else ops.broadcast_to(value, axes.sizes(selected))
+    def __init__(
+        self,
+        plan: Plan,
+        layout: Layout,
+        source: Tensor,
+        leaves: Any,
+        selected: Tensor,
+        dtype: str,
+        chosen: Any = None,
+    ) -> None:
+        self.plan, self.layout, self.source, self.leaves = plan, layout, source, leaves
+        self.x, self.dtype, self.chosen = selected, dtype, chosen
+
+    def compute(self, expression: Expression) -> Tensor:
+        """The value of an expression for each element, even if it has no `X`."""
+        value = evaluate(expression, self)
+        same = tuple(value.shape) == tuple(self.x.shape)
+        return value if same else ops.broadcast_to(value, axes.sizes(self.x))
+
+    def constant(self, value: Any, dtype: str, saturates: bool = False) -> Tensor:
+        if self.chosen is not None and isinstance(value, StandIn):
+            return _safe_constant(self.leaves[value.number], self.chosen, dtype)
+        value = given(value, self.leaves)
+        return cast.saturating(value, dtype) if saturates else cast.constant(value, dtype)
+
+    def position(self, axis: int) -> Tensor:
+        coordinates = self.plan.edit.selection.coordinates
+        axis = axis_of_tensor(axis, coordinates, len(self.layout.shape))
+        return axes.positions(self.layout, self.source, axis)
+
+    def per_sample(self, numbers: Any, dtype: str, saturates: bool) -> Tensor:
+        numbers = given(numbers, self.leaves)
+        found = cast.saturating(numbers, dtype) if saturates else cast.constant(numbers, dtype)
+        return ops.reshape(found, spread_over_sample(axes.sizes(found), len(self.layout.result)))
+
+    def call(self, function: Any, x: Tensor) -> Tensor:
+        values = call_function(given(function, self.leaves), ops.copy(x), self.dtype)
+        check_computed(values, tuple(x.shape), self.dtype, self.plan.casting)
+        return cast.values(values, self.dtype, self.plan.casting)
+
+    def where(self, chosen: Tensor) -> "_Selected":
+        calls = any([isinstance(leaf, FunctionStandIn) for leaf in self.plan.operand.leaves])
+        safe = _safe_element(self.x, chosen) if calls else cast.constant(1, self.dtype)
+        given = (self.plan, self.layout, self.source, self.leaves)
+        x = ops.where(chosen, self.x, safe)
+        return _Selected(*given, x, self.dtype, _and(self.chosen, chosen))
 
 
 def _mask(layout: Layout, leaves: Any) -> Tensor:
@@ -134,7 +183,8 @@ def _values(plan: Plan, layout: Layout, x: Tensor, leaves: Any, chosen: Tensor |
     if chosen is not None:
         selected = ops.where(chosen, selected, _safe_element(selected, chosen))
     if isinstance(operand, Expression):
-        values = _evaluate(operand, ops.cast(selected, wide), wide, leaves, chosen)
+        of = _Selected(plan, layout, x, leaves, ops.cast(selected, wide), wide, chosen)
+        values = of.compute(operand)
         return cast.saturated(values, plan.dtype) if plan.operation.writes else values
     values = call_function(operand, ops.copy(selected), plan.dtype)
     check_computed(values, tuple(selected.shape), plan.dtype, plan.casting)

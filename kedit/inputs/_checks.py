@@ -10,7 +10,7 @@ def check_edit(what: str, edit: Any) -> None:
     """Raise if `edit` cannot edit batches; `what` names its receiver in the message."""
     check_is_edit(what, edit, "sample[2].set(0.0)")
     for part in edit.edits:
-        part.selection.check_rows()
+        part.check_rows()
         if part.op == "get" or part.tensors():
             raise OperandError(
                 f"{what} should be given edits by numbers, arrays and expressions. Received: "

@@ -89,14 +89,14 @@ class InputEditing(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         def edit_leaf(number: int, edit: Edit, x: Any) -> Any:
             shape = self._shapes.get(number, (None, *tuple(x.shape)[1:]))
-            edit.selection.check_rows(len(shape))
+            edit.check_rows(len(shape))
             return _run.apply(edit, x, shape)
 
         return self._edited(inputs, edit_leaf)
 
     def compute_output_spec(self, inputs: Any) -> Any:
         def check_leaf(number: int, edit: Edit, x: Any) -> Any:
-            edit.selection.check_rows(len(x.shape))
+            edit.check_rows(len(x.shape))
             _run.check(edit, tuple(x.shape), keras.backend.standardize_dtype(x.dtype))
             # An axis that the model was built without a size for stays unknown, even where the
             # backend knows its size.

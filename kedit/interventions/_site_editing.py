@@ -84,7 +84,7 @@ class SiteEditing(Editing):
             stand_ins = part.map(
                 lambda leaf: 1 if isinstance(leaf, RunOperand | Trainable) else leaf
             )
-            part.selection.check_rows(len(shape))
+            part.check_rows(len(shape))
             if not part.placeholders():
                 _run.check(stand_ins, shape, self.site_dtype)
             for held in part.placeholders():

@@ -118,7 +118,7 @@ class Editing(keras.layers.Layer):
                     "A layer should be given an edit of one whole tensor. Received: "
                     f"`{part!r}`. Drop `.get()` or `.on(...)`."
                 )
-            part.selection.check_rows()
+            part.check_rows()
             if any([isinstance(tensor, keras.KerasTensor) for tensor in part.tensors()]):
                 raise OperandError(
                     "A layer should be given an edit by numbers, arrays and tensors that have "
@@ -164,7 +164,7 @@ class Editing(keras.layers.Layer):
         learned: list[Any] = []
         made: dict[Any, tuple[Any, Any]] = {}  # by name, or by the identity of the Trainable
         for edit, (plain, trainables) in zip(self.edit.edits, self._plain, strict=True):
-            edit.selection.check_rows(len(input_shape))
+            edit.check_rows(len(input_shape))
             if trainables:
                 _gradient.check_can_learn(edit, self.gradient)
                 stand_in = _run.fill(plain, [1] * len(trainables))

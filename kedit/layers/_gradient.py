@@ -9,10 +9,12 @@ from kedit import _run
 from kedit._edit import Edit, choice_of, condition_of
 from kedit._language.constants import Placeholder
 from kedit._language.dtypes import kind
-from kedit._language.expression import Expression, evaluate
+from kedit._language.evaluation import Elements, evaluate
+from kedit._language.expression import Expression
 from kedit._language.selection import Selection, placeholders_in
 from kedit._language.trainable import Trainable
 from kedit._language.types import Gradient, Shape, Tensor
+from kedit._plan.check import axis_of_tensor, spread_over_sample
 from kedit._run import ops
 from kedit.errors import DTypeError, OperandError
 
@@ -111,7 +113,8 @@ def _with_surrogate(edit: Edit, x: Tensor, shape: Shape, dtype: str, temperature
         other = _run.apply(read, _run.apply(otherwise, ops.stop_gradient(x), shape), shape)
     change = ops.stop_gradient(ops.subtract(new, other))
     change = ops.where(ops.isfinite(change), change, ops.zeros_like(change))
-    _, slope = _surrogate(condition, old, dtype, temperature)
+    of = _Elements(old, dtype, x, lambda numbers: _run.apply(read, numbers, shape), selection)
+    _, slope = _surrogate(condition, of, temperature)
     # 0.0 for either sign of the change, so that subtracting it also leaves -0.0 unchanged.
     falling = ops.where(change >= 0, _falling(slope), _falling(ops.negative(slope)))
     nothing = ops.multiply(ops.abs(change), falling)
@@ -119,14 +122,58 @@ def _with_surrogate(edit: Edit, x: Tensor, shape: Shape, dtype: str, temperature
     return _run.apply(write, y, shape)
 
 
-def _surrogate(condition: Any, x: Tensor, dtype: str, temperature: float) -> tuple[Tensor, Tensor]:
+class _Elements(Elements):
+    """The elements that an edit selects, read from its tensor.
+
+    Args:
+        x: The elements.
+        dtype: Name of their dtype.
+        source: The tensor.
+        read: Reads the same elements from another tensor of its shape.
+        selection: The selection.
+    """
+
+    library = ops
+
+    def __init__(
+        self, x: Tensor, dtype: str, source: Tensor, read: Any, selection: Selection
+    ) -> None:
+        self.x, self.dtype, self.source, self.read, self.selection = (
+            x,
+            dtype,
+            source,
+            read,
+            selection,
+        )
+
+    def constant(self, value: Any, dtype: str, saturates: bool = False) -> Tensor:
+        return (_run.saturating if saturates else _run.constant)(value, dtype)
+
+    def position(self, axis: int) -> Tensor:
+        shape = ops.shape(self.source)
+        axis = axis_of_tensor(axis, self.selection.coordinates, len(shape))
+        places = [-1 if other == axis else 1 for other in range(len(shape))]
+        here = ops.reshape(ops.arange(shape[axis], dtype="int32"), places)
+        return self.read(ops.broadcast_to(here, shape))
+
+    def per_sample(self, numbers: Any, dtype: str, saturates: bool) -> Tensor:
+        found = self.constant(numbers, dtype, saturates)
+        return ops.reshape(found, spread_over_sample(ops.shape(found), len(self.x.shape)))
+
+    def call(self, function: Any, x: Tensor) -> Tensor:
+        return function(ops.copy(x))
+
+
+def _surrogate(condition: Any, of: _Elements, temperature: float) -> tuple[Tensor, Tensor]:
     """Return a condition as 0 and 1, and 0 with the gradient of its surrogate.
 
     Conditions combine as numbers: `a & b` is `a * b`, and `a | b` is `a + b - a * b`.
     """
+    x, dtype = of.x, of.dtype
     one, zero = _run.constant(1, dtype), _run.constant(0, dtype)
     exists = ops.isfinite(x)
-    safe = ops.where(exists, x, ops.ones_like(x))
+    finite_x = ops.where(exists, x, ops.ones_like(x))
+    safe = _Elements(finite_x, dtype, of.source, of.read, of.selection)
 
     def both(part: Any) -> tuple[Tensor, Tensor]:
         if not isinstance(part, Expression):
@@ -140,15 +187,13 @@ def _surrogate(condition: Any, x: Tensor, dtype: str, temperature: float) -> tup
                 return left * right, right * left_slope + left * right_slope
             joined = left + right - left * right
             return joined, (one - right) * left_slope + (one - left) * right_slope
-        hard = evaluate(part, x, dtype, ops, _run.constant)
+        hard = evaluate(part, of)
         value = ops.cast(hard, dtype)
         return value, _slope(part) if part.name in _ORDERED else zero
 
     def _slope(part: Expression) -> Tensor:
         left, right = [
-            evaluate(arg, safe, dtype, ops, _run.constant)
-            if isinstance(arg, Expression)
-            else _run.constant(arg, dtype)
+            evaluate(arg, safe) if isinstance(arg, Expression) else _run.constant(arg, dtype)
             for arg in part.args
         ]
         above = left - right if part.name in _GREATER else right - left

@@ -35,7 +35,7 @@ def edit_of(selection: Any, values: Any, path: str | None) -> Edit:
             f"{selection!r} of type {type(selection).__name__}. Write `sample[3]` or "
             "`sample[...].where(X > 0.0)`."
         )
-    edit.selection.check_rows()
+    edit.check_rows()
     return edit.on(path)
 
 
