@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kedit import EditSequence, Trainable, X, at, sample
+from kedit import EditSequence, Trainable, X, at, draft, sample
 from kedit.errors import EditError, OperandError
 from kedit.interventions import ablation_study, patching_study, sites
 from kedit.studies import Counterfactual, ablate, sweep
@@ -179,6 +179,8 @@ def test_one_array_of_a_batch():
         (at[0].set(1.0).on("a") | at[0].set(1.0), {"a": X34}, "edits of one array"),
         (at[0].set(Trainable(1.0)), X34, "Trainable"),
         (at[9].set(1.0), X34, "Received"),
+        (at[0].set(1.0), draft(X34), "Write `d.value`"),
+        (at[0].set(1.0), np.array(["a", "b"]), "Received"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -12,7 +12,7 @@ import numpy as np
 
 from kedit._run import ops
 from kedit._show.code import shortened
-from kedit.errors import OperandError
+from kedit.errors import EditError, OperandError
 
 _PANELS, _MOST_SLICES, _LONGEST = 3, 3, 70
 _UP, _DOWN = "tab:red", "tab:blue"  # the ends of the colour map of changes
@@ -52,12 +52,14 @@ def values_of(x: Any) -> Any:
         if isinstance(x, keras.KerasTensor):
             raise TypeError
         found = np.asarray(ops.convert_to_numpy(x) if is_tensor else x)
+    except EditError:  # of a draft, for example, which says what to write
+        raise
     except Exception as error:  # in a compiled function, each framework raises its own kind
         raise OperandError(
             f"`x` should be a tensor that has values, to be drawn. Received: {x!r}. Write "
             "`edit.plot(np.ones((2, 3)))`, outside of models and compiled functions."
         ) from error
-    return found if found.dtype.kind in "biufc" else found.astype("float32")  # bfloat16
+    return found.astype("float32") if found.dtype.kind == "V" else found  # bfloat16
 
 
 def draw_change(before: Any, after: Any, title: str, ax: Any = None) -> Any:
