@@ -1,6 +1,6 @@
 """`Edit` and `EditSequence`: edits as values. `kedit._run` applies them to tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from inspect import isclass
 from typing import Any, ClassVar, NoReturn
@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NoReturn
 import keras
 
 from kedit import _run
-from kedit._language.batch import PARTS, STRUCTURES, Part, edit_batch, is_batch
+from kedit._language.batch import PARTS, STRUCTURES, Part, edit_batch, is_batch, leaf_at
 from kedit._language.compiler import as_number, called_when_traced, reads_bytecode
 from kedit._language.constants import (
     Frozen,
@@ -47,6 +47,8 @@ from kedit._language.trainable import Names, describe, described, same_weights, 
 from kedit._language.types import Casting, Mode
 from kedit._plan.bounds import RULES
 from kedit._plan.plan import Plan, keep, make
+from kedit._show import html, plots
+from kedit._show.words import in_words
 from kedit.errors import CoordinateError, OperandError, SavingError
 
 CASTINGS = ("same_kind", "unsafe")
@@ -249,6 +251,41 @@ class Edit:
         where = [repr(self.path)] if self.path is not None else []
         where += [f"part={self.part!r}"] if self.part != "x" else []
         return f"{code}.on({', '.join(where)})"
+
+    def plot(self, x: Any, ax: Any = None) -> Any:
+        """Draw a tensor before and after the edit, and what changed.
+
+        A tensor with one axis is drawn as a line, one with two axes as an image. With
+        more axes, up to three slices along the last two axes are drawn: the first ones
+        that change. Complex numbers are drawn by their absolute value. An element counts
+        as changed if its value differs: -0.0 equals 0.0, and a NaN that stays NaN is no
+        change. NaN and infinity get a color and a marker of their own.
+
+        Args:
+            x: Tensor, array, list or number; with `on(path)`, data that has that path.
+                It is left unchanged.
+            ax: Three matplotlib axes to draw on, or three for each slice. Defaults to
+                None: new axes.
+
+        Returns:
+            Array of the axes: before, after and changed, for each slice.
+
+        Raises:
+            kedit.errors.OperandError: If the edit is a `get`, or `x` has no values or
+                is a batch.
+            kedit.errors.EditError: If the edit does not fit.
+            ImportError: If matplotlib is not installed.
+
+        Example:
+        >>> before, after, changed = kedit.at[0, 2].set(100.0).plot(np.zeros((2, 3)))
+        >>> changed.get_title()
+        'changed: 1 of 6'
+        """
+        return _plot(self, x, ax)
+
+    def _repr_html_(self) -> str:
+        """The edit in a notebook: its code, and what it does in words."""
+        return html.described(repr(self), in_words(self, choice_of(self)))
 
     def __reduce__(self) -> Any:
         return (Edit, tuple(getattr(self, field.name) for field in fields(self) if field.init))
@@ -536,6 +573,19 @@ class EditSequence(Frozen):
         codes = [edit._code(names) for edit in self.edits]
         return " | ".join(codes) if len(codes) > 1 else f"EditSequence({', '.join(codes)})"
 
+    def plot(self, x: Any, ax: Any = None) -> Any:
+        """Draw a tensor before the first edit and after the last one; see `Edit.plot`.
+
+        Raises:
+            kedit.errors.OperandError: As for `Edit.plot`, or if the edits are on
+                different arrays.
+        """
+        return _plot(self, x, ax)
+
+    def _repr_html_(self) -> str:
+        """The edits in a notebook, in the order in which they are applied."""
+        return html.ordered([edit._repr_html_() for edit in self.edits])
+
     def __reduce__(self) -> Any:
         return (EditSequence, self.edits)
 
@@ -597,6 +647,32 @@ def condition_of(edit: Edit) -> Any:
     """The condition that narrows an edit, or by which it chooses."""
     choice = choice_of(edit)
     return edit.selection.condition if choice is None else choice.args[0]
+
+
+def _plot(edits: Edit | EditSequence, x: Any, ax: Any) -> Any:
+    """See `Edit.plot`."""
+    places = {(edit.path, edit.part) for edit in edits.edits} or {(None, "x")}
+    if any([edit.op == "get" for edit in edits.edits]):
+        raise OperandError(
+            "A plot should be given an edit that changes elements. Received: "
+            f"`{edits!r}`, which reads them. Read them from a tensor: `at(x)[...].get()`."
+        )
+    if len(places) > 1:
+        raise OperandError(
+            "A plot should be given edits of one array. Received: edits of "
+            f"{sorted([path or part for path, part in places])}. Plot them one by one: "
+            "`edits.edits[0].plot(x)`."
+        )
+    ((path, part),) = places
+    if path is None and part == "x" and isinstance(x, STRUCTURES) and is_batch(x):
+        is_named = isinstance(x, Mapping) and len(x) > 0
+        fix = f"edit.on({str(next(iter(x)))!r}).plot(x)" if is_named else "edit.plot(x[0])"
+        raise OperandError(
+            f"`x` should be one array. Received: a {type(x).__name__} of arrays. Write `{fix}`."
+        )
+    before = plots.values_of(leaf_at(x, path, part))
+    after = plots.values_of(leaf_at(edits(x), path, part))
+    return plots.draw_change(before, after, repr(edits), ax)
 
 
 def joined(edit: Any, other: Any) -> NoReturn:

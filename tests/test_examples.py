@@ -184,6 +184,12 @@ def test_padding_masks(tmp_path):
     assert picture.stat().st_size > 10_000
 
 
+def test_look_at_an_edit(tmp_path):
+    picture = tmp_path / "picture.png"
+    assert load("look_at_an_edit").main(picture) == [17, 137, 8]
+    assert picture.stat().st_size > 10_000
+
+
 def test_kv_cache(tmp_path):
     picture = tmp_path / "picture.png"
     assert max(load("kv_cache").main(picture)) < 1e-5

@@ -96,6 +96,15 @@ class Target:
         """Whether bounds are given instead of a target."""
         return self.lower is not None or self.upper is not None
 
+    def arguments(self) -> dict[str, Any]:
+        """Index, target and bounds, from which an equal target can be made."""
+        return {
+            "index": self.selection,
+            "target": self.target,
+            "lower": self.lower,
+            "upper": self.upper,
+        }
+
     def get_config(self) -> dict[str, Any]:
         """Index, target and bounds as data for JSON."""
         return {

@@ -51,6 +51,18 @@ def edit_batch(edit: Callable[[Any], Any], batch: Any, path: str | None, part: P
     return (*batch[:number], _edit_leaf(edit, batch[number], path), *batch[number + 1 :])
 
 
+def leaf_at(batch: Any, path: str | None, part: Part) -> Any:
+    """Return the leaf of a batch that an edit on `path` and `part` changes."""
+    found: list[Any] = []
+
+    def look_at(leaf: Any) -> Any:
+        found.append(leaf)
+        return leaf
+
+    edit_batch(look_at, batch, path, part)
+    return found[0]
+
+
 def _edit_leaf(edit: Callable[[Any], Any], value: Any, path: str | None) -> Any:
     if path is None:
         if is_batch(value):

@@ -89,6 +89,9 @@ class Each:
 
     positions: Item
 
+    def __repr__(self) -> str:
+        return item_code(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -96,6 +99,9 @@ class Block:
 
     start: Item
     size: int
+
+    def __repr__(self) -> str:
+        return item_code(self)
 
 
 def each(positions: Any) -> Each:

@@ -7,6 +7,7 @@ import keras
 
 from kedit._language.decoding import loading
 from kedit._run import ops
+from kedit._show.code import created
 from kedit.errors import OperandError
 
 
@@ -32,6 +33,9 @@ class GuideCallback(keras.callbacks.Callback):
             )
         self.guide = guide
         self._logged = logged
+
+    def __repr__(self) -> str:
+        return created(self, guide=self.guide if isinstance(self.guide, str) else self.guide.name)
 
     def owner(self) -> Any:
         """Return the guide, with its weights up to date if the first batch has built it."""

@@ -10,6 +10,7 @@ from kedit._language.decoding import check_fields, loading
 from kedit._language.operations import OPERATIONS
 from kedit._language.types import Tensor
 from kedit._run import ops
+from kedit._show.code import created
 from kedit.errors import OperandError
 
 _REPEATABLE = tuple([row.name for row in OPERATIONS.values() if row.repeats])
@@ -66,6 +67,9 @@ class EditConstraint(keras.constraints.Constraint):
                     "elements at 0, write `.set(0.0)`."
                 )
         self.edit = edit
+
+    def __repr__(self) -> str:
+        return created(self)
 
     def __call__(self, w: Tensor) -> Tensor:
         w = ops.convert_to_tensor(w)

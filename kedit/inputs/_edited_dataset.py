@@ -10,6 +10,7 @@ from kedit import _run
 from kedit._edit import Edit, EditSequence
 from kedit._language.batch import edit_batch
 from kedit._language.constants import is_tensor
+from kedit._show.code import created
 from kedit.errors import CoordinateError, OperandError
 from kedit.inputs._checks import check_edit
 from kedit.inputs._random_edit import RandomEdit
@@ -83,6 +84,9 @@ class EditedDataset(keras.utils.PyDataset):
         self.dataset = dataset
         self.edit: Any = edit
         self._epoch = 0
+
+    def __repr__(self) -> str:
+        return created(self)
 
     @property
     def num_batches(self) -> int | None:

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from kedit._show import html
+from kedit._show.code import outline
+from kedit._show.plots import axes
 from kedit.errors import OperandError
 from kedit.interventions._capture import capture
 from kedit.interventions._points import activations, gated, gates_of, measured, predict_points
-from kedit.studies._plots import axes
 from kedit.studies._predict import arrays
 
 
@@ -45,6 +47,17 @@ class AblationStudy:
                 f"Received: shape {groups.shape}."
             )
         return np.stack([self.effects[:, groups == g].mean(axis=1) for g in np.unique(groups)])
+
+    def __repr__(self) -> str:
+        return outline(self)
+
+    def _repr_html_(self) -> str:
+        """The effects in a notebook, with a row for each unit, the largest first."""
+        means = self.effects.mean(axis=1)
+        order = np.argsort(-np.abs(means), kind="stable")
+        rows = [(self.units[number], means[number]) for number in order]
+        title = f"Metric lost by ablation, mean of {len(self.before)} samples; largest first"
+        return html.table(title, ("unit", "mean effect"), rows)
 
     def plot(self, groups: Any = None, ax: Any = None) -> Any:
         """Draw the mean effect of each unit, for each group of samples.

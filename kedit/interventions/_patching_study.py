@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from kedit._show import html
+from kedit._show.code import outline
+from kedit._show.plots import axes
 from kedit.errors import ShapeError
 from kedit.interventions._operands import OtherRun
 from kedit.interventions._points import activations, gated, gates_of, measured, predict_points
-from kedit.studies._plots import axes
 from kedit.studies._predict import arrays, selected
 
 
@@ -42,6 +44,15 @@ class PatchingStudy:
         """
         before, after = np.mean(self.corrupted), np.mean(self.clean)
         return (self.values.mean(axis=2) - before) / (after - before)
+
+    def __repr__(self) -> str:
+        return outline(self)
+
+    def _repr_html_(self) -> str:
+        """The recovered fractions in a notebook: a row for each site, a column for a position."""
+        rows = [(site, *row) for site, row in zip(self.sites, self.recovered, strict=True)]
+        title = "Part of the difference recovered, by site and position"
+        return html.table(title, ("site", *self.positions), rows)
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the recovered fractions as a map of sites and positions.

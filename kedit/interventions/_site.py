@@ -11,6 +11,7 @@ import keras
 from kedit._addresses import addresses
 from kedit._edit import check_one_of
 from kedit._language.decoding import check_fields, check_same, loading
+from kedit._show.code import created
 from kedit.errors import OperandError, PositionError
 
 _WHERE = ("output", "input")
@@ -55,6 +56,9 @@ class Site:
                 "`leaf` should be an int or a str, and `call` an int from 0 on, or None. Received: "
                 f"leaf={self.leaf!r}, call={self.call!r}."
             )
+
+    def __repr__(self) -> str:
+        return created(self, "site", is_found=False)
 
     def __str__(self) -> str:
         """Return the pattern and what differs from the defaults: `dense:input:1#0`."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from kedit._addresses import addresses
 from kedit._run import ops
+from kedit._show import html
 from kedit.errors import OperandError
 from kedit.interventions._hooks import intercepted
 from kedit.weights._weight_chains import EditsWeights
@@ -39,15 +40,23 @@ class Sites(tuple[SiteInfo, ...]):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        rows: list[tuple[str, ...]] = [("address", "layer", "name", "input", "output", "calls")]
-        for info in self:
-            name = "" if info.name == info.address else info.name
-            shapes = [_text(info.input), _text(info.output)]
-            calls = "?" if info.calls is None else str(info.calls)
-            rows.append((info.address, info.layer, name, *shapes, calls))
+        rows = [SiteInfo._fields, *map(_cells, self)]
         widths = [max([len(row[column]) for row in rows]) for column in range(6)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The table in a notebook."""
+        count = f"{len(self)} layer{'s' * (len(self) != 1)} that can be edited"
+        return html.table(count, SiteInfo._fields, [*map(_cells, self)])
+
+
+def _cells(info: SiteInfo) -> tuple[str, ...]:
+    """Return the row of a layer in the table."""
+    name = "" if info.name == info.address else info.name
+    shapes = [_text(info.input), _text(info.output)]
+    calls = "?" if info.calls is None else str(info.calls)
+    return (info.address, info.layer, name, *shapes, calls)
 
 
 def sites(model: keras.Model, inputs: Any = None) -> Sites:

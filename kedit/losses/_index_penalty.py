@@ -9,6 +9,7 @@ from kedit._guide.reduction import by_row, reduced
 from kedit._guide.target import Chosen, Target, mask_of, wide
 from kedit._language.types import Kind, Tensor
 from kedit._run import ops
+from kedit._show.code import created
 from kedit.errors import OperandError
 from kedit.losses._base import added, as_loss, serialized
 from kedit.losses._masked_loss import MaskedLoss
@@ -151,6 +152,10 @@ class IndexPenalty(keras.losses.Loss):
             self._base = MaskedLoss(
                 self._base, tuple(ignore), reduction=self._base.reduction, dtype=self._base.dtype
             )
+
+    def __repr__(self) -> str:
+        dtype = None if self.dtype == wide(keras.config.floatx()) else self.dtype
+        return created(self, **self.wanted.arguments(), dtype=dtype)
 
     def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> Tensor:
         """Return the reduced penalty plus the reduced base loss."""

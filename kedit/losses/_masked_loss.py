@@ -24,6 +24,7 @@ from kedit._language.decoding import check_keys, check_same, loading
 from kedit._language.selection import Selection
 from kedit._language.types import Normalizer, Tensor
 from kedit._run import ops
+from kedit._show.code import created
 from kedit.errors import OperandError, ShapeError
 from kedit.losses._base import FunctionLoss, as_loss, serialized
 
@@ -129,6 +130,10 @@ class MaskedLoss(keras.losses.Loss):
         several = isinstance(ignore, tuple) or (isinstance(ignore, list) and _are_numbers(ignore))
         self._ignored = [_ignored(one) for one in (ignore if several else (ignore,))]
         self.normalizer = normalizer
+
+    def __repr__(self) -> str:
+        dtype = None if self.dtype == wide(keras.config.floatx()) else self.dtype
+        return created(self, dtype=dtype)
 
     def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> Tensor:
         """Return the reduced loss."""

@@ -7,6 +7,7 @@ import keras
 
 from kedit._language.types import Tensor
 from kedit._run import ops
+from kedit._show.code import created
 from kedit.errors import OperandError
 from kedit.losses._base import added, as_loss, serialized
 
@@ -72,6 +73,11 @@ class WeightedSum(keras.losses.Loss):
                 f"{len(self.weights)} weights for {len(self.losses)} losses."
             )
         self._parts = [as_loss(loss, reduction, dtype) for loss in self.losses]
+
+    def __repr__(self) -> str:
+        weights = None if set(self.weights) == {1.0} else self.weights
+        dtype = None if self.dtype == keras.config.floatx() else self.dtype
+        return created(self, weights=weights, dtype=dtype)
 
     def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> Tensor:
         """Return the weighted sum of the losses, each reduced separately."""

@@ -8,8 +8,14 @@ from kedit._edit import check_one_of
 from kedit._guide.target import Target, mask_of, wide
 from kedit._language.types import Tensor
 from kedit._run import ops
+from kedit._show.code import created
 
-REDUCTIONS = ("mean", "max", "satisfied")
+_NAMES = {
+    "mean": "index_violation",
+    "max": "max_index_violation",
+    "satisfied": "index_satisfied",
+}
+REDUCTIONS = tuple(_NAMES)
 
 
 @keras.saving.register_keras_serializable(package="kedit")
@@ -76,14 +82,17 @@ class IndexViolation(keras.metrics.Metric):
         dtype: Any = None,
     ) -> None:
         check_one_of("reduce", reduce, REDUCTIONS)
-        names = ("index_violation", "max_index_violation", "index_satisfied")
-        default = dict(zip(REDUCTIONS, names, strict=True))[reduce]
-        super().__init__(name=name or default, dtype=dtype or wide(keras.config.floatx()))
+        super().__init__(name=name or _NAMES[reduce], dtype=dtype or wide(keras.config.floatx()))
         self.wanted = Target(index, target, lower, upper, reads_y_true=True)
         self.reduce, self.tolerance = reduce, float(tolerance)
         together = "mean" if reduce == "max" else "sum"
         self.total = self.add_variable((), "zeros", aggregation=together, name="total")
         self.count = self.add_variable((), "zeros", name="count")
+
+    def __repr__(self) -> str:
+        name = None if self.name == _NAMES[self.reduce] else self.name
+        dtype = None if self.dtype == wide(keras.config.floatx()) else self.dtype
+        return created(self, **self.wanted.arguments(), name=name, dtype=dtype)
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Any = None) -> None:
         """Accumulate the violations of a batch."""

@@ -8,8 +8,11 @@ import keras
 import numpy as np
 
 from kedit._at import Place, sample
+from kedit._show import html
+from kedit._show.code import outline
+from kedit._show.plots import axes
 from kedit.errors import OperandError
-from kedit.studies._plots import axes, of_output
+from kedit.studies._plots import of_output
 from kedit.studies._predict import (
     arrays,
     check_model,
@@ -60,6 +63,18 @@ class Ablation:
             total = total + np.where(member, one_each, 0)
             count = count + np.asarray(member, int)
         return total / np.maximum(count, 1)
+
+    def __repr__(self) -> str:
+        return outline(self)
+
+    def _repr_html_(self) -> str:
+        """The effects in a notebook, with a row for each group."""
+        if not isinstance(self.after, np.ndarray):
+            return html.code(repr(self))
+        means = self.effects.mean(axis=1)
+        rows = [(str(number), mean) for number, mean in enumerate(means)]
+        title = f"Prediction lost by ablation, mean of {len(self.before)} samples"
+        return html.table(title, ("group", "mean effect"), rows)
 
     def plot(
         self, output: int | tuple[int, ...] | None = None, ax: Any = None, *, index: int = 0

@@ -8,8 +8,10 @@ import keras
 import numpy as np
 
 from kedit._run import ops
+from kedit._show import html
+from kedit._show.code import outline
+from kedit._show.plots import axes
 from kedit.errors import DTypeError, OperandError
-from kedit.studies._plots import axes
 from kedit.studies._predict import arrays, change_leaf, check_model, leaf_of, selected
 from kedit.studies._search import Goal, Search
 
@@ -39,6 +41,21 @@ class Counterfactual:
     def delta(self) -> Any:
         """The change, `edited - x`: exactly 0 where nothing may change."""
         return self.edited - self.x
+
+    def __repr__(self) -> str:
+        return outline(self)
+
+    def _repr_html_(self) -> str:
+        """What was found in a notebook, with a row for each sample."""
+        header = ("sample", "before", "after", "reached", "elements changed")
+        rows = [
+            (str(number), before, after, "yes" if reached else "no", np.count_nonzero(delta))
+            for number, (before, after, reached, delta) in enumerate(
+                zip(self.before, self.after, self.reached, self.delta, strict=True)
+            )
+        ]
+        title = f"Target reached by {np.count_nonzero(self.reached)} of {len(self.x)} samples"
+        return html.table(title, header, rows)
 
     def plot(self, ax: Any = None, *, index: int = 0) -> Any:
         """Draw one sample, its change, and the edited sample, as images or as bars.

@@ -1,25 +1,10 @@
-"""Shared code for the plots of the studies. Matplotlib is imported when something is drawn."""
+"""Which number of a prediction a plot of a study shows."""
 
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from kedit.errors import OperandError
-
-
-def axes(ax: Any = None, count: int = 1) -> Any:
-    """Return an array of axes to draw on: those given, or `count` new ones."""
-    try:
-        pyplot = import_module("matplotlib.pyplot")
-    except ModuleNotFoundError as error:
-        raise ImportError('A plot needs matplotlib: pip install "kedit[plot]"') from error
-    if ax is None:
-        ax = pyplot.subplots(1, count, figsize=(4 * count + 1, 3.5), layout="constrained")[1]
-    given = np.ravel(np.asarray(ax, object))
-    if len(given) != count:
-        raise OperandError(f"`ax` should be {count} axes. Received: {len(given)}.")
-    return given
 
 
 def of_output(outputs: Any, output: int | tuple[int, ...] | None, batch_axes: int) -> Any:

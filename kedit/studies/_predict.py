@@ -10,7 +10,7 @@ import numpy as np
 from kedit import _run
 from kedit._at import Place
 from kedit._edit import Edit
-from kedit._language.batch import edit_batch
+from kedit._language.batch import edit_batch, leaf_at
 from kedit._language.expression import Expression
 from kedit._run import ops
 from kedit.errors import OperandError
@@ -68,14 +68,7 @@ def change_leaf(change: Callable[[Any], Any], x: Any, path: str | None) -> Any:
 
 def leaf_of(x: Any, path: str | None) -> Any:
     """Return the input at `path`."""
-    found: list[Any] = []
-
-    def look_at(leaf: Any) -> Any:
-        found.append(leaf)
-        return leaf
-
-    change_leaf(look_at, x, path)
-    return found[0]
+    return leaf_at((x,), path, "x")
 
 
 def selected(selection: Any, x: Any) -> Any:

@@ -5,8 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from kedit._show import html
+from kedit._show.code import outline
+from kedit._show.plots import axes
 from kedit.errors import OperandError
-from kedit.studies._plots import axes, of_output
+from kedit.studies._plots import of_output
 from kedit.studies._predict import arrays, check_model, edit_of, predict_edited
 
 
@@ -29,6 +32,17 @@ class Sweep:
     def average(self) -> Any:
         """Partial dependence: the mean over the samples, `(num_values, *output_shape)`."""
         return np.mean(self.outputs, axis=1)
+
+    def __repr__(self) -> str:
+        return outline(self)
+
+    def _repr_html_(self) -> str:
+        """The averages in a notebook, with a row for each value."""
+        if not isinstance(self.outputs, np.ndarray):
+            return html.code(repr(self))
+        rows = list(zip(self.values, self.average, strict=True))
+        title = f"Predictions for each value of `{self.label}`"
+        return html.table(title, ("value", "average prediction"), rows)
 
     def plot(self, output: int | tuple[int, ...] | None = None, ax: Any = None) -> Any:
         """Draw a curve for each sample, and their average.

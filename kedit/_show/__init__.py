@@ -1,0 +1,1 @@
+"""How edits and results are shown: as pictures, as HTML in a notebook, and as code."""
