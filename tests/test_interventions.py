@@ -232,12 +232,30 @@ def test_what_does_not_fit_is_refused(name, edit, error):
     assert isinstance(raised.value, EditError)
 
 
+def test_a_condition_freezes_what_meets_it_now():
+    base = sequential()
+    kernel = base.get_layer("hidden").kernel
+    start = to_numpy(kernel).copy()
+    start[::2, 1] = 0.0
+    kernel.assign(start)
+    for index, value, mask in (
+        (X == 0, None, start == 0),
+        (X == 0, 0.5, start == 0),
+        (at[0].where(X > 0.0), None, (start > 0) & (np.arange(len(start)) == 0)[:, None]),
+        (at.where(abs(X) > 0.2), -1.0, abs(start) > 0.2),
+    ):
+        kernel.assign(start)
+        model = freeze_elements(base, "hidden/kernel", index, value)
+        wanted = np.where(mask, start if value is None else value, start)
+        check_close(model.weight("hidden/kernel"), wanted)
+        kernel.assign(start + 1.0)
+        check_close(model.weight("hidden/kernel"), np.where(mask, wanted, start + 1))
+
+
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
 def test_what_cannot_be_held_is_refused():
     with pytest.raises(OperandError, match="Build it first"):
         freeze_elements(hidden(), "kernel", MASK)
-    with pytest.raises(OperandError, match="Received"):
-        freeze_elements(sequential(), "hidden/kernel", at[0].where(X > 0))
     with pytest.raises(OperandError, match="Received"):
         WeightEditing(lambda x: x, {})
     edits = {"hidden/kernel": at[0].set(0.0), "kernel": at[1].set(0.0)}

@@ -139,6 +139,77 @@ def test_labels():
         MaskedLoss(base, 255)(logits, logits)
 
 
+OF_ROWS = {
+    "categorical_crossentropy": lambda t, p: -(t * np.log(p)).sum(-1),
+    "kl_divergence": lambda t, p: (t * np.log(t / p)).sum(-1),
+    "categorical_hinge": lambda t, p: np.maximum(0, ((1 - t) * p).max(-1) - (t * p).sum(-1) + 1),
+    "cosine_similarity": lambda t, p: (
+        -(t * p).sum(-1) / np.linalg.norm(t, axis=-1) / np.linalg.norm(p, axis=-1)
+    ),
+    "categorical_focal_crossentropy": lambda t, p: -0.25 * (t * (1 - p) ** 2 * np.log(p)).sum(-1),
+}
+PIXELS = RNG.dirichlet(np.ones(3), (2, 3, 2))
+VOID = np.array([[[1, 0], [0, 1], [1, 1]], [[0, 0], [0, 0], [1, 0]]], bool)
+
+
+@every_normalizer
+@pytest.mark.parametrize("name", OF_ROWS)
+def test_whole_rows_are_ignored(name, normalizer):
+    """Void pixels beside one-hot labels, as keras-team/keras#6118 asks for."""
+    soft = RNG.dirichlet(np.ones(3), PIXELS.shape[:-1])
+    each = np.where(VOID, 0, OF_ROWS[name](soft, PIXELS))
+    count = each.size if normalizer == "size" else (~VOID).sum()
+    marked = soft.copy()
+    marked[VOID, 1] = np.nan  # one entry is enough
+    for ignore, y_true in (
+        ("nan", marked),
+        (-1, np.where(VOID[..., None], -1, soft)),
+        (0, np.where(VOID[..., None], 0, soft)),
+        ((255, "nan"), np.where(VOID[..., None], 255, soft)),
+    ):
+        loss = MaskedLoss(name, ignore, normalizer=normalizer)
+        check_loss(check_roundtrip(loss), y_true, PIXELS, each.sum() / count)
+        weighed = each * np.array([2.0, 5.0])[:, None, None]
+        check_loss(loss, y_true, PIXELS, weighed.sum() / count, np.array([2.0, 5.0]))
+    class_name = "".join([part.title() for part in name.split("_")]).replace("KlD", "KLD")
+    loss = MaskedLoss(getattr(keras.losses, class_name)(), normalizer=normalizer)
+    check_loss(loss, marked, PIXELS, each.sum() / count)
+    chosen = MaskedLoss(name, sample[1], normalizer=normalizer)
+    rest = OF_ROWS[name](soft, PIXELS)[:, [0, 2]]
+    check_loss(chosen, soft, PIXELS, rest.sum() / (12 if normalizer == "size" else 8))
+
+
+@pytest.mark.gradient
+def test_gradient_of_whole_rows():
+    soft = RNG.dirichlet(np.ones(3), PIXELS.shape[:-1])
+    y_true = np.where(VOID[..., None], np.nan, soft)
+    y_pred = np.where(VOID[..., None] & (PIXELS < 0.2), np.nan, PIXELS)
+    logits = keras.losses.CategoricalCrossentropy(from_logits=True)
+    loss = MaskedLoss(logits)
+    _, (gradient,) = vjp(lambda y: loss(y_true, y), [y_pred.astype("float32")], np.float32(1))
+    exp = np.exp(PIXELS - PIXELS.max(-1, keepdims=True))
+    expected = (exp / exp.sum(-1, keepdims=True) - soft) / (~VOID).sum()
+    check_close(gradient, np.where(VOID[..., None], 0, expected))
+
+
+@pytest.mark.gradient
+def test_a_row_loss_trains_with_a_mask_and_void_labels():
+    x = RNG.normal(size=(8, 5, 2)).astype("float32")
+    x[:, 3:] = 0
+    y = np.eye(3)[RNG.integers(0, 3, (8, 5))].astype("float32")
+    y[:2] = np.nan
+    model = keras.Sequential(
+        [keras.Input((5, 2)), keras.layers.Masking(), keras.layers.Dense(3, "softmax")]
+    )
+    model.compile("sgd", MaskedLoss("categorical_crossentropy"))
+    found = model.evaluate(x, y, verbose=0)
+    p = model.predict(x, verbose=0)
+    expected = -np.log(p[2:, :3][y[2:, :3] == 1]).mean()
+    np.testing.assert_allclose(found, expected, 1e-5)
+    history = model.fit(x, y, epochs=1, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+
+
 def test_y_true_may_lack_a_last_axis_of_size_1():
     check_loss(MaskedLoss("mse"), HOLES[:, 0], PRED[:, :1], SQUARE[:, 0].sum() / KEPT[:, 0].sum())
 
@@ -165,8 +236,10 @@ def test_base_loss_of_ones_own():
         (lambda: MaskedLoss("mse", at[0]), CoordinateError),
         (lambda: MaskedLoss("mse", sample[3])(TRUE, PRED), PositionError),
         (lambda: MaskedLoss("mse", normalizer="mean"), OperandError),
-        (lambda: MaskedLoss("categorical_crossentropy"), OperandError),
-        (lambda: MaskedLoss("kl_divergence"), OperandError),
+        (lambda: MaskedLoss(keras.losses.CategoricalCrossentropy(axis=1)), OperandError),
+        (lambda: MaskedLoss("categorical_crossentropy", sample[0])(TRUE, PRED), OperandError),
+        (lambda: MaskedLoss("kl_divergence", np.eye(3, dtype=bool)[0])(TRUE, PRED), OperandError),
+        (lambda: MaskedLoss("cosine_similarity")(TRUE, PRED, np.ones((4, 3))), ShapeError),
         (lambda: MaskedLoss(keras.losses.Dice()), OperandError),
         (lambda: MaskedLoss(WeightedSum(["mse"])), OperandError),
         (lambda: MaskedLoss("mse")(TRUE[:, :2], PRED), ShapeError),

@@ -22,7 +22,7 @@ from kedit._guide.target import (
 from kedit._language.constants import Array, freeze, from_json, is_scalar, to_json
 from kedit._language.decoding import check_keys, check_same, loading
 from kedit._language.selection import Selection
-from kedit._language.types import Normalizer, Tensor
+from kedit._language.types import Normalizer, Shape, Tensor
 from kedit._run import ops
 from kedit._show.code import created
 from kedit.errors import OperandError, ShapeError
@@ -44,6 +44,14 @@ _ELEMENTWISE = (
     "squared_hinge",
 )
 _OF_LABELS = "sparse_categorical_crossentropy"
+# Keras losses with one value for each row (the last axis), computed from the row as a whole.
+_OF_ROWS = (
+    "categorical_crossentropy",
+    "categorical_focal_crossentropy",
+    "categorical_hinge",
+    "cosine_similarity",
+    "kl_divergence",
+)
 
 
 @keras.saving.register_keras_serializable(package="kedit")
@@ -63,12 +71,18 @@ class MaskedLoss(keras.losses.Loss):
     mean is over the other rows, as in Keras for masks. If there are none, the loss
     is 0.
 
+    A loss that is computed from a row as a whole, like "categorical_crossentropy",
+    counts as one entry for each row. A row of it is ignored if any entry is NaN or
+    selected, or if all entries equal the number to ignore.
+
     Args:
         base_loss: Keras loss, its name or a function of `(y_true, y_pred)`. It must be
             the mean of an elementwise function over the last axis, like "mse", "mae",
-            "huber" or "binary_crossentropy", or return one value for each label,
-            like "sparse_categorical_crossentropy". The reduction of a loss object is
-            not used.
+            "huber" or "binary_crossentropy"; return one value for each label, like
+            "sparse_categorical_crossentropy"; or be one of Keras's with one value for
+            each row: "categorical_crossentropy", "categorical_focal_crossentropy",
+            "categorical_hinge", "cosine_similarity" or "kl_divergence". The reduction
+            of a loss object is not used.
         ignore: Entries to ignore. "nan": where `y_true` is NaN. A number: where
             `y_true` equals it. A boolean array with the shape of a sample, or
             `sample[...]`: the selected entries. A tuple of these, or a list of numbers:
@@ -92,8 +106,8 @@ class MaskedLoss(keras.losses.Loss):
         `call` returns the loss of each row: shape `y_pred.shape[:-1]`.
 
     Raises:
-        kedit.errors.OperandError: If the base loss mixes the elements of a row, as
-            "categorical_crossentropy" does.
+        kedit.errors.OperandError: If the base loss mixes rows, as "dice" does, or
+            needs whole rows and only parts of them are selected to be ignored.
         kedit.errors.ShapeError: If `y_true` or `sample_weight` does not fit.
 
     Gradient:
@@ -125,7 +139,7 @@ class MaskedLoss(keras.losses.Loss):
             raise OperandError(
                 'A MaskedLoss should be given a loss. Received: None. Write `MaskedLoss("mse")`.'
             )
-        self._takes_labels = _takes_labels(self._base)
+        self._kind = _kind_of(self._base)
         self.ignore = ignore
         several = isinstance(ignore, tuple) or (isinstance(ignore, list) and _are_numbers(ignore))
         self._ignored = [_ignored(one) for one in (ignore if several else (ignore,))]
@@ -155,20 +169,23 @@ class MaskedLoss(keras.losses.Loss):
         """Return the value of each entry, 0 where ignored, and which entries are kept."""
         dtype = wide(self.dtype)
         y_true, y_pred = as_tensor(y_true, dtype), as_tensor(y_pred, dtype)
-        labels = self._takes_labels is not False and _are_labels(y_true, y_pred)
-        if self._takes_labels and not labels:
+        labels = self._kind in ("labels", "unknown") and _are_labels(y_true, y_pred)
+        if self._kind == "labels" and not labels:
             raise ShapeError(
                 "`y_true` should hold one label for each row of `y_pred`. Received: shapes "
                 f"{tuple(y_true.shape)} and {tuple(y_pred.shape)}."
             )
         y_true = in_shape_of(y_true, y_pred[..., :1] if labels else y_pred)
-        keep = _kept(y_true, self._ignored)
+        keep = (_kept_rows if self._kind == "rows" else _kept)(y_true, self._ignored)
         if mask is not None:
-            keep = ops.logical_and(keep, spread(mask, y_pred) > 0)
+            per_entry = y_pred[..., :1] if self._kind == "rows" else y_pred
+            keep = ops.logical_and(keep, spread(mask, per_entry) > 0)
         # Replace ignored entries by 1: 0 * NaN would be NaN in the gradient of the base loss.
         safe_true = ops.where(keep, y_true, ops.ones_like(y_true))
         safe_pred = ops.where(keep, y_pred, ops.ones_like(y_pred))
-        if labels:
+        if self._kind == "rows":
+            each = ops.expand_dims(self._base.call(safe_true, safe_pred), -1)
+        elif labels:
             each = ops.expand_dims(self._base.call(ops.squeeze(safe_true, -1), safe_pred), -1)
         else:
             each = self._base.call(ops.expand_dims(safe_true, -1), ops.expand_dims(safe_pred, -1))
@@ -236,6 +253,35 @@ def _kept(y_true: Tensor, ignored: list[Any]) -> Tensor:
     return keep
 
 
+def _kept_rows(y_true: Tensor, ignored: list[Any]) -> Tensor:
+    """Which rows count, with a last axis of size 1."""
+    keep = ops.ones_like(y_true[..., :1], dtype="bool")
+    for one in ignored:
+        here = ops.logical_not(_kept(y_true, [one]))
+        if isinstance(one, Selection):
+            _check_whole_rows(one, tuple(y_true.shape))
+        if isinstance(one, (str, Selection)):
+            gone = ops.any(here, axis=-1, keepdims=True)
+        else:
+            gone = ops.logical_not(ops.any(ops.logical_not(here), axis=-1, keepdims=True))
+        keep = ops.logical_and(keep, ops.logical_not(gone))
+    return keep
+
+
+def _check_whole_rows(selection: Selection, shape: Shape) -> None:
+    """Raise if a selection that a loss of rows should ignore selects parts of them."""
+    if None in shape[1:]:
+        return
+    chosen = Edit(selection.inside_sample(), "set", True)(np.zeros((1, *shape[1:]), bool))
+    if (chosen.any(-1) != chosen.all(-1)).any():
+        raise OperandError(
+            "A loss that is computed from a row as a whole should ignore whole rows. Received: "
+            f"`{selection!r}` for samples of shape {shape[1:]}, whose last axis is the row. Select "
+            "along the other axes, or take a loss of single elements, such as "
+            '"binary_crossentropy".'
+        )
+
+
 def _to_json(one: Any) -> Any:
     if isinstance(one, Selection):
         return selection_to_json(one)
@@ -256,18 +302,32 @@ def _are_labels(y_true: Tensor, y_pred: Tensor) -> bool:
     return len(y_true.shape) == rank - 1 or (len(y_true.shape) == rank and y_true.shape[-1] == 1)
 
 
-def _takes_labels(base: Any) -> bool | None:
-    """Whether a loss takes labels, or None if unknown. Raise if it mixes elements."""
+def _kind_of(base: Any) -> str:
+    """What a loss is a function of: "elements", "labels", "rows" or "unknown"."""
     formula = base.function if isinstance(base, FunctionLoss) else type(base)
     if not formula.__module__.startswith(("keras.", "kedit.")):
-        return None
-    names = (*_ELEMENTWISE, _OF_LABELS)
-    classes = ["".join([part.title() for part in name.split("_")]) for name in names]
-    known = [getattr(keras.losses, name) for name in (*names, *classes)]
-    if formula not in known:
+        return "unknown"
+    names = {"elements": _ELEMENTWISE, "labels": (_OF_LABELS,), "rows": _OF_ROWS}
+    for kind, known in names.items():
+        classes = [_CLASSES.get(name, name.title().replace("_", "")) for name in known]
+        if any([formula is getattr(keras.losses, name) for name in (*known, *classes)]):
+            _check_axis(base)
+            return kind
+    raise OperandError(
+        "A loss that leaves elements out should be computed from single elements, labels or rows. "
+        f"Received: {formula.__name__}, which mixes rows. Take one of "
+        f"{(*_ELEMENTWISE, _OF_LABELS, *_OF_ROWS)}, or a function of your own."
+    )
+
+
+_CLASSES = {"kl_divergence": "KLDivergence"}
+
+
+def _check_axis(base: Any) -> None:
+    config = {} if isinstance(base, FunctionLoss) else base.get_config()
+    if config.get("axis", -1) != -1:
         raise OperandError(
-            "A loss that leaves elements out should be a mean over the last axis of a function of "
-            f"single elements. Received: {formula.__name__}, which mixes them. Take one of "
-            f"{names}, or a function of your own."
+            "A loss that leaves elements out should be computed along the last axis. Received: "
+            f"axis={config['axis']}. Drop `axis`, and move the axis to the end: "
+            "`keras.ops.moveaxis(y, axis, -1)`."
         )
-    return formula in (known[len(_ELEMENTWISE)], known[-1])

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from kedit._at import Place, at
+from kedit._language.expression import Expression
 from kedit._run import ops
 from kedit.errors import OperandError
 from kedit.weights._weight_editing import WeightEditing, weight_of
@@ -26,7 +27,8 @@ def freeze_elements(
             already have frozen elements; the last call that freezes an element wins.
         name: End of the weight's `path`, such as "kernel" or "dense/kernel".
         index: Elements to freeze: a boolean mask with the shape of the weight,
-            anything else that `at[...]` accepts, or a selection `at[...]` itself.
+            anything else that `at[...]` accepts, a condition such as `X == 0.0`, which
+            freezes the elements that meet it now, or a selection `at[...]` itself.
         value: Number or array that broadcasts to the selection. Defaults to None:
             the current values, after the edits in `base`.
 
@@ -51,21 +53,26 @@ def freeze_elements(
     >>> ops.convert_to_numpy(held.weight("kernel")).tolist()
     [[0.0, 1.0], [1.0, 0.0]]
     """
-    place = index if isinstance(index, Place) else at[index]
-    if place.selection.condition is not None:
-        raise OperandError(
-            "Elements should be frozen by an index or a mask, which stays the same. Received: "
-            f"`{place!r}`. Write `keras.ops.convert_to_numpy(kernel) > 0.0`."
-        )
-    if value is None:
-        now = ops.convert_to_numpy(weight_of(base, name))
-        mask = place.selection.index.mask
-        is_full = mask is not None and tuple(mask.shape) == now.shape
-        if is_full:  # one choice between two arrays, instead of many positions
-            held = np.asarray(mask.array)
-            return WeightEditing(base, {name: at.where(held).set(np.where(held, now, 0))})
-        value = place.get()(now)
-    return WeightEditing(base, {name: place.set(value)})
+    place = _place_of(index)
+    mask, held = place.selection.index.mask, None
+    if place.selection.condition is None and value is not None:
+        return WeightEditing(base, {name: place.set(value)})
+    now = ops.convert_to_numpy(weight_of(base, name))
+    if place.selection.condition is not None:  # which elements meet it should not change
+        held = place.set(0)(now) != place.set(1)(now)
+    elif mask is not None and tuple(mask.shape) == now.shape:
+        held = np.asarray(mask.array)
+    if held is None:
+        return WeightEditing(base, {name: place.set(place.get()(now))})
+    # One choice between two arrays, instead of many positions.
+    values = np.where(held, now, 0) if value is None else value
+    return WeightEditing(base, {name: at.where(held).set(values)})
+
+
+def _place_of(index: Any) -> Place[Any]:
+    if isinstance(index, Expression):
+        return at.where(index)
+    return index if isinstance(index, Place) else at[index]
 
 
 def prune(base: keras.layers.Layer, name: str, sparsity: float) -> WeightEditing:
