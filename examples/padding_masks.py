@@ -3,8 +3,8 @@
 
 Sequences of different lengths are padded with zeros to one length. A convolution with a bias fills
 the padding, and the next one mixes it into the last steps of the sequence. So the padding is set
-to zero again after each layer, by a mask that is made of another input of the model, the lengths.
-Then each sequence gives what it gives alone.
+to zero again after each layer, by where each step stands beside another input of the model, the
+lengths. The number of steps need not be known. Then each sequence gives what it gives alone.
 
 Run it from a clone of the repository::
 
@@ -24,7 +24,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from keras import ops
 
-from kedit import at
+from kedit import each, position, sample
 
 LENGTH, CHANNELS = 24, 8
 LENGTHS = np.array([24, 17, 9, 4])
@@ -35,7 +35,6 @@ def build(keep_zero):
     """Three convolutions; with `keep_zero`, the padding is set to zero after each of them."""
     x = keras.Input((None, CHANNELS), name="x")
     length = keras.Input((), dtype="int32", name="length")
-    is_padding = ops.expand_dims(length, 1) <= ops.arange(LENGTH)
     h = x
     for number in range(3):
         convolve = keras.layers.Conv1D(CHANNELS, 3, padding="same", activation="relu")
@@ -43,7 +42,7 @@ def build(keep_zero):
         convolve.kernel_initializer = keras.initializers.GlorotUniform(seed=number)
         h = convolve(h)
         if keep_zero:
-            h = at(h)[is_padding].set(0.0)
+            h = sample(h).where(position(0) >= each(length)).set(0.0)
     return keras.Model([x, length], h)
 
 

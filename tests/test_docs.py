@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 from kit import check_close
 
-from kedit import X, at, block, each, sample
+from kedit import X, at, block, each, position, sample
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 DATA = np.arange(16, dtype="float32").reshape(4, 4)
@@ -55,6 +55,7 @@ def by_kedit(code):
     given = names(ops.convert_to_tensor, ops.convert_to_tensor(DATA))
     given["variable"] = keras.Variable(DATA)
     library = {"at": at, "sample": sample, "each": each, "block": block, "X": X, "ops": ops}
+    library["position"] = position
     return run(code, {**given, **library, "f": ops.square})
 
 
@@ -67,6 +68,7 @@ def test_numpy_lines_mean_what_numpy_does():
     compared = 0
     for (old, *_), (new, *_) in rows("coming_from.md", "NumPy and PyTorch assignment"):
         old, new = old.replace("y = x.copy(); y", "x"), new.replace("y = ", "x = ")
+        old, new = old.replace("n:", "n - 2:"), new.replace(">= n", ">= ops.array(n - 2)")
         found = by_kedit(new)
         if "_(" in old or "index_" in old or "i[:, None]" in old:  # of PyTorch
             continue

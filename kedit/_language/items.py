@@ -276,7 +276,7 @@ def _bound(part: Any) -> int | None:
                 "A slice should have integers or None as start, stop and step. Received: "
                 f"{to_code(part)}, whose value is not there to look at. For a block of known size "
                 "write `at(x)[block(start, size)]`; for an end that is a tensor write "
-                "`at(x).where(keras.ops.less(keras.ops.arange(length), stop))`."
+                "`at(x).where(position(0) < stop)`, with the number of the axis for 0."
             ) from error
         raise SliceError(
             f"A slice should have integers or None as start, stop and step. Received: {part!r}. "
