@@ -19,6 +19,7 @@ TITLES = {
     "_language": "What stands in an edit",
     "_plan": "An edit and a tensor that do not fit",
     "_run": "Tensors that cannot be edited",
+    "_draws.py": "What is drawn",
     "_addresses.py": "Names of layers and weights",
     "callbacks": "Callbacks",
     "constraints": "Constraints",
