@@ -4,9 +4,11 @@ These tests need TensorFlow, JAX, PyTorch, Grain and Hugging Face's datasets at 
 marked `carriers`, and run in an environment of their own: `nox -s carriers`.
 """
 
+import re
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -408,6 +410,37 @@ def test_random_edits_that_do_not_fit_raise_where_tf_data_is_built():
             dataset.map(call)
         assert shown in str(raised.value)
         assert "Received" in str(raised.value)
+
+
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")
+def test_the_guide_of_random_edits_in_tf_data():
+    """Its blocks run as they stand, and each pass of `fit` has its own number."""
+    tf, keras = carriers().tf, carriers().keras
+    page = (Path(__file__).parent.parent / "docs/guides/random.md").read_text()
+    section = page.split("**`tf.data`**.")[1].split("## In a layer")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.S)
+    assert len(blocks) == 3
+    images, labels, seen = IMAGES[..., 0], np.arange(8), []
+    of_batch = RandomEdit(sample[...].set(0.0), block=(2, 2), seed=1)
+
+    def erase(pair, number, *epoch):
+        if epoch:
+            tf.py_function(lambda number: seen.append(int(number)), epoch, [])
+        return of_batch(pair, number, *epoch)
+
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    names = {"keras": keras, "images": images, "labels": labels, "model": model, "erase": erase}
+    names["erase_one"] = RandomEdit(at[...].set(0.0), block=(2, 2), seed=1)
+    expected = of_batch(images, range(8))
+    for block_of_code in blocks[:2]:
+        exec(block_of_code, names)
+        ((x, y),) = names["dataset"].as_numpy_iterator()
+        np.testing.assert_array_equal(x, expected[y])
+        assert sorted(y) == list(range(8))
+    exec(blocks[2], names)
+    assert seen == sorted(seen)
+    assert set(seen) == set(range(10))
 
 
 @pytest.mark.once
