@@ -10,8 +10,11 @@ from keras import ops
 from kit import check_close, check_layer, check_roundtrip, saved_and_loaded
 
 from kedit import Trainable, X, at, sample
+from kedit._draws import Draw
+from kedit._run import ops as ledger
 from kedit.errors import CoordinateError, OperandError, ShapeError
 from kedit.inputs import RandomEdit
+from kedit.inputs._random_edit import _NumPy
 from kedit.layers import Editing, RandomEditing
 
 ERASE = sample[...].set(0.0)
@@ -146,6 +149,32 @@ def test_each_call_draws_anew_and_a_seed_repeats_it():
     found = drawn(RandomEditing(ERASE, count=5), x)
     keras.utils.set_random_seed(3)
     np.testing.assert_array_equal(drawn(RandomEditing(ERASE, count=5), x), found)
+
+
+DRAWS = [
+    Draw(block=((1, 3), 2), axes=(2, 0), probability=0.7),
+    Draw(block=((0, 4), (1, 3))),
+    Draw(count=5, axes=(1, 0)),
+    Draw(count=2, axes=-1, probability=0.4),
+    Draw(rate=0.3, axes=(2, 0, 1)),
+]
+
+
+@pytest.mark.parametrize("draw", DRAWS, ids=lambda draw: str(draw.get_config()))
+def test_numpy_and_the_backend_choose_alike(draw):
+    """By the same uniform numbers: `RandomEdit` sample by sample, and the layer a batch at once."""
+    rng, sizes, given = np.random.default_rng(0), (4, 3, 5), []
+
+    def uniform(shape):
+        given.append(rng.random((COUNT, *shape), "float32"))
+        return ops.convert_to_tensor(given[-1])
+
+    found = to_numpy(draw.mask(sizes, uniform, ledger))
+    for n in range(COUNT):
+        numbers = iter([array[n] for array in given])
+        expected = draw.mask(sizes, lambda shape, left=numbers: next(left), _NumPy())
+        np.testing.assert_array_equal(found[n], expected)
+        assert found[n].shape == draw.shape(sizes)
 
 
 # --- In a model --------------------------------------------------------------------------------
@@ -289,7 +318,7 @@ def test_a_loaded_model_starts_from_its_seed(tmp_path):
 def test_config(options):
     layer = RandomEditing(sample[1:].set(0.0), name="erase", **options)
     again = check_roundtrip(layer)
-    assert (again.edit, again.draw, again.name) == (layer.edit, layer.draw, "erase")
+    assert (again.edit, again.name) == (layer.edit, "erase")
     config = json.loads(json.dumps(layer.get_config()))
     for name, value in options.items():
         found = config[name]

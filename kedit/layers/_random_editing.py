@@ -105,7 +105,7 @@ class RandomEditing(Editing):
                 "A random edit in a layer should be counted inside one sample, which has a draw of "
                 f"its own. Received: `{edit!r}`. Write `sample[...]` for `at[...]`, without axis 0."
             )
-        self.draw = Draw(count, rate, block, axes, probability)
+        self._draw = Draw(count, rate, block, axes, probability)
         if seed is not None:
             check_whole("seed", seed)
         name = kwargs.pop("name", None) or f"random_{name_of(edit)}"
@@ -121,8 +121,8 @@ class RandomEditing(Editing):
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         sizes = _run.check(self._stand_in(), self._shape, self.compute_dtype).selected[1:]
-        self.draw.check(sizes)
-        mask = keras.KerasTensor((None, *self.draw.shape(sizes)), "bool")
+        self._draw.check(sizes)
+        mask = keras.KerasTensor((None, *self._draw.shape(sizes)), "bool")
         _run.check(narrow(self._stand_in(), mask), self._shape, self.compute_dtype)
 
     def _stand_in(self) -> Edit:
@@ -155,15 +155,15 @@ class RandomEditing(Editing):
             shape = (batch_size, *shape)
             return keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
 
-        return self.draw.mask(sizes, uniform, ops)
+        return self._draw.mask(sizes, uniform, ops)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self.draw.get_config(), "seed": self.seed}
+        return {**super().get_config(), **self._draw.get_config(), "seed": self.seed}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "RandomEditing":
         with loading("A saved RandomEditing", config):
             made = cls(**{**config, "edit": edit_from_json(config["edit"])})
-            names = (*made.draw.get_config(), "seed", "when", "gradient", "temperature", "switch")
+            names = (*made._draw.get_config(), "seed", "when", "gradient", "temperature", "switch")
             check_same("A saved RandomEditing", made.get_config(), config, names)
             return made
