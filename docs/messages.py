@@ -20,6 +20,7 @@ TITLES = {
     "_plan": "An edit and a tensor that do not fit",
     "_run": "Tensors that cannot be edited",
     "_show": "Pictures",
+    "_draws.py": "What is drawn",
     "_addresses.py": "Names of layers and weights",
     "callbacks": "Callbacks",
     "constraints": "Constraints",

@@ -31,7 +31,7 @@ from keras import ops
 
 from kedit import at, draft
 
-LENGTH, SOFTNESS, FAR = 24, 0.1, 1e6
+LENGTH, SOFTNESS, FAR = 18, 0.1, 1e6
 PICTURE = pathlib.Path(__file__).with_suffix(".png")
 
 
@@ -73,8 +73,8 @@ def shifted_series(count=12):
     """Series with two peaks, which come earlier in some and later in others."""
     rng = np.random.default_rng(0)
     time = np.arange(LENGTH)[None, :]
-    first, second = rng.uniform(4, 9, (count, 1)), rng.uniform(13, 20, (count, 1))
-    series = np.exp(-((time - first) ** 2) / 2) - 0.7 * np.exp(-((time - second) ** 2) / 3)
+    first, second = rng.uniform(3, 7, (count, 1)), rng.uniform(10, 15, (count, 1))
+    series = np.exp(-((time - first) ** 2) / 1.5) - 0.7 * np.exp(-((time - second) ** 2) / 2)
     return (series + 0.03 * rng.normal(size=series.shape)).astype("float32")
 
 
@@ -92,7 +92,9 @@ def main(picture=PICTURE, epochs=60):
         heights[name] = float(series.max()), float(series.min())
         print(f"{name}: from {heights[name][1]:.2f} to {heights[name][0]:.2f}")
     print(f"distance: {history.history['loss'][0]:.2f}, then {history.history['loss'][-1]:.2f}")
-    cost = ops.square(ops.expand_dims(ops.convert_to_tensor(x[:1]), 2) - ops.convert_to_tensor(learned))
+    cost = ops.square(
+        ops.expand_dims(ops.convert_to_tensor(x[:1]), 2) - ops.convert_to_tensor(learned)
+    )
     draw(x, mean, learned, ops.convert_to_numpy(fill_table(cost))[0], picture)
     return heights, history.history["loss"]
 

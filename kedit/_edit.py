@@ -688,8 +688,8 @@ def check_is_edit(what: str, edit: Any, fix: str) -> None:
     if hasattr(edit, "draw"):
         raise OperandError(
             f"{what} should be given one edit for all samples. Received: `{edit!r}`, which draws "
-            "one for each. Write `EditedDataset(dataset, random_edit)`, or apply it by hand, as in "
-            "`random_edit(x, index=[0, 1])`."
+            "one for each. In a model, write `RandomEditing(sample[...].set(0.0), block=(8, 8))`; "
+            "on data, `EditedDataset(dataset, random_edit)` or `random_edit(x, index=[0, 1])`."
         )
     if not isinstance(edit, (Edit, EditSequence)):
         raise OperandError(

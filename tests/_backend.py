@@ -27,6 +27,9 @@ ABSENT = "tensorflow" if BACKEND == "torch" else "torch"
 IGNORED_WARNINGS = ["ignore:.* encountered in:RuntimeWarning"] if BACKEND == "numpy" else []
 """Those of NumPy's numbers: on it, Keras runs a model of symbols on whatever is in memory."""
 
+DRAWING = [False] if BACKEND == "torch" else [False, True]
+"""Whether to compile a function that draws, which torch with `keras.random` can only in pieces."""
+
 TRAINING = [] if BACKEND == "numpy" else [False]
 """What `jit_compile` may be where many models are trained: on NumPy none is."""
 

@@ -4,15 +4,17 @@ These tests need TensorFlow, JAX, PyTorch, Grain and Hugging Face's datasets at 
 marked `carriers`, and run in an environment of their own: `nox -s carriers`.
 """
 
+import re
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kedit import X, at, block, each, sample
-from kedit.errors import DTypeError, OperandError
+from kedit.errors import DTypeError, OperandError, ShapeError
 from kedit.inputs import EditedDataset, InputEditing, RandomEdit
 from kedit.studies import ablate
 
@@ -287,10 +289,175 @@ def test_random_edits_in_processes_of_grain_and_pytorch():
     check_same(carriers().random_in_data_loader(ERASE, x, epochs=2), expected)
 
 
-def test_random_edit_of_a_tensor_without_values_raises():
-    given = carriers().tf.data.Dataset.from_tensors(np.ones((2, 3), "float32")).enumerate()
-    with pytest.raises(OperandError, match="without values"):
-        given.map(lambda number, x: ERASE(x, number))
+IMAGES = np.random.default_rng(1).random((8, 6, 5, 3)).astype("float32") + 1
+BOXES = {"block": ((1, 3), 2), "seed": 4}
+DRAWS = [BOXES, {"count": 7, "seed": 1}, {"rate": 0.3, "axes": (2, 0)}, {"count": 1, "axes": -1}]
+
+
+def numbered(*arrays):
+    tf = carriers().tf
+    return tf.data.Dataset.from_tensor_slices(arrays if arrays[1:] else arrays[0]).enumerate()
+
+
+@pytest.mark.parametrize("options", DRAWS, ids="-".join)
+def test_random_edits_in_tf_data_are_those_of_numpy(options):
+    """Of elements and of batches, whose size is unknown, in parallel and twice."""
+    of_one, of_batch = [RandomEdit(place[...].set(0.0), **options) for place in (at, sample)]
+    expected = of_batch(IMAGES, range(8))
+    assert len({image.tobytes() for image in expected}) > 1
+    given = numbered(IMAGES)
+    for _ in range(2):
+        found = given.map(lambda n, x: of_one(x, n), num_parallel_calls=4)
+        assert found.element_spec.shape == (6, 5, 3)
+        np.testing.assert_array_equal(list(found.as_numpy_iterator()), expected)
+        found = given.batch(3).map(lambda n, x: of_batch(x, n), num_parallel_calls=4)
+        assert found.element_spec.shape.as_list() == [None, 6, 5, 3]
+        np.testing.assert_array_equal(np.concatenate(list(found.as_numpy_iterator())), expected)
+
+
+def test_random_edits_of_pairs_and_dicts_in_tf_data():
+    tf = carriers().tf
+    erase = RandomEdit(sample[...].set(0.0), **BOXES)
+    given = numbered(IMAGES, np.arange(8)).batch(4).map(lambda n, pair: erase(pair, n))
+    x, y = zip(*given.as_numpy_iterator(), strict=True)
+    np.testing.assert_array_equal(np.concatenate(x), erase(IMAGES, range(8)))
+    assert np.concatenate(y).tolist() == list(range(8))
+    by_name = RandomEdit(sample[...].set(0.0).on("image"), **BOXES)
+    rows = {"image": IMAGES, "text": np.array(list("abcdefgh"))}
+    given = tf.data.Dataset.from_tensor_slices(rows).enumerate().batch(8)
+    (found,) = given.map(lambda number, row: by_name(row, number))
+    np.testing.assert_array_equal(found["image"], erase(IMAGES, range(8)))
+    assert b"".join(found["text"].numpy()) == b"abcdefgh"
+
+
+def test_epochs_and_seeds_are_tensors_in_tf_data():
+    tf = carriers().tf
+    erase = RandomEdit(sample[...].set(0.0), **BOXES)
+    epoch = tf.Variable(0, dtype="int64", trainable=False)
+    given = numbered(IMAGES).batch(8).map(lambda number, x: erase(x, number, epoch))
+    for number in range(3):
+        epoch.assign(number)
+        (found,) = given.as_numpy_iterator()
+        np.testing.assert_array_equal(found, erase(IMAGES, range(8), number))
+    of_one = RandomEdit(at[...].set(0.0), **BOXES)
+    for seeds in (tf.data.Dataset.random(seed=5).take(8), tf.data.Dataset.counter(3).take(8)):
+        pairs = tf.data.Dataset.zip(seeds, tf.data.Dataset.from_tensor_slices(IMAGES))
+        found = pairs.map(lambda seed, x: of_one(x, seed)).as_numpy_iterator()
+        expected = [of_one(x, int(s)) for s, x in zip(seeds, IMAGES, strict=True)]
+        np.testing.assert_array_equal(list(found), expected)
+
+
+def test_random_edits_of_unknown_sizes_in_tf_data():
+    """A slice is as long as it turns out to be; what is not there is not edited."""
+    tf = carriers().tf
+    rows = [np.ones((size, 3), "float32") for size in (4, 5, 7)]
+    given = tf.data.Dataset.from_generator(
+        lambda: iter(rows), output_signature=tf.TensorSpec([None, 3], tf.float32)
+    ).enumerate()
+    for edit in (at[...].set(0.0), at[1::2].set(0.0), at[[0, 3]].set(0.0)):
+        drop = RandomEdit(edit, count=2, seed=2)
+        found = given.map(lambda number, x, drop=drop: drop(x, number))
+        assert found.element_spec.shape.as_list() == [None, 3]
+        for number, array in enumerate(found.as_numpy_iterator()):
+            np.testing.assert_array_equal(array, drop(rows[number], number))
+    far = RandomEdit(at[[0, 6]].set(0.0), rate=1.0)
+    found = given.map(lambda number, x: far(x, number)).as_numpy_iterator()
+    assert [row.sum() for row in found] == [9, 12, 15]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "uint8", "int64", "uint64", "bool", "c16"])
+def test_random_edits_of_every_dtype_in_tf_data(dtype):
+    tf = carriers().tf
+    x = (IMAGES * 3).astype(dtype)
+    for edit in (at[..., 1:].set(False), at.where(x[0] != x[1]).set(False)):
+        drop = RandomEdit(edit, rate=0.5, seed=2)
+        given = tf.data.Dataset.from_tensor_slices(x).enumerate()
+        found = list(given.map(lambda number, x, drop=drop: drop(x, number)).as_numpy_iterator())
+        np.testing.assert_array_equal(found, [drop(x[n], n) for n in range(8)])
+        assert found[0].dtype == x.dtype
+
+
+def test_random_edits_in_functions_of_tensorflow():
+    tf = carriers().tf
+    boosted = RandomEdit(at.where(X > 1.5).multiply(3.0), **BOXES)
+    x = tf.constant(IMAGES[3])
+    expected = boosted(IMAGES[3], 3)
+    assert (expected != IMAGES[3]).any()
+    np.testing.assert_array_equal(boosted(x, tf.constant(3)), expected)
+    traced = tf.function(boosted)
+    np.testing.assert_array_equal(traced(x, tf.constant(3)), expected)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = tf.reduce_sum(traced(x, tf.constant(3)))
+    np.testing.assert_array_equal(tape.gradient(y, x), np.where(expected != IMAGES[3], 3, 1))
+
+
+def test_random_edits_that_do_not_fit_raise_where_tf_data_is_built():
+    of_one, of_batch = [RandomEdit(place[...].set(0.0), **BOXES) for place in (at, sample)]
+    given = numbered(IMAGES)
+    for dataset, call, error, shown in (
+        (given, lambda n, x: of_batch(x, n), ShapeError, "an index for each sample"),
+        (given.batch(2), lambda n, x: of_one(x, n), ShapeError, "should be given one index"),
+        (given, of_one, OperandError, "`dataset.enumerate()`"),
+        (
+            given,
+            lambda n, x: RandomEdit(at[...].set(0.0), count=91)(x, n),
+            ShapeError,
+            "as there are, 90",
+        ),
+    ):
+        with pytest.raises(error) as raised:
+            dataset.map(call)
+        assert shown in str(raised.value)
+        assert "Received" in str(raised.value)
+
+
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")
+def test_the_guide_of_random_edits_in_tf_data():
+    """Its blocks run as they stand, and each pass of `fit` has its own number."""
+    tf, keras = carriers().tf, carriers().keras
+    page = (Path(__file__).parent.parent / "docs/guides/random.md").read_text()
+    section = page.split("**`tf.data`**.")[1].split("## In a layer")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.S)
+    assert len(blocks) == 3
+    images, labels, seen = IMAGES[..., 0], np.arange(8), []
+    of_batch = RandomEdit(sample[...].set(0.0), block=(2, 2), seed=1)
+
+    def erase(pair, number, *epoch):
+        if epoch:
+            tf.py_function(lambda number: seen.append(int(number)), epoch, [])
+        return of_batch(pair, number, *epoch)
+
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    names = {"keras": keras, "images": images, "labels": labels, "model": model, "erase": erase}
+    names["erase_one"] = RandomEdit(at[...].set(0.0), block=(2, 2), seed=1)
+    expected = of_batch(images, range(8))
+    for block_of_code in blocks[:2]:
+        exec(block_of_code, names)
+        ((x, y),) = names["dataset"].as_numpy_iterator()
+        np.testing.assert_array_equal(x, expected[y])
+        assert sorted(y) == list(range(8))
+    exec(blocks[2], names)
+    assert seen == sorted(seen)
+    assert set(seen) == set(range(10))
+
+
+@pytest.mark.once
+def test_an_index_that_another_compiler_hides_raises():
+    with pytest.raises(OperandError, match=r"without values.*`RandomEditing\("):
+        carriers().jax.jit(lambda index: ERASE(np.ones((1, 4)), index))(np.array([3]))
+
+
+def test_a_random_edit_without_an_index_shows_one_in_tf_data():
+    dataset = carriers().tf.data.Dataset.from_tensor_slices(IMAGES)
+    erase = RandomEdit(at[...].set(0.0), **BOXES)
+    with pytest.raises(OperandError, match="no index") as raised:
+        dataset.map(erase)
+    code = str(raised.value).rstrip().removesuffix("`.").rsplit("`", 1)[1]
+    found = eval(code, {"dataset": dataset, "erase": erase})
+    expected = RandomEdit(sample[...].set(0.0), **BOXES)(IMAGES, range(8))
+    np.testing.assert_array_equal(list(found.as_numpy_iterator()), expected)
 
 
 def test_dataset_refuses_tensors():

@@ -68,6 +68,17 @@ def test_pruning(tmp_path):
 
 
 @pytest.mark.once
+def test_random_erasing(tmp_path):
+    picture = tmp_path / "picture.png"
+    rows = load("random_erasing").main(picture, epochs=12, draws=2)
+    erased, plain = rows["trained with erasing"], rows["trained without"]
+    assert min(erased[0], plain[0]) > 0.9
+    assert erased[-1] > plain[-1] + 0.03
+    assert erased[0] > erased[-1]
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.once
 def test_output_target(tmp_path, capsys):
     """Three recipes never reach the target; three do, within so many steps."""
     out = tmp_path / "picture.png"
@@ -139,6 +150,35 @@ def test_pruning_briefly(tmp_path):
     assert pruned < tuned
     assert pruned < whole
     assert came_back == 0
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.once
+def test_assign_to_a_table(tmp_path):
+    picture = tmp_path / "picture.png"
+    heights, losses = load("assign_to_a_table").main(picture)
+    (mean_high, mean_low), (high, low) = heights.values()
+    assert high > 1.3 * mean_high
+    assert low < 1.3 * mean_low
+    assert losses[-1] < losses[0]
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.brief
+@pytest.mark.usefixtures("two_epochs")
+def test_assign_to_a_table_briefly(tmp_path):
+    picture = tmp_path / "picture.png"
+    _, losses = load("assign_to_a_table").main(picture)
+    assert losses[1] < losses[0]
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.brief
+@pytest.mark.usefixtures("two_epochs")
+def test_random_erasing_briefly(tmp_path):
+    picture = tmp_path / "picture.png"
+    rows = load("random_erasing").main(picture, draws=1)
+    assert all(row[0] > 0.5 and row[0] > row[-1] for row in rows.values())
     assert picture.stat().st_size > 10_000
 
 

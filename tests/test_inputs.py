@@ -19,6 +19,7 @@ from kedit.errors import (
     ShapeError,
 )
 from kedit.inputs import EditedDataset, InputEditing, RandomEdit
+from kedit.layers import RandomEditing
 
 EDIT = sample[0].set(9.0)
 
@@ -404,6 +405,54 @@ def test_random_edit_of_a_block(block, axes, shape):
     assert np.any([erased(edit, shape, n) for n in range(100)], axis=0).all()
 
 
+def box_of(draw):
+    """The sizes of the one box that was drawn, along each axis."""
+    sizes, expected = [], np.ones(draw.shape, bool)
+    for axis in range(draw.ndim):
+        here = draw.any(axis=tuple(other for other in range(draw.ndim) if other != axis))
+        assert np.ptp(np.flatnonzero(here)) == here.sum() - 1
+        sizes.append(int(here.sum()))
+        expected &= here.reshape([-1 if other == axis else 1 for other in range(draw.ndim)])
+    np.testing.assert_array_equal(draw, expected)
+    return tuple(sizes)
+
+
+@pytest.mark.once
+def test_random_edit_of_blocks_of_drawn_sizes():
+    edit = RandomEdit(sample[...].set(0.0), block=((1, 3), (2, 5)), seed=2)
+    draws = erased(edit, (300, 4, 5), list(range(300)))
+    sizes = [box_of(draw) for draw in draws]
+    assert set(sizes) == {(i, j) for i in (1, 2, 3) for j in (2, 3, 4, 5)}
+    shares = np.unique([size[0] for size in sizes], return_counts=True)[1] / 300
+    assert ((shares > 0.23) & (shares < 0.43)).all()  # each about as often
+    assert draws.any(axis=0).all()
+    np.testing.assert_array_equal(erased(edit, (1, 4, 5), [7])[0], draws[7])
+    one_axis = RandomEdit(at[...].set(0.0), block=((0, 2),), axes=1)
+    found = [erased(one_axis, (3, 4), n) for n in range(50)]
+    assert {int(draw.sum()) for draw in found} == {0, 3, 6}
+    # Equal bounds give the size; the numbers that are drawn are those that NumPy gives.
+    entropy = np.random.SeedSequence((2, 5, 9))
+    _, *numbers = np.random.Generator(np.random.Philox(entropy)).random(5)
+    height, width = 1 + int(3 * numbers[0]), 2 + int(4 * numbers[2])
+    top, left = int(numbers[1] * (5 - height)), int(numbers[3] * (6 - width))
+    expected = np.zeros((4, 5), bool)
+    expected[top : top + height, left : left + width] = True
+    np.testing.assert_array_equal(erased(edit, (1, 4, 5), [9], 5)[0], expected)
+    assert box_of(erased(RandomEdit(at[...].set(0.0), block=((2, 2), 3)), (4, 5), 1)) == (2, 3)
+
+
+@pytest.mark.once
+def test_the_code_of_random_edits_makes_them():
+    for edit in (
+        RandomEdit(sample[...].set(0.0), block=((2, 8), 3), axes=(1, 0), probability=0.5, seed=1),
+        RandomEdit(at[0].add(1.0), rate=0.25),
+    ):
+        names = {"RandomEdit": RandomEdit, "sample": sample, "at": at}
+        assert eval(repr(edit), names) == edit
+        assert check_roundtrip(edit) == edit
+        assert hash(check_roundtrip(edit)) == hash(edit)
+
+
 @pytest.mark.once
 def test_random_edit_chooses_among_what_is_selected():
     x = np.arange(24, dtype="float32").reshape(2, 3, 4)
@@ -453,7 +502,24 @@ def test_random_edit_of_batches_and_tensors():
         (lambda: RandomEdit(sample[0].get(), count=1), OperandError),
         (lambda: RandomEdit(sample[0].set(keras.Variable(1.0)), count=1), OperandError),
         (lambda: RandomEdit(sample.where(lambda x: x > 0).set(0.0), count=1), OperandError),
+        (lambda: RandomEdit(EDIT, rate="0.5"), OperandError),
+        (lambda: RandomEdit(EDIT, block=8), OperandError),
+        (lambda: RandomEdit(EDIT, block=((3, 2),)), OperandError),
+        (lambda: RandomEdit(EDIT, block=((1, 2, 3),)), OperandError),
+        (lambda: RandomEdit(EDIT, block=((-1, 2),)), OperandError),
+        (lambda: RandomEdit(EDIT, block=((1, 2.0),)), OperandError),
+        (lambda: RandomEdit(EDIT, block=(1, 2), axes=0), OperandError),
+        (lambda: RandomEdit(EDIT, count=1, axes="0"), OperandError),
         (lambda: RandomEdit(EDIT, count=1)(ones(), 3), ShapeError),
+        (lambda: RandomEdit(EDIT, count=1)(ones(), [[3, 4]]), ShapeError),
+        (lambda: RandomEdit(EDIT, count=1)(ones(), [3.0, 4.0]), OperandError),
+        (lambda: RandomEdit(EDIT, count=1)(ones(), [3, -4]), OperandError),
+        (lambda: RandomEdit(EDIT, count=1)(ones(), [3, 4], -1), OperandError),
+        (lambda: RandomEdit(EDIT, count=1)(ones(), [3, 4], [1, 2]), OperandError),
+        (lambda: RandomEdit(EDIT, count=1)(ones()), OperandError),
+        (lambda: RandomEdit(at[...].set(0.0), count=1)(ones(), [3, 4]), ShapeError),
+        (lambda: RandomEdit(sample[...].set(0.0), block=((1, 4),))(ones(), [0, 1]), ShapeError),
+        (lambda: RandomEdit(at[...].set(0.0), block=(1, 1, 1))(ones(), 0), ShapeError),
         (lambda: RandomEdit(EDIT, count=1)(ones(), [3]), ShapeError),
         (lambda: RandomEdit(sample[...].set(0.0), count=4)(ones(), [0, 1]), ShapeError),
         (lambda: RandomEdit(sample[...].set(0.0), block=(4,))(ones(), [0, 1]), ShapeError),
@@ -466,6 +532,25 @@ def test_random_edit_of_batches_and_tensors():
 def test_random_edit_refuses(make, error):
     with pytest.raises(error, match="Received"):
         make()
+
+
+def test_random_edit_by_tensors_that_have_values():
+    edit = RandomEdit(sample[...].set(0.0), rate=0.5, seed=3)
+    index, epoch = ops.convert_to_tensor([4, 5]), ops.convert_to_tensor(2)
+    np.testing.assert_array_equal(
+        to_numpy(edit(ops.ones((2, 7)), index, epoch)), edit(ones(2, 7), [4, 5], 2)
+    )
+
+
+@pytest.mark.tensors
+def test_random_edit_in_a_compiled_function_shows_the_layer():
+    edit = RandomEdit(sample[...].set(0.0), rate=0.5)
+    with pytest.raises(OperandError, match=r"`RandomEditing(.*)`") as raised:
+        edit.draw((2, 9, 9), keras.Input((2,), dtype="int32"))
+    code = str(raised.value).rsplit("`", 2)[1]
+    layer = eval(code, {"RandomEditing": RandomEditing, "sample": sample})
+    found = to_numpy(layer(ops.ones((2, 9, 9)), training=True))
+    assert (found == 0).sum(axis=(1, 2)).tolist() == [64, 64]
 
 
 # --- InputEditing ------------------------------------------------------------------------------

@@ -47,7 +47,9 @@ def x():
         (lambda x: at[0].set(1.0) + at[1].set(2.0), r"`first \| second`"),
         (lambda x: (at[0].set(1.0) | at[1].set(2.0)) + 1, r"`first \| second`"),
         (lambda x: Editing(RandomEdit(sample[...].set(0.0), count=1)), "EditedDataset"),
+        (lambda x: Editing(RandomEdit(sample[...].set(0.0), count=1)), r"block=\(8, 8\)\)`"),
         (lambda x: InputEditing(RandomEdit(sample[...].set(0.0), count=1)), r"index=\[0, 1\]"),
+        (RandomEdit(sample[...].set(0.0), count=1), r"number, x: erase\(x, number\)"),
     ],
 )
 def test_operand_errors(mistake, fix, x):

@@ -543,7 +543,8 @@ CASES = {
         Case(f"{shape}", lambda ops, x: ops.argmax(x), (np.resize([0, 1, 1], shape).astype(I),))
         for shape in [(1,), (3,), (9,)]
     ],
-    "argsort": unary("argsort", [I], values=ordered)[:1],
+    "argsort": unary("argsort", [I], values=ordered)[:1]
+    + fixed(rows=(lambda ops, x: ops.argsort(x), np.random.default_rng(0).random((3, 50), F))),
     "array": fixed(
         number=lambda ops: ops.array(3, dtype=I),
         numbers=lambda ops: ops.array([1, -2], dtype=I),

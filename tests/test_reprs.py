@@ -26,7 +26,7 @@ from kedit.interventions import (
     patching_study,
     site,
 )
-from kedit.layers import ConditionalModifier, Editing, IndexGuide
+from kedit.layers import ConditionalModifier, Editing, IndexGuide, RandomEditing
 from kedit.losses import IndexPenalty, MaskedLoss, WeightedSum
 from kedit.metrics import IndexViolation
 from kedit.studies import Ablation, Counterfactual, Sweep, ablate, sweep
@@ -153,6 +153,10 @@ LAYERS = {
     ConditionalModifier: (
         lambda: ConditionalModifier(5.0),
         "<ConditionalModifier name=where_X_gt_5_multiply_2, built=False>",
+    ),
+    RandomEditing: (
+        lambda: RandomEditing(sample[2:].set(0.0), count=1),
+        "<RandomEditing name=random_sample_2_set_0, built=False>",
     ),
     IndexGuide: (lambda: IndexGuide(2, 1.0, name="g"), "<IndexGuide name=g, built=False>"),
     InputEditing: (

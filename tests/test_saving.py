@@ -17,7 +17,7 @@ import kedit
 from kedit import Edit, EditSequence, Trainable, X, at, block, sample
 from kedit.errors import EditError, OperandError, PositionError, SavingError, ShapeError
 from kedit.interventions import OtherRun, edit_model, load_edits, save_edits, site
-from kedit.layers import ConditionalModifier, Editing, IndexGuide
+from kedit.layers import ConditionalModifier, Editing, IndexGuide, RandomEditing
 from kedit.losses import IndexPenalty, MaskedLoss
 from kedit.metrics import IndexViolation
 
@@ -100,6 +100,7 @@ def bad_fields(thing, **changes):
     return [{**thing.get_config(), name: value} for name, value in changes.items()]
 
 
+RANDOM = RandomEditing(sample[0].set(1.0), rate=0.5)
 EDIT = keras.saving.serialize_keras_object(at[0].set(1.0))
 FIELDS = [
     (Editing, bad_fields(Editing(sample[0].set(1.0)), edit=3, switch=1, temperature=True, evil=1)),
@@ -112,6 +113,9 @@ FIELDS = [
     (MaskedLoss, bad_fields(MaskedLoss("mse"), ignore=[{"items": [0]}])),
     (kedit.inputs.InputEditing, [{"edit": EDIT}, {"edit": None}, {}]),
     (kedit.inputs.RandomEdit, [{"edit": EDIT}, {"edit": EDIT, "count": True}, {"count": 1}]),
+    (kedit.inputs.RandomEdit, [{"edit": EDIT, "block": 8}, {"edit": EDIT, "block": [[3, 2]]}]),
+    (RandomEditing, bad_fields(RANDOM, edit=3, count=True, rate=2.0, block=[[1, 2, 3]], evil=1)),
+    (RandomEditing, bad_fields(RANDOM, probability=True, seed=0.0, axes="0", when="never")),
     (kedit.constraints.EditConstraint, [{"edit": {**EDIT, "evil": 1}}, {"evil": EDIT}]),
     (kedit.callbacks.DualAscent, [{"evil": 1}]),
     (Trainable, [{}, {"initializer": 1.0}, 3]),

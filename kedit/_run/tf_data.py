@@ -1,8 +1,8 @@
-"""A replacement for `keras.ops`, for TensorFlow tensors that `keras.ops` cannot compute with.
+"""What kedit does with TensorFlow itself: compute where `keras.ops` cannot, and call NumPy.
 
-These are tensors inside `tf.data` under another backend, and, on TensorFlow, tensors that
-`keras.ops` would narrow. This is the only file that names a framework. It imports it only when it
-meets such a tensor.
+`keras.ops` cannot compute with tensors inside `tf.data` under another backend, and on TensorFlow it
+narrows some. To draw the positions of a random edit, a graph calls NumPy. This is the only file
+that names a framework. It imports it only when it meets a tensor of it.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kedit._language.types import Shape
 from kedit._run import ops
 
 _NARROWED = ("uint64", "complex128")
@@ -120,7 +121,53 @@ def run(function: Callable[..., Any], tensors: Any, *arguments: Any) -> Any:
     """Call a function that applies an edit, with TensorFlow's functions if a tensor needs them."""
     if not any([_is_foreign(tensor) for tensor in tensors]):
         return function(*arguments)
-    # AutoGraph has no branches to convert here, and would take seconds.
-    function = _library().autograph.experimental.do_not_convert(function)
     with ops.using(_library()):
-        return function(*arguments)
+        return without_autograph(function)(*arguments)
+
+
+def without_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as it is: AutoGraph has no branches to convert here, and would take seconds."""
+    converted: Callable[..., Any] = _library().autograph.experimental.do_not_convert(function)
+    return converted
+
+
+def in_graph(x: Any) -> bool:
+    """Whether `x` is, or holds, a tensor of TensorFlow without a value, as inside `tf.data`."""
+    if isinstance(x, (list, tuple)):
+        return any([in_graph(entry) for entry in x])
+    x = x.value if isinstance(x, keras.Variable) else x
+    if not type(x).__module__.startswith("tensorflow."):
+        return False
+    tf: Any = _library()
+    has_value = hasattr(x, "numpy") and not isinstance(x, tf.Variable)
+    return bool(tf.is_tensor(x)) and not (tf.executing_eagerly() or has_value)
+
+
+def sizes(x: Any) -> tuple[Any, ...]:
+    """Sizes of `x`: ints, or scalar tensors where a graph does not know them."""
+    return _library().shape(x) if in_graph(x) else tuple(x.shape)
+
+
+def integers(x: Any) -> Any:
+    """A tensor of integers from a number, an array, a tensor, or a list of these; else None."""
+    tf: Any = _library()
+    if isinstance(x, (list, tuple)) and in_graph(x):
+        x = tf.stack([tf.cast(entry, "int64") for entry in x])
+    x = tf.convert_to_tensor(x)
+    return x if x.dtype.is_integer else None
+
+
+def drawn(draw: Callable[..., Any], given: Any, shape: Shape) -> Any:
+    """Booleans that NumPy draws while the graph runs.
+
+    They depend on what is given alone, so they are the same in every thread and order.
+
+    Args:
+        draw: Function of arrays that returns an array of booleans.
+        given: The tensors of TensorFlow that it is called with, as arrays.
+        shape: Shape of the booleans, with None for an unknown size.
+    """
+    tf: Any = _library()
+    mask = tf.numpy_function(draw, given, "bool", stateful=False)
+    mask.set_shape(shape)
+    return mask

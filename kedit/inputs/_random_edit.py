@@ -1,38 +1,52 @@
 """An edit of randomly chosen positions, with a separate key for each sample."""
 
-import math
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
 
+from kedit._draws import Draw, check_narrows, check_whole, narrow
 from kedit._edit import Edit, edit_from_json
 from kedit._language.batch import edit_batch
-from kedit._language.constants import Array, as_array, freeze
+from kedit._language.constants import as_array
 from kedit._language.decoding import check_same, loading
-from kedit._language.expression import Expression
-from kedit._language.selection import Selection
 from kedit._language.types import Shape
 from kedit._plan.bind import BindOptions, bind
+from kedit._run import tf_data
+from kedit._run.dense import check_dense
 from kedit.errors import OperandError, ShapeError
+
+_DRAWN = ("count", "rate", "block", "axes", "probability")
+
+
+class _NumPy:
+    """NumPy's functions, as a draw calls them."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def argsort(self, x: Any) -> Any:
+        return np.argsort(x, kind="stable")
 
 
 @keras.saving.register_keras_serializable(package="kedit")
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class RandomEdit:
     """An edit that changes a random choice of its selected positions.
 
     The draw depends only on the key `(seed, epoch, index)`. It is the same in every
-    process, order and batch, and on every backend. Forked workers share no state.
+    process, order and batch, and on every backend. Forked workers share no state. Inside
+    `tf.data` the index is a tensor without a value; the draw is the same there. A layer
+    that draws during training is `kedit.layers.RandomEditing`.
 
     Args:
         edit: `kedit.Edit`. In `sample[...]`, each sample of a batch gets its own draw;
             in `at[...]`, the whole array gets one.
         count: Number of positions to choose. Give one of `count`, `rate` and `block`.
         rate: Probability of choosing each position, from 0 to 1.
-        block: Size of a block of neighbours to choose, with a number for each of
-            `axes`, such as `(3, 3)`.
+        block: Size of a block of neighbors to choose along each of `axes`, such as
+            `(8, 8)`. A pair `(low, high)` in place of a size draws it, both included.
         axes: Int or tuple: the axes of the selection along which to choose. `-1`
             chooses whole features. In `sample[...]`, axes are counted inside a sample.
             Defaults to None: all axes, or the first `len(block)` for a block.
@@ -42,12 +56,12 @@ class RandomEdit:
     Call arguments:
         x: NumPy array, list, tensor or batch, as for `kedit.Edit`.
         index: Number of the element in the dataset; in `sample[...]`, one for each
-            sample in the batch.
+            sample in the batch. Numbers, an array or a tensor.
         epoch: Number of the epoch. Defaults to 0.
 
     Raises:
-        kedit.errors.OperandError: If the arguments do not say what to choose, or
-            the index has no value yet, as inside `tf.data`.
+        kedit.errors.OperandError: If the arguments do not say what to choose, there is no
+            index, or a compiler other than TensorFlow's hides its value.
         kedit.errors.ShapeError: If there are fewer positions than should be chosen,
             or the number of indices is not the number of samples.
 
@@ -57,6 +71,7 @@ class RandomEdit:
     References:
         - Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3": Philox,
           the NumPy generator used here.
+        - Zhong et al., 2017, "Random Erasing Data Augmentation", arXiv:1708.04896.
 
     Example:
     >>> erase = kedit.inputs.RandomEdit(kedit.sample[...].set(0.0), block=(2, 2), seed=1)
@@ -65,142 +80,152 @@ class RandomEdit:
     [12.0, 12.0]
     >>> bool((erase(np.ones((1, 4, 4)), index=[11]) == x[1]).all())
     True
+    >>> boxes = kedit.inputs.RandomEdit(kedit.sample[...].set(0.0), block=((1, 3), (1, 3)))
+    >>> boxes(np.ones((3, 4, 4)), index=[0, 1, 2]).sum(axis=(1, 2)).tolist()
+    [15.0, 10.0, 15.0]
     """
 
     edit: Edit
     count: int | None = None
     rate: float | None = None
-    block: tuple[int, ...] | None = None
+    block: tuple[int | tuple[int, int], ...] | None = None
     axes: int | tuple[int, ...] | None = None
     probability: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("block", "axes"):  # JSON turns tuples into lists
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not isinstance(self.edit, Edit) or self.edit.op == "get" or self.edit.tensors():
-            raise OperandError(
-                "A random edit should be given one edit by numbers, arrays or expressions. "
-                f"Received: `{self.edit!r}`. Write `RandomEdit(sample[...].set(0.0), count=1)`."
-            )
-        if callable(self.edit.selection.condition):
-            raise OperandError(
-                "A random edit should be given a condition that is an expression or a mask. "
-                f"Received: `{self.edit!r}`. Write `.where(X > 0.0)`."
-            )
-        if [self.count, self.rate, self.block].count(None) != 2:
-            raise OperandError(
-                "A random edit should be given one of `count`, `rate` and `block`. Received: "
-                f"count={self.count!r}, rate={self.rate!r}, block={self.block!r}."
-            )
-        for name in ("count", "block", "seed"):
-            value = getattr(self, name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            if value is not None and not all([type(n) is int and n >= 0 for n in numbers]):
-                raise OperandError(f"`{name}` should be whole, not negative. Received: {value!r}.")
-        for name in ("rate", "probability"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise OperandError(f"`{name}` should lie from 0 to 1. Received: {value!r}.")
+        check_narrows(self.edit, "RandomEdit(sample[...].set(0.0), count=1)")
+        check_whole("seed", self.seed)
+        draw = self._draw
+        for name in _DRAWN:  # JSON turned tuples into lists
+            object.__setattr__(self, name, getattr(draw, name))
 
-    def __call__(self, x: Any, index: Any, epoch: int = 0) -> Any:
+    @property
+    def _draw(self) -> Draw:
+        return Draw(*[getattr(self, name) for name in _DRAWN])
+
+    def __call__(self, x: Any, index: Any = None, epoch: Any = 0) -> Any:
+        if index is None:
+            raise OperandError(
+                "A random edit should be given the number of the sample, from which it draws. "
+                "Received: no index. Write `erase(x, index)`; in `tf.data`, write "
+                "`dataset.enumerate().map(lambda number, x: erase(x, number))`."
+            )
+        if tf_data.in_graph((index, epoch)):
+            return tf_data.without_autograph(self._apply)(x, index, epoch)
+        return self._apply(x, index, epoch)
+
+    def _apply(self, x: Any, index: Any, epoch: Any) -> Any:
         def edit_leaf(leaf: Any) -> Any:
             leaf = as_array(leaf) if isinstance(leaf, (list, tuple)) else leaf
-            return self.draw(leaf.shape, index, epoch)(leaf)
+            check_dense(leaf)
+            return self.draw(tf_data.sizes(leaf), index, epoch)(leaf)
 
         return edit_batch(edit_leaf, x, self.edit.path, self.edit.part)
 
-    def draw(self, shape: Shape, index: Any, epoch: int = 0) -> Edit:
+    def draw(self, shape: Shape, index: Any, epoch: Any = 0) -> Edit:
         """Return the edit drawn for a key, for an array or a batch of shape `shape`."""
-        selection = self.edit.selection
-        selected: Any = bind(selection, tuple(shape), BindOptions(self.edit.mode)).result
-        try:
-            keys = np.asarray(index).tolist()
-        except Exception as error:  # each framework raises its own kind
-            raise OperandError(
-                "The index of a random edit should be a number, or one for each sample. Received: "
-                f"a {type(index).__name__} without values. Where a pipeline has only such, as "
-                "`tf.data`, edit before it, or in `kedit.inputs.EditedDataset`."
-            ) from error
-        if selection.coordinates == "at":
-            chosen = self._chosen(selected, keys, epoch)
-        elif not isinstance(keys, list) or len(keys) != selected[0]:
-            raise ShapeError(
-                "A random edit in `sample[...]` should be given an index for each sample of the "
-                f"batch. Received: {index!r} for a batch of shape {tuple(shape)}."
-            )
-        else:
-            masks = [self._chosen(selected[1:], key, epoch) for key in keys]
-            chosen = np.stack(masks) if masks else np.zeros(selected, bool)
-        condition: Any = freeze(chosen)
-        if isinstance(selection.condition, Expression):
-            condition = Expression("logical_and", selection.condition, condition)
-        elif isinstance(selection.condition, Array):
-            condition = freeze(chosen & selection.condition.array)
-        narrowed = Selection(selection.coordinates, selection.index, condition)
-        return replace(self.edit, selection=narrowed, path=None, part="x")
+        shape = tuple(shape)
+        if tf_data.in_graph((index, epoch, *shape)):
+            return narrow(self.edit, self._drawn_in_graph(shape, index, epoch))
+        return narrow(self.edit, self._masks(shape, _key(index), _key(epoch), self.edit.mode))
 
-    def _chosen(self, sizes: Any, key: int, epoch: int) -> Any:
-        """Choose positions for one key, as booleans that broadcast to `sizes`."""
+    def _drawn_in_graph(self, shape: Shape, index: Any, epoch: Any) -> Any:
+        """The mask as a tensor of TensorFlow, whose key has no value before the graph runs."""
+        known = tuple([size if isinstance(size, int) else None for size in shape])
+        sizes = bind(self.edit.selection, known, BindOptions(self.edit.mode)).result
+        mode = self.edit.mode or ("drop" if None in known else None)  # as the edit does it there
+        given = [tf_data.integers(entry) for entry in (index, epoch)]
+        for number, tensor in zip((index, epoch), given, strict=True):
+            if tensor is None:
+                _no_number(number)
+        rank = given[0].shape.rank
+        self._check_number(None if rank is None else tuple(given[0].shape), sizes, known)
+        if self.edit.selection.coordinates == "at":
+            self._draw.check(sizes)
+            drawn = self._draw.shape(sizes)
+        else:
+            self._draw.check(sizes[1:])
+            drawn = (sizes[0], *self._draw.shape(sizes[1:]))
+
+        def masks(index: Any, epoch: Any, *shape: Any) -> Any:
+            whole = tuple([int(size) for size in shape])
+            return self._masks(whole, _key(index), _key(epoch), mode)
+
+        return tf_data.drawn(masks, [*given, *map(tf_data.integers, shape)], drawn)
+
+    def _masks(self, shape: Shape, keys: Any, epoch: Any, mode: Any) -> Any:
+        """The positions drawn for a key: one mask, or in `sample[...]` one for each sample."""
+        sizes: Any = bind(self.edit.selection, shape, BindOptions(mode)).result
+        self._check_number(np.shape(keys), sizes, shape)
+        if isinstance(epoch, list):
+            _no_number(epoch)
+        draw = self._draw
+        if not isinstance(keys, list):
+            draw.check(sizes)
+            return self._mask(draw, sizes, keys, epoch)
+        sizes = sizes[1:]
+        draw.check(sizes)
+        masks = [self._mask(draw, sizes, key, epoch) for key in keys]
+        return np.stack(masks) if masks else np.zeros((0, *draw.shape(sizes)), bool)
+
+    def _mask(self, draw: Draw, sizes: Shape, key: int, epoch: int) -> Any:
         # Use only `random`, whose numbers come straight from the bits of Philox.
         entropy = np.random.SeedSequence((self.seed, epoch, key))
         random = np.random.Generator(np.random.Philox(entropy)).random
-        axes = self._axes(len(sizes))
-        within = [sizes[axis] for axis in axes]
-        happens = random() < self.probability
-        if self.block is not None:
-            chosen = np.array(happens)
-            for size, width in zip(within, self.block, strict=True):
-                self._check_enough(size, width)
-                start = int(random() * (size - width + 1))
-                place = np.arange(size)
-                chosen = chosen[..., None] & (start <= place) & (place < start + width)
-        else:
-            drawn = random(math.prod(within))
-            if self.count is not None:
-                self._check_enough(len(drawn), self.count)
-                chosen = np.argsort(np.argsort(drawn, kind="stable")) < self.count
-            else:
-                chosen = drawn < self.rate
-            chosen = chosen & happens
-        by_axis = chosen.reshape(within).transpose(np.argsort(axes))
-        return by_axis.reshape([size if a in axes else 1 for a, size in enumerate(sizes)])
+        return np.asarray(draw.mask(sizes, random, _NumPy()))
 
-    def _axes(self, rank: int) -> list[int]:
-        if self.axes is None:
-            return list(range(rank if self.block is None else len(self.block)))
-        given = self.axes if isinstance(self.axes, tuple) else (self.axes,)
-        axes = [axis + rank if axis < 0 else axis for axis in given]
-        if len(set(axes)) < len(axes) or not all([0 <= axis < rank for axis in axes]):
+    def _check_number(self, given: Shape | None, sizes: Shape, shape: Shape) -> None:
+        """Raise if indices of shape `given`, or None, are not one for each sample or array."""
+        of_samples = self.edit.selection.coordinates == "sample"
+        wanted = sizes[:1] if of_samples else ()
+        if given is None or (
+            len(given) == len(wanted)
+            and all([None in pair or len({*pair}) == 1 for pair in zip(given, wanted, strict=True)])
+        ):
+            return
+        if of_samples:
             raise ShapeError(
-                f"`axes` should be different axes of a selection of rank {rank}. Received: "
-                f"{self.axes!r}."
+                "A random edit in `sample[...]` should be given an index for each sample of the "
+                f"batch. Received: an index of shape {given} for a batch of shape {shape}."
             )
-        return axes
-
-    def _check_enough(self, size: int, wanted: int) -> None:
-        if wanted > size:
-            raise ShapeError(
-                f"A random edit should choose at most as many places as there are, {size}. "
-                f"Received: {self!r}."
-            )
+        raise ShapeError(
+            "A random edit in `at[...]` should be given one index, for the whole array. Received: "
+            f"an index of shape {given}. To draw for each sample of a batch, write `sample[...]`."
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Return the random edit as JSON data."""
-        config = {field.name: getattr(self, field.name) for field in fields(self)}
-        lists = {name: list(v) if isinstance(v, tuple) else v for name, v in config.items()}
-        return {**lists, "edit": keras.saving.serialize_keras_object(self.edit)}
+        edit = keras.saving.serialize_keras_object(self.edit)
+        return {"edit": edit, **self._draw.get_config(), "seed": self.seed}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "RandomEdit":
         """Rebuild a random edit from `get_config()`. Runs no code."""
         with loading("A saved RandomEdit", config):
             made = cls(**{**config, "edit": edit_from_json(config["edit"])})
-            check_same(
-                "A saved RandomEdit",
-                made.get_config(),
-                config,
-                ("count", "rate", "block", "axes", "probability", "seed"),
-            )
+            check_same("A saved RandomEdit", made.get_config(), config, (*_DRAWN, "seed"))
             return made
+
+
+def _key(value: Any) -> Any:
+    """A number, or a list of numbers, of which a key is made."""
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # each framework raises its own kind
+        raise OperandError(
+            "The index of a random edit should have a value, unless it is a tensor of "
+            f"TensorFlow, as inside `tf.data`. Received: a {type(value).__name__} without values. "
+            "Draw before the function is compiled, or draw in a layer: "
+            "`RandomEditing(sample[...].set(0.0), block=(8, 8))`."
+        ) from error
+    if not all([type(number) is int and number >= 0 for number in array.ravel().tolist()]):
+        _no_number(value)
+    return array.tolist()
+
+
+def _no_number(value: Any) -> NoReturn:
+    raise OperandError(
+        "The index and the epoch of a random edit should be whole numbers, not negative. Received: "
+        f"{value!r}. In `tf.data`, `dataset.enumerate()` gives the number of each element."
+    )
