@@ -61,10 +61,12 @@ class Nearest(keras.layers.Layer):
         self.start = start
 
     def build(self, input_shape):
+        """Add the series as a weight."""
         start = keras.initializers.Constant(self.start)
         self.series = self.add_weight(name="series", shape=(LENGTH,), initializer=start)
 
     def call(self, x):
+        """Return the distance of each series of a batch."""
         cost = ops.square(ops.expand_dims(x, 2) - ops.convert_to_tensor(self.series))
         return fill_table(cost)[:, -1, -1]
 
