@@ -273,6 +273,8 @@ def cases(draw, traced, x_as, dtypes=None, modes=MODES):
             constant = constant._replace(shape=())
         if condition == "mask" and constant.way == "number":
             constant = constant._replace(way="array")
+        if condition in PLACED:
+            constant = Operand()
         case = case._replace(condition=condition, constant=constant)
     if op != "apply":
         case = case._replace(

@@ -1,5 +1,8 @@
 """Addresses: the same on every backend, in every session, whatever Keras calls the layers."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -73,6 +76,35 @@ def test_shapes_and_calls():
     info = sites(WithSpare(), ROWS)
     assert [(one.address, one.calls) for one in info] == [("used", 1), ("spare", 0)]
     assert (info[1].input, info[1].output) == (None, None)
+
+
+def test_a_model_is_looked_at_once_until_it_changes():
+    runs = []
+
+    class Counting(keras.layers.Layer):
+        factor = 1
+
+        def call(self, x):
+            runs.append(x.shape)
+            return keras.ops.concatenate([x] * self.factor)
+
+    inputs = keras.Input((3,))
+    base = keras.Model(inputs, keras.layers.Dense(2, name="out")(Counting(name="h")(inputs)))
+    assert [info.output for info in sites(base)] == [(None, 3), (None, 2)]
+    count = len(runs)
+    edited = edit_model(base, {"h": sample[1].set(0.0)})
+    assert edited.built
+    capture(base, "h")
+    edit_model(base, {})
+    assert len(runs) == count
+    base.get_layer("h").factor = 2
+    base.get_layer("h").built = True
+    assert [info.calls for info in sites(base)] == [1, 1]
+    assert len(runs) > count
+    alive = weakref.ref(base)
+    del base, edited, inputs
+    gc.collect()
+    assert alive() is None
 
 
 def test_a_model_of_which_nobody_knows_what_it_takes():

@@ -124,6 +124,9 @@ class EditedModel(PartlyTrained):
 
     def _build_edits(self) -> None:
         """Build the edits whose shapes are known before the model runs."""
+        if not self.edit_layers:
+            self.built = True
+            return
         seen = look(self.base)
         if seen is None:
             return

@@ -1,5 +1,6 @@
 """A table of what can be edited inside a model."""
 
+import weakref
 from typing import Any, NamedTuple
 
 import keras
@@ -112,13 +113,53 @@ def look(model: Any, inputs: Any = None) -> dict[int, list[Any]] | None:
         of positional arguments and output, as `KerasTensor`s. None if the inputs of the
         model are unknown.
     """
-    spec = input_spec(model) if inputs is None else keras.tree.map_structure(_spec, inputs)
-    if spec is None:
-        return None
     if inputs is not None:
         if not model.built:  # a run without values cannot build it
             model(keras.tree.map_structure(ops.convert_to_tensor, inputs))
         return _look(model, [_sized(inputs, 0), _sized(inputs, 1)])
+    state, seen = _LOOKED.get(model, (None, None))
+    if state is None or not state.describes(model):
+        seen = _look_as_built(model)
+        _LOOKED[model] = (_State(model), seen)
+    found: dict[int, list[Any]] | None = seen
+    return found
+
+
+class _State:
+    """What the calls of the layers in a model depend on, without keeping the layers alive."""
+
+    def __init__(self, model: Any) -> None:
+        layers = [model, *addresses(model).values()]
+        self._layers = [weakref.ref(layer) for layer in layers]
+        self._attributes = [_plain_attributes(layer) for layer in layers]
+
+    def describes(self, model: Any) -> bool:
+        """Whether the model still has the same layers, with the same settings."""
+        layers = [model, *addresses(model).values()]
+        same = len(layers) == len(self._layers) and all(
+            [ref() is layer for ref, layer in zip(self._layers, layers, strict=True)]
+        )
+        return same and self._attributes == [_plain_attributes(layer) for layer in layers]
+
+
+def _plain_attributes(layer: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(layer).items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all([_is_plain(entry) for entry in value])
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+_LOOKED: Any = weakref.WeakKeyDictionary()
+"""What was seen in models, and the state that they were in."""
+
+
+def _look_as_built(model: Any) -> dict[int, list[Any]] | None:
+    spec = input_spec(model)
+    if spec is None:
+        return None
     # Some layers cannot run with unknown sizes, others cannot run with small ones.
     for specs in ([spec], [_sized(spec, 4), _sized(spec, 6)], [_sized(spec, 64), _sized(spec, 96)]):
         try:
