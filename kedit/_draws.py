@@ -30,6 +30,9 @@ class Draw:
     probability: float = 1.0
 
     def __post_init__(self) -> None:
+        for name in ("count", "rate", "probability"):  # which may be numbers of NumPy
+            value = getattr(self, name)
+            object.__setattr__(self, name, value.item() if is_array(value) else value)
         for name in ("block", "axes"):  # JSON turns tuples into lists
             object.__setattr__(self, name, _as_tuples(getattr(self, name)))
         if [self.count, self.rate, self.block].count(None) != 2:
@@ -132,7 +135,7 @@ class Draw:
             return drawn < self.rate
         sizes = library.shape(drawn)
         lead = tuple(sizes)[: len(drawn.shape) - len(within)]
-        flat = library.reshape(drawn, (*lead, -1))
+        flat = library.reshape(drawn, (*lead, math.prod(within)))
         ranks = library.argsort(library.argsort(flat))
         return library.reshape(ranks < self.count, sizes)
 

@@ -610,6 +610,9 @@ class EditSequence(Frozen):
             edits = [Edit.from_config(edit) for edit in fields["edits"]]
             if "weights" not in fields:
                 return cls(*edits)
+            count = len(same_weights([held for edit in edits for held in take_out(edit)[1]]))
+            if len(fields["weights"]) != count:
+                raise refused(f"`weights` should have {count} numbers", fields["weights"])
             made = cls(*_joined_weights(edits, fields["weights"]))
             if made.get_config().get("weights") != fields["weights"]:
                 raise refused(

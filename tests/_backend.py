@@ -141,6 +141,16 @@ def as_raised_by_compiler(error: type[Exception], message: str) -> tuple[type[Ex
     return (Exception, None) if BACKEND == "torch" else (error, message)
 
 
+def in_inference(fn: Callable[[], Any]) -> Any:
+    """What a function returns where the backend keeps nothing that training needs."""
+    if BACKEND != "torch":
+        return fn()
+    import torch
+
+    with torch.inference_mode():
+        return fn()
+
+
 def vectorizers() -> dict[str, Callable[..., Any]]:
     """Every way to run a function on rows: called with it and tensors whose first axis is rows."""
 

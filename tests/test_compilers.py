@@ -10,12 +10,15 @@ from _backend import (
     compilers,
     gradients,
     hessian_vector,
+    in_inference,
     optimized,
     tensors,
     to_numpy,
     vectorizers,
+    vjp,
 )
 from keras import ops
+from kit import check_close
 from oracle import cube
 
 from kedit import X, at, block, each, sample
@@ -29,6 +32,42 @@ S = np.s_
 def by_numpy(op, x, index, values=0.0):
     """An update as its definition has it; what is out of bounds is dropped."""
     return oracle.update(op, x, oracle.positions_in_bounds(x.shape, index), values)
+
+
+# --- What plans keep ---------------------------------------------------------------------------
+
+
+def kept_edits():
+    rng = np.random.default_rng(0)
+    places = tuple(np.divmod(rng.choice(10_000, 300, replace=False), 100))
+    return [at[0, 2].set(3.0), at[..., ::3].set(-0.0), at[places].set(7.0), at[places].add(1.0)]
+
+
+def traces():
+    """Every way in which tensors have no values, called with a function and a tensor."""
+    found = {name: lambda fn, x, c=c: c(fn)(x) for name, c in compilers().items()}
+    rows = vectorizers().items()
+    found |= {name: lambda fn, x, v=v: v(fn, ops.stack([x, x]))[0] for name, v in rows}
+    found["gradient"] = lambda fn, x: vjp(fn, [x], np.ones(x.shape, "float32"))[0]
+    found["without training"] = lambda fn, x: in_inference(lambda: fn(x))
+    return found
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("way", traces())
+def test_what_is_kept_with_a_plan_is_never_of_a_trace(way):
+    """An edit that a trace met first works outside of it, in other traces, and in training."""
+    x, other = np.ones((100, 100), "float32"), ops.convert_to_tensor(np.ones((100, 100), "float32"))
+    for edit in kept_edits():
+        expected = edit(x)
+        for _ in range(2):
+            check_close(traces()[way](lambda x, e=edit: e(x), ops.convert_to_tensor(x)), expected)
+            # Also if what is edited is not of the trace.
+            check_close(traces()[way](lambda x, e=edit: e(other) + 0 * x, other), expected)
+            check_close(edit(other), expected)
+        value, (gradient,) = vjp(lambda x, e=edit: e(x) * x, [x], np.ones_like(x))
+        check_close(value, expected)
+        check_close(gradient, np.where((expected != 1) & (expected != 2), 0, 1) + expected)
 
 
 # --- Every compiler ----------------------------------------------------------------------------

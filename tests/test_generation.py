@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from _backend import to_numpy
 
-from kedit import X, sample
+from kedit import X, at, position, sample
 from kedit.errors import EditError, OperandError, PositionError
 from kedit.interventions import capture, edit_model, load_edits, save_edits, site, sites
 
@@ -53,11 +53,11 @@ def uncached(model):
     """The same, with the whole sequence run again for every token."""
     tokens = TOKENS.copy()
     for row, count in enumerate((TOKENS > 0).sum(1)):
-        for position in range(count, LENGTH):
-            mask = (np.arange(LENGTH)[None] < position).astype("int32")
+        for place in range(count, LENGTH):
+            mask = (np.arange(LENGTH)[None] < place).astype("int32")
             given = {"token_ids": tokens[row : row + 1], "padding_mask": mask}
             logits = model.predict_on_batch(given)
-            tokens[row, position] = np.asarray(logits)[0, position - 1].argmax()
+            tokens[row, place] = np.asarray(logits)[0, place - 1].argmax()
     return tokens
 
 
@@ -95,6 +95,9 @@ EDITS = {
     "a head": {HEADS: sample[:, 1].set(0.0)},
     "a head at positions": {HEADS: sample[4:7, 1].multiply(-3.0)},
     "both": {HEADS: sample[4, [0, 1]].multiply(-3.0), OUTPUT: sample[[2, 5]].add(VECTOR)},
+    "by positions": {OUTPUT: sample.where(position(0) >= 5).add(VECTOR)},
+    "positions by at": {OUTPUT: at[:, 2:].where(position(1) >= 5).add(X * position(2))},
+    "positions as values": {OUTPUT: sample[2:].set(position(0) * 0.25)},
     "the mean": {OUTPUT: sample[:, 3].multiply(2.0) | sample[6].set(0.0)},
 }
 

@@ -7,7 +7,7 @@ from _backend import to_numpy
 from keras import ops
 from kit import check_close, check_roundtrip, in_full_once, saved_and_loaded
 
-from kedit import X, at, sample
+from kedit import Trainable, X, at, sample
 from kedit.errors import CoordinateError, EditError, OperandError, PositionError, ShapeError
 from kedit.interventions import WeightEditing, freeze_elements, prune
 
@@ -250,6 +250,17 @@ def test_a_condition_freezes_what_meets_it_now():
         check_close(model.weight("hidden/kernel"), wanted)
         kernel.assign(start + 1.0)
         check_close(model.weight("hidden/kernel"), np.where(mask, wanted, start + 1))
+    start[3, 2] = np.nan
+    kernel.assign(start)
+    column = np.arange(1.0, 7.0)
+    model = freeze_elements(base, "hidden/kernel", at[:, 1].where(X == 0), column)
+    kernel.assign(np.full_like(start, 9.0))
+    found = to_numpy(model.weight("hidden/kernel"))
+    assert found[::2, 1].tolist() == [1.0, 3.0, 5.0]
+    assert found.sum() == 9 * (48 - 3) + 9
+    for index in (X > Trainable(0.0), sample.where(X > 0)):
+        with pytest.raises(EditError, match="Received"):
+            freeze_elements(base, "hidden/kernel", index)
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")

@@ -625,8 +625,26 @@ CASES = {
     + beside("maximum", [-1.0, 1e-30], ["float32"]),
     "mean": along("mean", FLOATS, steps=2) + along("mean", [F], steps=2, keepdims=True),
     "minimum": binary("minimum", REAL) + beside("minimum", [0], ["int32"]),
-    "floor_divide": binary("floor_divide", REAL),
-    "mod": binary("mod", REAL) + beside("mod", [3], ["int32"]),
+    "floor_divide": binary("floor_divide", REAL)
+    + fixed(
+        halves=(
+            lambda ops, *xs: ops.floor_divide(*xs),
+            np.array([10000.0, -7.0, 1000.0], "float16"),
+            np.array([3.0, 0.001, 0.1], "float16"),
+        )
+    ),
+    "mod": binary("mod", REAL)
+    + beside("mod", [3], ["int32"])
+    + fixed(
+        multiples=(
+            lambda ops, x: 1 / ops.mod(x, ops.convert_to_tensor(3.0, F)),
+            np.array([3.0, -6.0, 0.0, -0.0], F),
+        ),
+        negative=(
+            lambda ops, x: 1 / ops.mod(x, ops.convert_to_tensor(-3.0, F)),
+            np.array([3.0, -6.0, 0.0, -0.0], F),
+        ),
+    ),
     "multiply": binary("multiply", NUMBERS),
     "negative": unary("negative", NUMBERS),
     "not_equal": binary("not_equal", ALL, ranks=SOME) + beside("not_equal", [0], NUMBERS),

@@ -137,6 +137,44 @@ def test_compared_with_integers_they_are_exact_in_every_dtype():
     assert at(ones).where(position(1) == 1.5).set(0).sum() == 20
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_sum_with_the_ends_of_the_integers_does_not_wrap(way):
+    low, high = -(2**31), 2**31 - 1
+    edits = [
+        sample.where(position(0) - each([low, high]) < 5).set(7.0),
+        sample.where(position(0) + each([low, high]) > 5).set(7.0),
+        sample.where(position(0) >= each([low, high])).set(7.0),
+    ]
+    zeros = np.zeros((2, 4), "float32")
+    wanted = [[False, True], [False, True], [True, False]]
+    for edit, found, chosen in zip(
+        edits, WAYS[way](lambda x: [e(x) for e in edits])(*tensors([zeros])), wanted, strict=True
+    ):
+        expected = np.where(np.array(chosen)[:, None], 7.0, zeros)
+        np.testing.assert_array_equal(to_numpy(found), expected)
+        np.testing.assert_array_equal(edit(zeros), expected)
+
+
+def test_numbers_of_each_sample_must_fit_where_they_are_values():
+    for dtype, number in (("int32", 2**40), ("uint32", -1), ("float16", 70000)):
+        x = np.zeros((1, 2), dtype)
+        for given in (x, ops.convert_to_tensor(x)):
+            if to_numpy(given).dtype != x.dtype:
+                continue  # of uint32, which the backend widens
+            with pytest.raises(DTypeError, match="should lie between"):
+                sample(given)[...].set(each([number]))
+            with pytest.raises(DTypeError, match="should lie between"):
+                sample(given).where(X == each([number])).set(0)
+
+
+def test_functions_of_positions_are_compared_in_32_bits():
+    for dtype in ("float16", "bfloat16", "int32", "uint8", "complex64"):
+        x = np.zeros((1, 3000)).astype(dtype)
+        edit = sample.where(position(0).apply(lambda p: p * 1.0) > 2049).set(1)
+        for given in (x, ops.convert_to_tensor(x)):
+            assert to_numpy(edit(given)).astype("complex64").real.sum() == 950
+
+
 @pytest.mark.tensors
 def test_integers_of_64_bits_are_not_narrowed():
     """Where the backend has such: a length beyond 32 bits is longer than any axis."""
@@ -167,6 +205,25 @@ def test_gradients(compile):
     np.testing.assert_allclose(value, np.where(chosen, x * P[0] + v * P[2], x), 1e-6)
     np.testing.assert_allclose(gx, np.where(chosen, g * P[0], g), 1e-6)
     np.testing.assert_allclose(gv, np.where(chosen, g * P[2], 0).sum((0, 1)), 1e-5, 1e-5)
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("expression", [X.sqrt(), X.log(), 1.0 / X, X.apply(ops.sqrt)], ids=repr)
+def test_no_nan_comes_from_a_surrogate_where_nothing_is_compared(expression):
+    layer = Editing(sample.where(expression >= Trainable(0.5)).set(0.0), gradient="sigmoid")
+    layer.build((None, 4))
+    low = (
+        0.0 if expression.name in ("log", "divide") else 0.25
+    )  # the slope of a root at 0 is infinite
+    x = np.array([[-1.0, low, 1.0, 4.0]], "float32")
+
+    def outputs(x, weight):
+        return layer.stateless_call([weight], [], x)[0]
+
+    _, (gx, gt) = vjp(outputs, [x, np.float32(0.5)], np.ones_like(x))
+    assert np.isfinite(gx).all()
+    assert np.isfinite(gt).all()
+    assert gt != 0
 
 
 @pytest.mark.gradient
@@ -234,6 +291,11 @@ def test_in_a_draft_and_with_otherwise():
         (lambda: at(np.zeros(3, "int8"))[:].set(position(0)), DTypeError, "keras.ops.cast"),
         (lambda: at(np.zeros(3, bool)).where(X > position(0)).set(True), DTypeError, "Received"),
         (lambda: each([0.5, 1.5]), PositionError, "integers"),
+        (
+            lambda: Editing(sample.where(position(0) >= each([1, 3])).set(0.0))(ops.ones((2, 3))),
+            ShapeError,
+            "give a tensor",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(call, error, fix):

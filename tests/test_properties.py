@@ -66,7 +66,7 @@ PLACED = {
     "every other": (lambda: position(-1) % 2 == 1, lambda first, last: last % 2 == 1),
     "off the diagonal": (lambda: position(0) != position(-1), lambda first, last: first != last),
     "triangle": (
-        lambda: (position(0) - position(-1) > -0.5) & ~X.isnan(),
+        lambda: (position(0) - position(-1) > -0.5) & (X.isfinite() | X.isinf()),
         lambda first, last: first >= last,
     ),
 }

@@ -246,7 +246,9 @@ def test_edits_differ_by_which_weights_are_one():
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("weights", [[0, 1], [0, 0, 0], [1, 1], [0], ["a", "a"], None, [0, True]])
+@pytest.mark.parametrize(
+    "weights", [[0, 1], [0, 0, 0], [], [1, 1], [0], ["a", "a"], None, [0, True]]
+)
 def test_loading_refuses_weights_that_no_sequence_has(weights):
     t = Trainable(0.5)
     config = (sample[0].add(t) | sample[1].add(t)).get_config()

@@ -222,16 +222,15 @@ def saturate(values: Any, dtype: str) -> Any:
     )
 
 
-def clipped(array: Array, dtype: str) -> Array:
-    """An array of integers, clipped to the range of `dtype` if it holds integers."""
-    if kind(dtype) != 1 or kind(array.dtype) != 1:
-        return array
-    low, high = integer_range(dtype)
-    if low <= array.low and array.high <= high:
+def clipped(array: Array, limit: int) -> Array:
+    """An array of integers, clipped to a limit and its negative."""
+    if -limit <= array.low and array.high <= limit:
         return array
     if array.numbers is None:
-        return Array.of(saturate(array, dtype))
-    return Array(array.dtype, array.shape, tuple([max(low, min(n, high)) for n in array.numbers]))
+        low, high = integer_range(array.dtype)
+        return Array.of(np.clip(array.array, max(low, -limit), min(high, limit)))
+    numbers = [max(-limit, min(number, limit)) for number in array.numbers]
+    return Array(array.dtype, array.shape, tuple(numbers))
 
 
 def _shown(values: Any) -> str:

@@ -20,13 +20,13 @@ class Elements:
     x: Any
     dtype: str
 
-    def constant(self, value: Any, dtype: str, saturates: bool = False) -> Any:
+    def constant(self, value: Any, dtype: str, limit: int | None = None) -> Any:
         """A number, array or tensor of an expression in a given dtype.
 
         Args:
             value: The constant.
             dtype: Name of the dtype.
-            saturates: Whether integers out of range become the nearest one.
+            limit: See `evaluate`.
         """
         raise NotImplementedError
 
@@ -34,12 +34,12 @@ class Elements:
         """Where each element is along an axis, counted as the edit counts."""
         raise NotImplementedError
 
-    def per_sample(self, numbers: Any, dtype: str, saturates: bool) -> Any:
+    def per_sample(self, numbers: Any, dtype: str, limit: int | None) -> Any:
         """Integers for each sample, so that they broadcast to the elements; see `constant`."""
         raise NotImplementedError
 
-    def call(self, function: Any, x: Any) -> Any:
-        """What a function returns for elements, checked."""
+    def call(self, function: Any, x: Any, dtype: str) -> Any:
+        """What a function returns for elements of a dtype, checked."""
         raise NotImplementedError
 
     def where(self, chosen: Any) -> "Elements":
@@ -47,38 +47,44 @@ class Elements:
         raise NotImplementedError
 
 
-def evaluate(expression: Expression, of: Elements, dtype: str | None = None) -> Any:
+def evaluate(
+    expression: Expression, of: Elements, dtype: str | None = None, limit: int | None = None
+) -> Any:
     """Evaluate an expression.
 
     Args:
         expression: The expression.
         of: The elements.
         dtype: Name of the dtype to compute in. Defaults to None: that of the elements.
+        limit: Integers beyond it, or beyond its negative, become it. Defaults to None: there
+            is none. Where elements are is compared with any integers; half the range of 32
+            bits leaves room for a sum.
     """
     name, args, library = expression.name, expression.args, of.library
     given = of.dtype if dtype is None else dtype
     if name == "X":
         return of.x
-    saturates = expression.is_placed and not expression.has_x
     if name == "position":
         return of.constant(of.position(args[0]), given)
     if name == "each":
-        return of.per_sample(args[0], given, saturates)
+        return of.per_sample(args[0], given, limit)
     if name == "apply":
-        return of.call(args[1], evaluate(args[0], of, given))
+        return of.call(args[1], evaluate(args[0], of, given, limit), given)
     if name == "choose":
         return _choose(args, of, given)
     dtype = expression.dtype_within(given)
+    if expression.compares_in:
+        limit = 2**31 - 1
+    elif limit is not None:
+        limit = 2**30
     if name in COMPARISONS and kind(dtype) == 1 and isinstance(args[1], (int, float)):
         # Compare exactly, even if the number does not fit the dtype.
-        left = _value(args[0], of, dtype, saturates)
+        left = _value(args[0], of, dtype, limit)
         verdict = _integer_comparison(name, args[1], *integer_range(dtype))
         if isinstance(verdict, bool):
             return (library.equal if verdict else library.not_equal)(left, left)
         return getattr(library, name)(left, of.constant(verdict, dtype))
-    values = [
-        _value(arg, of, dtype, saturates, "bool" if name in JOINING else dtype) for arg in args
-    ]
+    values = [_value(arg, of, dtype, limit, "bool" if name in JOINING else dtype) for arg in args]
     if name == "abs" and kind(dtype) == 2:
         # The gradient of abs at 0 differs between backends; the gradient of a constant is 0.
         zero = of.constant(0.0, dtype)
@@ -90,21 +96,21 @@ def evaluate(expression: Expression, of: Elements, dtype: str | None = None) -> 
 
 
 def _value(
-    arg: Any, of: Elements, dtype: str, saturates: bool, constant_dtype: str | None = None
+    arg: Any, of: Elements, dtype: str, limit: int | None, constant_dtype: str | None = None
 ) -> Any:
     if isinstance(arg, Expression):
-        return evaluate(arg, of, dtype)
-    return of.constant(arg, constant_dtype or dtype, saturates)
+        return evaluate(arg, of, dtype, limit)
+    return of.constant(arg, constant_dtype or dtype, limit)
 
 
 def _choose(args: tuple[Any, ...], of: Elements, dtype: str) -> Any:
     """One of two values for each element. No NaN comes from the one that is not chosen."""
     condition, *branches = args
-    chosen = _value(condition, of, dtype, False, "bool")
+    chosen = _value(condition, of, dtype, None, "bool")
     values = []
     for branch, here in zip(branches, (chosen, of.library.logical_not(chosen)), strict=True):
         computes = isinstance(branch, Expression)
-        values.append(_value(branch, of.where(here) if computes else of, dtype, False))
+        values.append(_value(branch, of.where(here) if computes else of, dtype, None))
     return of.library.where(chosen, *values)
 
 

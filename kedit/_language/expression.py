@@ -315,6 +315,17 @@ class Expression(Operators, Frozen):
         Args:
             function: Takes a tensor and returns one of the same shape and kind of dtype.
 
+        Returns:
+            An expression.
+
+        Raises:
+            kedit.errors.OperandError: If `function` is not callable.
+            kedit.errors.EditError: When the edit is applied: a `ShapeError` or a
+                `DTypeError` if the function returns something else.
+
+        Gradient:
+            That of the function; none from elements that are not chosen.
+
         Example:
         >>> x = np.array([-2.0, 3.0])
         >>> kedit.at(x).where(kedit.X > 0.0).set(kedit.X.apply(np.square), otherwise=0.0).tolist()
@@ -384,6 +395,15 @@ class Expression(Operators, Frozen):
     def values(self) -> list[Any]:
         """The constants and tensors that numbers are computed from, not those of a choice."""
         return _constants_of(self.args[1:] if self.name == "choose" else self.args)
+
+    def with_positions(self, change: Callable[["Expression"], "Expression"]) -> "Expression":
+        """The same expression with `change` applied to every `position(axis)`."""
+        if not self.is_placed or self.name == "each":
+            return self
+        if self.name == "position":
+            return change(self)
+        args = [a.with_positions(change) if isinstance(a, Expression) else a for a in self.args]
+        return Expression(self.name, *args)
 
     def parts(self, name: str) -> list["Expression"]:
         """The expressions of a name in this one, itself included."""
@@ -464,10 +484,18 @@ class Expression(Operators, Frozen):
             raise refused("An expression should have `X` in it, on the left if it compares", data)
         return made
 
-    def check(self, dtype: str) -> None:
-        """Raise for what is not defined in `dtype`, or differs between libraries."""
+    def check(self, dtype: str, is_compared: bool = False) -> None:
+        """Raise for what is not defined in `dtype`, or differs between libraries.
+
+        Args:
+            dtype: The dtype to compute in.
+            is_compared: Whether it is part of a comparison of where elements are, in which
+                integers may be out of range.
+        """
         if self.name in _PLACED:
             self._check_placed()
+            if self.name == "each" and not is_compared:
+                check_values(self.args[0], dtype_name(self.args[0]), dtype)
             if kind(dtype) < 2 and dtype not in _COUNTS:
                 raise DTypeError(
                     f"A number computed from where an element is should have 32 bits. Received: "
@@ -476,14 +504,15 @@ class Expression(Operators, Frozen):
                 )
             return
         dtype = self.dtype_within(dtype)
+        is_compared = is_compared or bool(self.compares_in)
         if self.name in COMPARISONS and kind(dtype) == 1 and isinstance(self.args[1], (int, float)):
             if isinstance(self.args[0], Expression):
-                self.args[0].check(dtype)
+                self.args[0].check(dtype, is_compared)
             return
-        self._check(dtype)
+        self._check(dtype, is_compared)
         for arg in self.args:
             if isinstance(arg, Expression):
-                arg.check(dtype)
+                arg.check(dtype, is_compared)
 
     def dtype_within(self, dtype: str) -> str:
         """The dtype to compute the arguments in, for elements of `dtype`.
@@ -501,13 +530,14 @@ class Expression(Operators, Frozen):
                 "`position` should be given the number of an axis. Received: "
                 f"{to_code(value)}. Write `position(0)`."
             )
-        if self.name == "each" and (isinstance(value, Expression) or not _is_whole(value)):
+        fits = not isinstance(value, (Expression, int)) and _is_whole(value)
+        if self.name == "each" and not (fits and getattr(value, "shape", None) != ()):
             raise OperandError(
                 "`each` in an expression should be given integers whose first axis is the batch. "
                 f"Received: {to_code(value)}."
             )
 
-    def _check(self, dtype: str) -> None:
+    def _check(self, dtype: str, is_compared: bool) -> None:
         if self.name == "choose":
             self._check_choice(dtype)
             return
@@ -519,7 +549,7 @@ class Expression(Operators, Frozen):
                         "`&`, `|` and `~` should join conditions. Received: "
                         f"`{self!r}` for a tensor of dtype {dtype!r}. Compare, as in `X != 0`."
                     )
-            else:
+            elif not (is_compared and isinstance(arg, Array) and kind(arg.dtype) == 1):
                 check_values(arg, dtype_name(arg), "bool" if self.name in JOINING else dtype)
         if kind(dtype) == 0 and self.name in (*_ORDERED, "negative"):
             raise DTypeError(
@@ -569,7 +599,8 @@ def position(axis: int) -> Expression:
 
     It counts from 0, in the tensor, whatever the index selects. Compared with integers it is
     exact in every dtype of the tensor; together with `X` it takes the dtype of the tensor.
-    Sizes may be unknown when a model is built.
+    Arithmetic of positions and integers is done in 32 bits, as that of int32 tensors is. Sizes
+    may be unknown when a model is built.
 
     Args:
         axis: The axis, counted as the edit counts: inside one sample for `sample`. -1 is
@@ -580,6 +611,9 @@ def position(axis: int) -> Expression:
 
     Raises:
         kedit.errors.OperandError: If `axis` is not an int.
+        kedit.errors.EditError: When the edit is applied: a `PositionError` if there is no
+            such axis, a `CoordinateError` if it is the batch of a layer, a `DTypeError` if
+            it should take a dtype of less than 32 bits.
 
     Gradient:
         No gradient flows to a position.
@@ -637,7 +671,8 @@ def per_sample(item: Each) -> Any:
     """The numbers of `each`, as an array or a tensor."""
     positions = item.positions
     if isinstance(positions, Positions):
-        return Array("int64", positions.shape, positions.numbers)
+        dtype = "uint64" if max(positions.numbers, default=0) >= 2**63 else "int64"
+        return Array(dtype, positions.shape, positions.numbers)
     return positions.tensor if isinstance(positions, Traced) else positions
 
 

@@ -59,7 +59,10 @@ class Selection:
                 break
             if item is ...:
                 break
-        return Selection("sample", Index(tuple(items) or ...), self.condition)
+        condition = self.condition
+        if isinstance(condition, Expression):
+            condition = condition.with_positions(after_batch)
+        return Selection("sample", Index(tuple(items) or ...), condition)
 
     def tensors(self) -> list[Any]:
         """The tensors in the index and the condition."""
@@ -102,8 +105,14 @@ class Selection:
                 raise CoordinateError(
                     "An edit in a layer, a loss or a data pipeline should not depend on the number "
                     f"of a row in the batch, which is arbitrary there. Received: `{part!r}` in an "
-                    f"edit by `at`. Count inside one sample: `sample.where({part!r} > 0)`."
+                    "edit by `at`. Count inside one sample: `sample.where(position(0) > 0)`."
                 )
+
+
+def after_batch(part: Expression) -> Expression:
+    """`position(axis)` in sample coordinates, from one that is counted by `at`."""
+    axis = part.args[0]
+    return part if axis < 0 else Expression("position", axis - 1)
 
 
 def freeze_operand(value: Any) -> Any:

@@ -216,13 +216,18 @@ def _check_places(expression: Expression, bound: Bound, selection: Selection) ->
         shape, selected = shape_of(part.args[0]), bound.selected
         spread = spread_over_sample(shape, len(selected))
         fits = 0 < len(shape) <= len(selected)
+        is_open = is_tensor(part.args[0])  # whose sizes may turn out to fit
         if not fits or not all(
-            [n in (1, size) or None in (n, size) for n, size in zip(spread, selected, strict=True)]
+            [
+                n == 1 or (n == size and n is not None) or (is_open and None in (n, size))
+                for n, size in zip(spread, selected, strict=True)
+            ]
         ):
             raise ShapeError(
                 "`each` in an expression should have the batch as its first axis, and its others "
                 f"should broadcast to the selection, {tuple(selected)}. Received: shape {shape} in "
-                f"`{selection!r}`."
+                f"`{selection!r}`. Where the batch may have any size, give a tensor, such as an "
+                "input of the model."
             )
 
 

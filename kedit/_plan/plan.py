@@ -49,6 +49,7 @@ class Plan:
         mask: Where the strategy "choose" writes a number: a boolean NumPy array, if it is short and
             broadcasts to the tensor as it is. Else None.
         number: The number as a NumPy array of the tensor's dtype.
+        tensors: Tensors made of its arrays; see `kedit._run.kept`.
         strategies: The strategy that carries out the plan, by the kind of its positions.
     """
 
@@ -76,6 +77,7 @@ class Plan:
     strategies: dict[How, str] = field(init=False)
     mask: Any = field(init=False)
     number: Any = field(init=False)
+    tensors: dict[Any, Any] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.computes = is_computed(self.operand)

@@ -9,11 +9,12 @@ from kedit._language.types import Shape
 from kedit._plan.check import Edit, check
 from kedit._plan.plan import signature
 from kedit._run import arrays, cast, foreign, tensors, tf_data
-from kedit._run.cast import constant, saturating
+from kedit._run.cast import constant, limited
 from kedit._run.node import call_node, fill
 from kedit._run.tensors import carry_out, is_plain, known_shape
+from kedit._run.values import safe_element
 
-__all__ = ["Edit", "apply", "apply_to_rows", "check", "constant", "fill", "saturating"]
+__all__ = ["Edit", "apply", "apply_to_rows", "check", "constant", "fill", "limited", "safe_element"]
 
 
 def apply(said: Any, x: Any, shape: Shape | None = None) -> Any:

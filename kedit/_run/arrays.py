@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kedit._language.constants import Array, as_array, is_array, stand_ins
-from kedit._language.dtypes import default_fill, saturate
+from kedit._language.dtypes import clipped, default_fill, kind, saturate
 from kedit._language.evaluation import Elements, evaluate
 from kedit._language.expression import Expression
 from kedit._language.items import Block, Each, Positions
@@ -172,21 +172,21 @@ class _Selected(Elements):
         """The value of an expression for each element, even if it has no `X`."""
         return np.broadcast_to(evaluate(expression, self), self.x.shape)
 
-    def constant(self, value: Any, dtype: str, saturates: bool = False) -> Any:
-        return _constant(value, dtype, "unsafe" if saturates else "same_kind")
+    def constant(self, value: Any, dtype: str, limit: int | None = None) -> Any:
+        is_limited = limit is not None and isinstance(value, Array) and kind(dtype) == 1
+        return _constant(clipped(value, limit or 0) if is_limited else value, dtype)
 
     def position(self, axis: int) -> Any:
         return self.find(axis)
 
-    def per_sample(self, numbers: Any, dtype: str, saturates: bool) -> Any:
-        found = self.constant(numbers, dtype, saturates)
+    def per_sample(self, numbers: Any, dtype: str, limit: int | None) -> Any:
+        found = self.constant(numbers, dtype, limit)
         return found.reshape(spread_over_sample(found.shape, self.x.ndim))
 
-    def call(self, function: Any, x: Any) -> Any:
-        function = given(function, self.leaves)
-        values = _array(call_function(function, x.copy(), self.dtype))
-        check_computed(values, x.shape, self.dtype, self.plan.casting)
-        return _constant(values, self.dtype, self.plan.casting)
+    def call(self, function: Any, x: Any, dtype: str) -> Any:
+        values = _array(call_function(given(function, self.leaves), x.copy(), dtype))
+        check_computed(values, x.shape, dtype, self.plan.casting)
+        return _constant(values, dtype, self.plan.casting)
 
     def where(self, chosen: Any) -> "_Selected":
         x = np.where(chosen, self.x, _safe_element(self.x, chosen))

@@ -108,11 +108,16 @@ def values(value: Any, dtype: str, casting: Casting) -> Tensor:
     return constant(value, dtype)
 
 
-def saturating(value: Any, dtype: str) -> Tensor:
-    """Like `constant`, where integers out of range become the nearest one."""
+def limited(value: Any, dtype: str, limit: int | None) -> Tensor:
+    """Like `constant`, where integers beyond a limit, or its negative, become it."""
+    if limit is None or kind(dtype) != 1:
+        return constant(value, dtype)
     if isinstance(value, Array):
-        return constant(clipped(value, dtype), dtype)
-    return saturated(value, dtype) if is_tensor(value) else constant(value, dtype)
+        return constant(clipped(value, limit), dtype)
+    if not is_tensor(value):
+        return constant(value, dtype)
+    low, high = integer_range(dtype_of(value))
+    return constant(ops.clip(value, max(low, -limit), min(high, limit)), dtype)
 
 
 def saturated(value: Tensor, dtype: str) -> Tensor:

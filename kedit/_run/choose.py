@@ -6,15 +6,26 @@ from kedit._language.types import Tensor
 from kedit._plan.layout import Layout
 from kedit._plan.plan import Plan
 from kedit._run import axes, cast, ops
+from kedit._run.kept import kept
 from kedit._run.values import pair
 
 
 def run(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
     if plan.mask is not None:
-        return ops.where(plan.mask, plan.number, x)
+        found = plan.tensors.get((type(x), getattr(x, "device", None)))  # the short way
+        if found is None:
+            found = kept(plan, x, lambda: _tensors(plan, x), plan.mask)
+        mask, number = found
+        return ops.where(mask, number, x)
     canonical = axes.merge(layout, x)
     number = cast.constant_like(plan.operand, canonical, plan.dtype)
     if not plan.operation.writes:
         number = pair(plan.operation, canonical, number)
     edited = ops.where(axes.places(layout, canonical), number, canonical)
     return axes.split(layout, edited, x)
+
+
+def _tensors(plan: Plan, x: Tensor) -> tuple[Tensor, Tensor]:
+    is_torch = hasattr(x, "new_tensor")  # whose tensors must be on one device
+    mask = x.new_tensor(plan.mask).bool() if is_torch else ops.convert_to_tensor(plan.mask)
+    return mask, cast.constant_like(plan.operand, x, plan.dtype)

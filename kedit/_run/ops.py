@@ -255,8 +255,11 @@ def mod(x1: Any, x2: Any) -> Any:
     if "int" in str(x1.dtype):
         return x1 % (x2 if is_safe else _safe_divisor(x2))
     rest = x1 % x2
-    moved = _ops.subtract(_ops.stop_gradient(rest), rest)  # 0.0, with a gradient
-    return _ops.where(_ops.equal(rest, 0), _ops.subtract(_zero_like(x2), moved), rest)
+    still = _ops.stop_gradient(rest)
+    # Zeros with the gradient of `rest`. Not by a difference from a constant zero, which
+    # TensorFlow's graph optimizer turns into a negation.
+    zero = _ops.where(_is_negative(x2), -_ops.subtract(still, rest), _ops.subtract(rest, still))
+    return _ops.where(_ops.equal(rest, 0), zero, rest)
 
 
 def floor_divide(x1: Any, x2: Any) -> Any:
@@ -271,11 +274,11 @@ def floor_divide(x1: Any, x2: Any) -> Any:
         if "uint" not in str(x1.dtype):
             whole = _ops.where(_ops.equal(x2, -1), -x1, whole)
         return _ops.where(_ops.equal(x2, 0), _ops.zeros_like(whole), whole)
-    if _is_torch(x1):
-        return _ops.stop_gradient(x1) // _ops.stop_gradient(x2)
     dtype = x1.dtype
     if "16" in str(dtype):
         x1, x2 = [_ops.cast(x, "float32") for x in (x1, x2)]
+    if _is_torch(x1):
+        return x1.div(x2, rounding_mode="floor").type(dtype)
     x1, x2 = _ops.stop_gradient(x1), _ops.stop_gradient(x2)
     rest, ratio = x1 % x2, _ops.divide(x1, x2)
     exact = _ops.divide(_ops.subtract(x1, rest), x2)
@@ -303,8 +306,12 @@ def _safe_divisor(x: Any) -> Any:
 def _zero_like(x: Any) -> Any:
     """A zero with the sign of each float."""
     zero = _ops.zeros_like(x)
-    is_negative = _ops.logical_or(_ops.less(x, 0), _ops.less(_ops.divide(_ops.ones_like(x), x), 0))
-    return _ops.where(is_negative, -zero, zero)
+    return _ops.where(_is_negative(x), -zero, zero)
+
+
+def _is_negative(x: Any) -> Any:
+    """Whether floats have the sign of -0.0."""
+    return _ops.logical_or(_ops.less(x, 0), _ops.less(_ops.divide(_ops.ones_like(x), x), 0))
 
 
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:

@@ -16,6 +16,7 @@ from kedit._plan.strategy import partial
 from kedit._run import axes, ops
 from kedit._run.axes import scatter, scatter_add, sizes
 from kedit._run.cast import neutral
+from kedit._run.kept import kept
 from kedit._run.values import chosen_and_values, negative, new_values
 
 
@@ -23,7 +24,7 @@ def run(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
     values = new_values(plan, layout, x, leaves)
     first = layout.picks[0]
     if not layout.is_computed:
-        return _at_known(layout, x, values)
+        return _at_known(plan, layout, x, values)
     if first.is_seen and layout.is_in_order:  # merged axes are kept apart
         places, values = _kept(first, values)
         if layout.merged:
@@ -34,11 +35,12 @@ def run(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
     return axes.split(layout, _at_computed(first, canonical, values), x)
 
 
-def _at_known(layout: Layout, x: Tensor, values: Tensor) -> Tensor:
+def _at_known(plan: Plan, layout: Layout, x: Tensor, values: Tensor) -> Tensor:
     """Write at places that are known beforehand."""
-    targets = None if reads_bytecode() else layout.targets
-    if targets is not None:  # merged axes are kept apart: merging them may copy
-        return _at_targets(layout, x, axes.known_array(targets), values)
+    places = None if reads_bytecode() else layout.targets
+    if places is not None:  # merged axes are kept apart: merging them may copy
+        (targets,) = kept(plan, x, lambda: (axes.known_array(places),), places)
+        return _at_targets(layout, x, targets, values)
     canonical = axes.merge(layout, x)
     if layout.few_positions is None:
         targets = axes.known_of(layout.picks[0], "unique")

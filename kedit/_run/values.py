@@ -114,30 +114,28 @@ class _Selected(Elements):
         same = tuple(value.shape) == tuple(self.x.shape)
         return value if same else ops.broadcast_to(value, axes.sizes(self.x))
 
-    def constant(self, value: Any, dtype: str, saturates: bool = False) -> Tensor:
+    def constant(self, value: Any, dtype: str, limit: int | None = None) -> Tensor:
         if self.chosen is not None and isinstance(value, StandIn):
             return _safe_constant(self.leaves[value.number], self.chosen, dtype)
-        value = given(value, self.leaves)
-        return cast.saturating(value, dtype) if saturates else cast.constant(value, dtype)
+        return cast.limited(given(value, self.leaves), dtype, limit)
 
     def position(self, axis: int) -> Tensor:
         coordinates = self.plan.edit.selection.coordinates
         axis = axis_of_tensor(axis, coordinates, len(self.layout.shape))
         return axes.positions(self.layout, self.source, axis)
 
-    def per_sample(self, numbers: Any, dtype: str, saturates: bool) -> Tensor:
-        numbers = given(numbers, self.leaves)
-        found = cast.saturating(numbers, dtype) if saturates else cast.constant(numbers, dtype)
+    def per_sample(self, numbers: Any, dtype: str, limit: int | None) -> Tensor:
+        found = cast.limited(given(numbers, self.leaves), dtype, limit)
         return ops.reshape(found, spread_over_sample(axes.sizes(found), len(self.layout.result)))
 
-    def call(self, function: Any, x: Tensor) -> Tensor:
-        values = call_function(given(function, self.leaves), ops.copy(x), self.dtype)
-        check_computed(values, tuple(x.shape), self.dtype, self.plan.casting)
-        return cast.values(values, self.dtype, self.plan.casting)
+    def call(self, function: Any, x: Tensor, dtype: str) -> Tensor:
+        values = call_function(given(function, self.leaves), ops.copy(x), dtype)
+        check_computed(values, tuple(x.shape), dtype, self.plan.casting)
+        return cast.values(values, dtype, self.plan.casting)
 
     def where(self, chosen: Tensor) -> "_Selected":
         calls = any([isinstance(leaf, FunctionStandIn) for leaf in self.plan.operand.leaves])
-        safe = _safe_element(self.x, chosen) if calls else cast.constant(1, self.dtype)
+        safe = safe_element(self.x, chosen) if calls else cast.constant(1, self.dtype)
         given = (self.plan, self.layout, self.source, self.leaves)
         x = ops.where(chosen, self.x, safe)
         return _Selected(*given, x, self.dtype, _and(self.chosen, chosen))
@@ -181,7 +179,7 @@ def _values(plan: Plan, layout: Layout, x: Tensor, leaves: Any, chosen: Tensor |
         return values if counted is None else _counted_off(layout, leaves, values, *counted)
     selected = axes.selected(layout, x)
     if chosen is not None:
-        selected = ops.where(chosen, selected, _safe_element(selected, chosen))
+        selected = ops.where(chosen, selected, safe_element(selected, chosen))
     if isinstance(operand, Expression):
         of = _Selected(plan, layout, x, leaves, ops.cast(selected, wide), wide, chosen)
         values = of.compute(operand)
@@ -198,7 +196,7 @@ def _counted_off(layout: Layout, leaves: Any, values: Tensor, axis: int, count: 
     return ops.take(axes.pad(values, axis), number, axis=axis)
 
 
-def _safe_element(selected: Tensor, chosen: Tensor) -> Tensor:
+def safe_element(selected: Tensor, chosen: Tensor) -> Tensor:
     """A chosen element, on which a function may run instead of those not chosen; or 1.
 
     `where(c, f(x), x)` would send NaN gradients back through `f` at elements

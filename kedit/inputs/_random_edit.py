@@ -95,6 +95,12 @@ class RandomEdit:
 
     def __post_init__(self) -> None:
         check_narrows(self.edit, "RandomEdit(sample[...].set(0.0), count=1)")
+        if self.edit.placeholders():
+            raise OperandError(
+                "A random edit of data should be given numbers, arrays or expressions. Received: "
+                f"`{self.edit!r}`. What is learned belongs into a layer: "
+                "`kedit.layers.RandomEditing(edit, rate=0.1)`."
+            )
         check_whole("seed", self.seed)
         draw = self._draw
         for name in _DRAWN:  # JSON turned tuples into lists

@@ -6,9 +6,10 @@ from typing import Any
 from kedit import _run
 from kedit._edit import Edit
 from kedit._language.constants import Array
+from kedit._language.expression import Expression
 from kedit._language.index import Index
 from kedit._language.items import Block, Each, Positions, Traced
-from kedit._language.selection import Selection
+from kedit._language.selection import Selection, after_batch
 from kedit._language.types import Shape, Tensor
 from kedit._plan.bind import bind
 from kedit._run import ops
@@ -39,17 +40,20 @@ def apply_from(edit: Edit, x: Tensor, shape: Shape, piece: Piece | None) -> Tens
         shape: Shape that the layer was built with.
         piece: Which piece it is; None for the whole sequence.
     """
-    selection = edit.selection.inside_sample()
+    edit = _in_sample(edit)
+    selection = edit.selection
     items = selection.index.items
+    counts = _counts_along(edit, len(x.shape))
     if piece is not None and piece.length not in (None, x.shape[1]):
-        if items[0] is not ... or len(items) > 2:
+        if items[0] is not ... or len(items) > 2 or counts:
             raise PositionError(
                 "What is edited while a sequence is generated should have its positions on axis 1, "
                 f"or be selected on the last axis alone. Received: `{selection!r}` of shape "
                 f"{tuple(x.shape)}, where {piece.length} positions are generated. Take another."
             )
         piece = None
-    if piece is None or not selection.index.names_first_axis(len(x.shape) - 1):
+    names = selection.index.names_first_axis(len(x.shape) - 1)
+    if piece is None or not (names or counts):
         return _run.apply(edit, x, shape)
     if piece.start is None:
         raise PositionError(
@@ -57,6 +61,11 @@ def apply_from(edit: Edit, x: Tensor, shape: Shape, piece: Piece | None) -> Tens
             "it the piece stands that it is given, or inside of one. Received: "
             f"`{selection!r}`. Edit the input of the layer that follows."
         )
+    if counts:
+        edit = _counted_from(edit, piece.start, len(x.shape))
+        selection = edit.selection
+    if not names:
+        return _run.apply(edit, x, shape)
     items = items[1:] if items[0] is ... else items
     first, arrays = items[0], [isinstance(item, _ARRAYS) for item in items]
     if any(arrays[2:] if isinstance(first, int) else arrays[0:1]) and any(arrays[1:]):
@@ -73,6 +82,36 @@ def apply_from(edit: Edit, x: Tensor, shape: Shape, piece: Piece | None) -> Tens
     edit = replace(edit, selection=everywhere, operand=_for_all(edit, first, rank))
     edited = _run.apply(edit, x, (*shape[:1], length, *shape[2:]))
     return ops.where(ops.reshape(chosen, (1, -1, *[1] * (len(x.shape) - 2))), edited, x)
+
+
+def _in_sample(edit: Edit) -> Edit:
+    """The edit, counted inside one sample."""
+    operand = edit.operand
+    if edit.selection.coordinates == "at" and isinstance(operand, Expression):
+        operand = operand.with_positions(after_batch)
+    return replace(edit, selection=edit.selection.inside_sample(), operand=operand)
+
+
+def _counts_along(edit: Edit, rank: int) -> bool:
+    """Whether a condition or an operand counts positions in the sequence, the first axis."""
+    parts = (edit.selection.condition, edit.operand)
+    found = [p for part in parts if isinstance(part, Expression) for p in part.parts("position")]
+    return any([part.args[0] in (0, 1 - rank) for part in found])
+
+
+def _counted_from(edit: Edit, start: Any, rank: int) -> Edit:
+    """The edit with `start` added to positions in the sequence."""
+
+    def from_start(part: Expression) -> Expression:
+        moves = part.args[0] in (0, 1 - rank)
+        return Expression("add", part, ops.cast(start, "int32")) if moves else part
+
+    def moved(value: Any) -> Any:
+        return value.with_positions(from_start) if isinstance(value, Expression) else value
+
+    place = edit.selection
+    selection = Selection(place.coordinates, place.index, moved(place.condition))
+    return replace(edit, selection=selection, operand=moved(edit.operand))
 
 
 def _chosen(item: Any, positions: Tensor, selection: Selection) -> Tensor:
@@ -103,6 +142,8 @@ def _chosen(item: Any, positions: Tensor, selection: Selection) -> Tensor:
 def _for_all(edit: Edit, item: Any, rank: int) -> Any:
     """Return the operand for a selection of all positions, with `rank` dimensions."""
     operand = edit.operand
+    if isinstance(operand, Expression):
+        return operand
     sizes = tuple(getattr(operand, "shape", ()))
     if isinstance(item, int):  # values have no axis for an int
         return ops.expand_dims(operand, 1) if len(sizes) == rank - 1 > 1 else operand

@@ -140,6 +140,7 @@ class ConditionalModifier(Editing):
 _OWN = (
     "threshold",
     "factor",
+    "otherwise",
     "comparison",
     "operation",
     "when",

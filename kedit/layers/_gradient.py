@@ -146,8 +146,8 @@ class _Elements(Elements):
             selection,
         )
 
-    def constant(self, value: Any, dtype: str, saturates: bool = False) -> Tensor:
-        return (_run.saturating if saturates else _run.constant)(value, dtype)
+    def constant(self, value: Any, dtype: str, limit: int | None = None) -> Tensor:
+        return _run.limited(value, dtype, limit)
 
     def position(self, axis: int) -> Tensor:
         shape = ops.shape(self.source)
@@ -156,12 +156,16 @@ class _Elements(Elements):
         here = ops.reshape(ops.arange(shape[axis], dtype="int32"), places)
         return self.read(ops.broadcast_to(here, shape))
 
-    def per_sample(self, numbers: Any, dtype: str, saturates: bool) -> Tensor:
-        found = self.constant(numbers, dtype, saturates)
+    def per_sample(self, numbers: Any, dtype: str, limit: int | None) -> Tensor:
+        found = self.constant(numbers, dtype, limit)
         return ops.reshape(found, spread_over_sample(ops.shape(found), len(self.x.shape)))
 
-    def call(self, function: Any, x: Tensor) -> Tensor:
-        return function(ops.copy(x))
+    def call(self, function: Any, x: Tensor, dtype: str) -> Tensor:
+        return _run.constant(function(ops.copy(x)), dtype)
+
+    def instead(self, x: Tensor) -> "_Elements":
+        """The same places, with other elements."""
+        return _Elements(x, self.dtype, self.source, self.read, self.selection)
 
 
 def _surrogate(condition: Any, of: _Elements, temperature: float) -> tuple[Tensor, Tensor]:
@@ -169,11 +173,8 @@ def _surrogate(condition: Any, of: _Elements, temperature: float) -> tuple[Tenso
 
     Conditions combine as numbers: `a & b` is `a * b`, and `a | b` is `a + b - a * b`.
     """
-    x, dtype = of.x, of.dtype
+    dtype = of.dtype
     one, zero = _run.constant(1, dtype), _run.constant(0, dtype)
-    exists = ops.isfinite(x)
-    finite_x = ops.where(exists, x, ops.ones_like(x))
-    safe = _Elements(finite_x, dtype, of.source, of.read, of.selection)
 
     def both(part: Any) -> tuple[Tensor, Tensor]:
         if not isinstance(part, Expression):
@@ -192,15 +193,28 @@ def _surrogate(condition: Any, of: _Elements, temperature: float) -> tuple[Tenso
         return value, _slope(part) if part.name in _ORDERED else zero
 
     def _slope(part: Expression) -> Tensor:
-        left, right = [
-            evaluate(arg, safe) if isinstance(arg, Expression) else _run.constant(arg, dtype)
-            for arg in part.args
-        ]
-        above = left - right if part.name in _GREATER else right - left
-        distance = above * _run.constant(1 / temperature, dtype)
-        finite = ops.logical_and(exists, ops.isfinite(distance))
-        soft = ops.sigmoid(ops.where(finite, distance, zero))
-        soft = ops.where(finite, soft, zero)  # not a product: see `_falling`
-        return ops.negative(_falling(soft))
+        wide = part.dtype_within(dtype)
+        wide = dtype if kind(wide) < 2 else wide
+
+        def distance(elements: _Elements) -> Tensor:
+            left, right = [
+                evaluate(arg, elements, wide)
+                if isinstance(arg, Expression)
+                else _run.constant(arg, wide)
+                for arg in part.args
+            ]
+            above = left - right if part.name in _GREATER else right - left
+            return above * _run.constant(1 / temperature, wide)
+
+        # Run again on safe elements: no NaN may come back from the others.
+        finite = ops.isfinite(ops.stop_gradient(distance(of)))
+        safe = of
+        if part.has_x:
+            finite = ops.logical_and(finite, ops.isfinite(of.x))
+            safe = of.instead(ops.where(finite, of.x, _run.safe_element(of.x, finite)))
+        found = distance(safe)
+        soft = ops.sigmoid(ops.where(finite, found, ops.zeros_like(found)))
+        soft = ops.where(finite, soft, ops.zeros_like(soft))  # not a product: see `_falling`
+        return _run.constant(ops.negative(_falling(soft)), dtype)
 
     return both(condition)

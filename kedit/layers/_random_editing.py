@@ -10,8 +10,10 @@ from kedit._draws import Draw, check_narrows, check_whole, narrow
 from kedit._edit import Edit, choice_of, edit_from_json
 from kedit._language.constants import is_array
 from kedit._language.decoding import check_same, loading
+from kedit._language.operations import OPERATIONS
 from kedit._language.selection import Selection
 from kedit._language.types import Shape, Tensor, When
+from kedit._plan.bind import BindOptions, bind
 from kedit._run import ops
 from kedit.errors import CoordinateError, OperandError
 from kedit.layers import _gradient
@@ -120,10 +122,14 @@ class RandomEditing(Editing):
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
-        sizes = _run.check(self._stand_in(), self._shape, self.compute_dtype).selected[1:]
-        self._draw.check(sizes)
-        mask = keras.KerasTensor((None, *self._draw.shape(sizes)), "bool")
-        _run.check(narrow(self._stand_in(), mask), self._shape, self.compute_dtype)
+        (edit,) = self.edit.edits
+        layout = bind(edit.selection, self._shape, BindOptions(edit.mode, edit.unique_indices))
+        self._draw.check(layout.result[1:])
+        if layout.has_duplicates and not OPERATIONS[edit.op].combines:
+            raise OperandError(
+                "A random edit should not have an index that names an element twice. Received: "
+                f"`{edit!r}`. Drop the repeated positions."
+            )
 
     def _stand_in(self) -> Edit:
         """The edit, with numbers in place of its `Trainable`s."""
@@ -144,7 +150,7 @@ class RandomEditing(Editing):
     def _mask(self, x: Tensor) -> Tensor:
         """The positions drawn for a batch."""
         edit = self._stand_in()
-        sizes: Any = _run.check(edit, self._shape, self.compute_dtype).selected[1:]
+        sizes: Any = bind(edit.selection, self._shape, BindOptions(edit.mode)).result[1:]
         if None in sizes:
             place = Selection("sample", edit.selection.index)
             read = replace(edit, op="get", operand=None, casting="same_kind", selection=place)

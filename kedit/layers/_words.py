@@ -15,6 +15,8 @@ _WORDS = {
     "**": "to_the",
     "*": "times",
     "+": "plus",
+    "//": "floor_over",
+    "%": "mod",
     "/": "over",
     "&": "and",
     " | ": " then ",

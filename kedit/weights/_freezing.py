@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from kedit._at import Place, at
+from kedit._edit import check_weight_edit
 from kedit._language.expression import Expression
 from kedit._run import ops
 from kedit.errors import OperandError
@@ -58,15 +59,17 @@ def freeze_elements(
     if place.selection.condition is None and value is not None:
         return WeightEditing(base, {name: place.set(value)})
     now = ops.convert_to_numpy(weight_of(base, name))
+    values = now if value is None else value
     if place.selection.condition is not None:  # which elements meet it should not change
-        held = place.set(0)(now) != place.set(1)(now)
+        check_weight_edit(place.set(0))
+        held = (place.set(0)(now) == 0) & (place.set(1)(now) == 1)
+        values = values if value is None else place.set(value)(now)
     elif mask is not None and tuple(mask.shape) == now.shape:
         held = np.asarray(mask.array)
     if held is None:
         return WeightEditing(base, {name: place.set(place.get()(now))})
     # One choice between two arrays, instead of many positions.
-    values = np.where(held, now, 0) if value is None else value
-    return WeightEditing(base, {name: at.where(held).set(values)})
+    return WeightEditing(base, {name: at.where(held).set(np.where(held, values, 0))})
 
 
 def _place_of(index: Any) -> Place[Any]:
