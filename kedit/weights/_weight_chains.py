@@ -13,10 +13,37 @@ from kedit._edit import Edit, EditSequence
 from kedit._run import ops
 from kedit.errors import OperandError
 
-Chain = tuple[Edit | EditSequence, ...]
-"""Edits of one weight, in order: the edit of the innermost model is applied first."""
 _ACTIVE = threading.local()
 _FUNCTIONS = ("predict_function", "test_function", "train_function")
+
+
+class Step:
+    """What one model does to a weight: its edit, and then its mask of the elements kept."""
+
+    __slots__ = ("edit", "mask")
+
+    def __init__(self, edit: Edit | EditSequence | None, mask: Any = None) -> None:
+        self.edit = edit
+        self.mask = mask
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Step) and self.edit == other.edit and self.mask is other.mask
+
+    def __hash__(self) -> int:
+        return hash((self.edit, id(self.mask)))
+
+    def apply(self, weight: Any) -> Any:
+        for part in () if self.edit is None else self.edit.edits:
+            weight = _run.apply(part, weight)
+        if self.mask is not None:
+            weight = ops.convert_to_tensor(weight)
+            kept = ops.cast(ops.convert_to_tensor(self.mask), "bool")
+            weight = ops.where(kept, weight, ops.zeros_like(weight))
+        return weight
+
+
+Chain = tuple[Step, ...]
+"""Steps of one weight, in order: that of the innermost model is applied first."""
 
 
 class EditsWeights:
@@ -24,8 +51,8 @@ class EditsWeights:
 
     base: Any
 
-    def edit_of(self, variable: Any) -> Edit | EditSequence | None:
-        """Return this model's own edit of a weight."""
+    def edit_of(self, variable: Any) -> Step | None:
+        """Return this model's own step of a weight."""
         raise NotImplementedError
 
 
@@ -87,13 +114,12 @@ class _Frame(NamedTuple):
 
 def edited(stored: Any, chain: Chain) -> Any:
     """Return a weight after its edits."""
-    for edit in chain:
-        for part in edit.edits:
-            stored = _run.apply(part, stored)
+    for step in chain:
+        stored = step.apply(stored)
     return stored
 
 
-def passed_on(variable: Any, own: Edit | EditSequence | None) -> Passed:
+def passed_on(variable: Any, own: Step | None) -> Passed:
     """Return a weight as the model that is being called passes it on, given its own edit.
 
     An outer model may already have edited the weight. Its edit must come after the edits
