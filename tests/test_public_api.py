@@ -42,7 +42,7 @@ PACKAGES = {
     kedit.callbacks: ["DualAscent", "PenaltySchedule", "PruningSchedule"],
     kedit.studies: ["sweep", "ablate", "counterfactual", "Sweep", "Ablation", "Counterfactual"],
     kedit.constraints: ["EditConstraint"],
-    kedit.weights: ["WeightEditing", "edit_weights", "freeze_elements", "prune"],
+    kedit.weights: ["WeightEditing", "edit_weights", "freeze_elements", "prune", "remove_channels"],
     kedit.interventions: [
         "BatchMean",
         "Capture",
@@ -59,6 +59,7 @@ PACKAGES = {
         "load_edits",
         "patching_study",
         "prune",
+        "remove_channels",
         "save_edits",
         "site",
         "sites",
