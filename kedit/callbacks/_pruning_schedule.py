@@ -120,6 +120,7 @@ class PruningSchedule(keras.callbacks.Callback):
         self.begin_step, self.end_step = begin_step, end_step
         self.power, self.frequency, self.regrow = power, frequency, regrow
         self._step, self._batch, self._pruned_at = 0, -1, -1
+        self._owners: list[Any] = []
 
     @classmethod
     def constant(
@@ -163,7 +164,7 @@ class PruningSchedule(keras.callbacks.Callback):
                 "A PruningSchedule should be given to `fit`, whose optimizer counts the steps. "
                 "Received: no model that trains. Write `model.fit(x, y, callbacks=[schedule])`."
             )
-        self._owners()
+        self._owners = self._found()
         self._step, self._pruned_at = int(ops.convert_to_numpy(optimizer.iterations)), -1
         self._prune()
 
@@ -180,7 +181,8 @@ class PruningSchedule(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Log the share of the elements that are pruned."""
         if logs is not None:
-            masks = [mask for model in self._owners() for mask in model.masks.values()]
+            assert self.model is not None  # on JAX, this brings the weights up to date
+            masks = [mask for model in self._owners for mask in model.masks.values()]
             kept = [ops.convert_to_numpy(mask) for mask in masks]
             total = max(sum([mask.size for mask in kept]), 1)
             logs["sparsity"] = 1 - sum([int(np.sum(mask > 0)) for mask in kept]) / total
@@ -189,12 +191,13 @@ class PruningSchedule(keras.callbacks.Callback):
         due = self._due(self._step)
         if due == self._pruned_at:
             return
-        for model in self._owners():
+        assert self.model is not None  # on JAX, this brings the weights up to date
+        for model in self._owners:
             model.prune_further(self.sparsity_at(due), regrow=self.regrow)
         self._pruned_at = due
 
-    def _owners(self) -> list[Any]:
-        """Return the pruned models in the model that trains, with weights that are up to date."""
+    def _found(self) -> list[Any]:
+        """Return the pruned models in the model that trains."""
         model = self.model
         layers = [model, *addresses(model).values()]
         found = [layer for layer in layers if getattr(layer, "rules", ()) and _prunes(layer)]

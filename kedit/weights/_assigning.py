@@ -9,7 +9,7 @@ from kedit import _run
 from kedit._edit import Edit, EditSequence, check_weight_edit
 from kedit._run import ops
 from kedit.errors import OperandError
-from kedit.weights._names import find_weights
+from kedit.weights._names import find_weights, weights_in
 
 
 class WeightChange:
@@ -84,7 +84,10 @@ def edit_weights(
         )
     for edit in edits.values():
         check_weight_edit(edit)
-    found = [(named, edit) for name, edit in edits.items() for named in find_weights(model, name)]
+    table = weights_in(model)
+    found = [
+        (named, edit) for name, edit in edits.items() for named in find_weights(model, name, table)
+    ]
     changed: dict[int, tuple[str, Any, Any]] = {}
     for named, edit in found:
         variable = named.variable

@@ -10,7 +10,7 @@ from kedit._edit import Edit, EditSequence
 from kedit._language.constants import Array
 from kedit._run import ops
 from kedit.weights._importance import Rule
-from kedit.weights._names import Address, find_weights
+from kedit.weights._names import Address, find_weights, weights_in
 from kedit.weights._weight_editing import WeightEditing
 
 Edits = Edit | EditSequence
@@ -58,10 +58,11 @@ def own_edits(model: WeightEditing) -> dict[Any, Edits]:
     """Return the edits of a model by the address of each weight, once it is built."""
     if not model.base.built:
         return dict(model.edits)
+    table = weights_in(model.base) if model.edits else []
     return {
         Address(found.address): edit
         for name, edit in model.edits.items()
-        for found in find_weights(model.base, name)
+        for found in find_weights(model.base, name, table)
     }
 
 

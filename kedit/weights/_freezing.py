@@ -11,8 +11,8 @@ from kedit._language.expression import Expression
 from kedit._run import ops
 from kedit.errors import OperandError
 from kedit.weights._extending import extended, mask_of
-from kedit.weights._names import Address, find_weights
-from kedit.weights._weight_chains import chain_of, edited
+from kedit.weights._names import Address, find_weights, weights_in
+from kedit.weights._weight_chains import chains_of, edited
 from kedit.weights._weight_editing import WeightEditing
 
 
@@ -67,14 +67,16 @@ def freeze_elements(
     [[0.0, 1.0], [1.0, 0.0]]
     """
     edits: dict[Any, Any] = {}
+    chain_of = chains_of(base)
+    table = weights_in(base)
     for target, chosen in _pairs(name, index):
         place = _place_of(chosen)
         if not base.built and isinstance(target, str) and value is not None:
             edits[target] = (place.set(value), None)  # found when the layer is built
             continue
-        for found in find_weights(base, target):
+        for found in find_weights(base, target, table):
             key = Address(found.address)
-            edits[key] = _edit_of(base, found.variable, mask_of(base, key), place, value)
+            edits[key] = _edit_of(chain_of, found.variable, mask_of(base, key), place, value)
     return extended(base, edits)
 
 
@@ -91,7 +93,7 @@ def _pairs(name: Any, index: Any) -> Iterator[tuple[Any, Any]]:
     yield from name.items()
 
 
-def _edit_of(base: Any, variable: Any, mask: Any, place: Any, value: Any) -> Any:
+def _edit_of(chain_of: Any, variable: Any, mask: Any, place: Any, value: Any) -> Any:
     """Return the edit that freezes, and which elements it sets to something other than 0."""
     index = place.selection.index
     if value is not None and place.selection.condition is None:
@@ -101,7 +103,7 @@ def _edit_of(base: Any, variable: Any, mask: Any, place: Any, value: Any) -> Any
         held = place.set(True)(np.zeros(tuple(variable.shape), bool))
         set_to = edit(np.zeros(tuple(variable.shape)))
         return edit, held & (set_to != 0)
-    now = ops.convert_to_numpy(ops.convert_to_tensor(edited(variable, chain_of(base, variable))))
+    now = ops.convert_to_numpy(ops.convert_to_tensor(edited(variable, chain_of(variable))))
     held = None
     if place.selection.condition is not None:  # which elements meet it should not change
         held = place.set(0)(now) != place.set(1)(now)

@@ -33,7 +33,7 @@ class Named(NamedTuple):
         return kind(keras.backend.standardize_dtype(self.variable.dtype)) >= 2
 
 
-def find_weights(base: Any, target: Any) -> list[Named]:
+def find_weights(base: Any, target: Any, table: list[Named] | None = None) -> list[Named]:
     """Return the weights that are meant, in the order of the model.
 
     Args:
@@ -42,22 +42,23 @@ def find_weights(base: Any, target: Any) -> list[Named]:
             in "dense/kernel", or alone, for all weights of the layer; a pattern of these with
             `*`, `?` or `[]`; a variable or a layer; a function of (layer, variable) that
             returns a bool; or a list of these.
+        table: What `weights_in(base)` returns, for whoever looks for several.
 
     Raises:
         kedit.errors.OperandError: If nothing is meant, or a name stands for several weights.
     """
-    table = weights_in(base)
+    table = weights_in(base) if table is None else table
     if isinstance(target, (list, tuple, set, frozenset)) and target:
-        parts = [find_weights(base, part) for part in target]
+        parts = [find_weights(base, part, table) for part in target]
         chosen = {id(found.variable) for part in parts for found in part}
     else:
         chosen = {id(found.variable) for found in _matching(base, table, target)}
     return [found for found in table if id(found.variable) in chosen]
 
 
-def find_weight(base: Any, target: Any) -> Named:
+def find_weight(base: Any, target: Any, table: list[Named] | None = None) -> Named:
     """Return the one weight that is meant; see `find_weights`."""
-    found = find_weights(base, target)
+    found = find_weights(base, target, table)
     if len(found) != 1:
         raise _not_one(base, target, found)
     return found[0]

@@ -9,7 +9,7 @@ from kedit.errors import OperandError
 from kedit.weights._extending import extended, mask_of
 from kedit.weights._importance import Importance, Rule, Scope, check_sparsity
 from kedit.weights._names import Address, Named, find_weights
-from kedit.weights._weight_chains import chain_of, edited
+from kedit.weights._weight_chains import chains_of, edited
 from kedit.weights._weight_editing import WeightEditing, as_array
 
 
@@ -88,9 +88,10 @@ def prune(
     names = tuple([Address(named.address) for named in found])
     rule = Rule(names, scope, structure, block, importance)
     weights, kept = {}, {}
+    chain_of = chains_of(base)
     for address, named in zip(names, found, strict=True):
         variable = named.variable
-        value = as_array(edited(variable, chain_of(base, variable)))
+        value = as_array(edited(variable, chain_of(variable)))
         mask = mask_of(base, address)
         kept[address] = np.ones(value.shape, bool) if mask is None else mask
         weights[address] = (named.layer, value, None if mask is None else ~mask)

@@ -1,14 +1,15 @@
 """Nested edits of weights: which edits apply to a weight, and in which order."""
 
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import keras
 
 from kedit import _run
-from kedit._addresses import children
+from kedit._addresses import addresses, children
 from kedit._edit import Edit, EditSequence
 from kedit._run import ops
 from kedit.errors import OperandError
@@ -51,8 +52,8 @@ class EditsWeights:
 
     base: Any
 
-    def edit_of(self, variable: Any) -> Step | None:
-        """Return this model's own step of a weight."""
+    def steps(self) -> dict[int, Step]:
+        """Return this model's own step of each weight that it edits, by `id`."""
         raise NotImplementedError
 
 
@@ -155,6 +156,18 @@ def passing_on(scope: Any, variables: list[Any], passed: list[Passed]) -> Iterat
         _ACTIVE.frame = before
 
 
+def chains_of(model: Any) -> Callable[[Any], Chain]:
+    """Return `chain_of` for one model, which looks for edited models inside only once."""
+    outer, root = [], model
+    while isinstance(root, EditsWeights):
+        outer.append(root)
+        root = root.base
+    if any([isinstance(layer, EditsWeights) for layer in addresses(root).values()]):
+        return functools.partial(chain_of, model)
+    steps = [one.steps() for one in reversed(outer)]
+    return lambda variable: tuple([own[id(variable)] for own in steps if id(variable) in own])
+
+
 def chain_of(model: Any, variable: Any) -> Chain:
     """Return the edits that apply to a weight wherever a model computes with it.
 
@@ -183,7 +196,7 @@ def _chains(owner: Any, variable: Any, found: dict[int, list[Chain]]) -> list[Ch
         ways += [way for way in _chains(child, variable, found) if way not in ways]
     if not ways or _holds(owner, variable):
         ways.append(())
-    own = owner.edit_of(variable) if isinstance(owner, EditsWeights) else None
+    own = owner.steps().get(id(variable)) if isinstance(owner, EditsWeights) else None
     found[id(owner)] = ways if own is None else [(*way, own) for way in ways]
     return found[id(owner)]
 

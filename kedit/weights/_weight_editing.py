@@ -15,13 +15,14 @@ from kedit._language.types import Shape, Tensor
 from kedit._run import ops
 from kedit.errors import OperandError
 from kedit.weights._importance import Rule
-from kedit.weights._names import Address, find_weight, find_weights
+from kedit.weights._names import Address, Named, find_weight, find_weights, weights_in
 from kedit.weights._sparsity import Sparsity, row_of
 from kedit.weights._weight_chains import (
     EditsWeights,
     Scope,
     Step,
     chain_of,
+    chains_of,
     edited,
     forget_compiled,
     passed_on,
@@ -34,6 +35,7 @@ class _Known:
 
     key: Any = None
     found: Any = None
+    is_alone: Any = None
 
 
 @keras.saving.register_keras_serializable(package="kedit")
@@ -175,7 +177,8 @@ class WeightEditing(keras.Model, EditsWeights):
         while isinstance(base, WeightEditing):
             outer.append(base)
             base = base.base
-        baked = [(variable, chain_of(self, variable)) for variable in base.variables]
+        chain_of = chains_of(self)
+        baked = [(variable, chain_of(variable)) for variable in base.variables]
         for variable, value in [(v, edited(v, chain)) for v, chain in baked if chain]:
             variable.assign(value)
         # Without all edits that were written, or models in between would repeat them.
@@ -196,8 +199,9 @@ class WeightEditing(keras.Model, EditsWeights):
             the model. It prints as a table.
         """
         rows = []
+        chain_of = chains_of(self)
         for found in find_weights(self, "*"):
-            chain = chain_of(self, found.variable)
+            chain = chain_of(found.variable)
             value = ops.convert_to_tensor(edited(found.variable, chain))
             zeros = int(np.sum(ops.convert_to_numpy(ops.equal(value, ops.zeros_like(value)))))
             rows.append((bool(chain), row_of(found.address, tuple(value.shape), zeros)))
@@ -225,18 +229,18 @@ class WeightEditing(keras.Model, EditsWeights):
                 "0.0)` first."
             )
         masks: dict[Any, Any] = {}
+        chain_of = self._chains()
         for rule in self.rules:
             weights = {}
             for name in rule.weights:
-                found = find_weight(self, name)
+                found = self._named()[1][name]
+                chain = chain_of(found.variable)
                 mask = self.masks[name]
                 gone = np.logical_not(ops.convert_to_numpy(mask))
                 if regrow:  # the weight before this model prunes it
-                    *inner, own = chain_of(self, found.variable)
-                    value = edited(found.variable, (*inner, Step(own.edit)))
-                    value = ops.convert_to_tensor(value)
-                else:
-                    value = weight_of(self, name)
+                    *inner, own = chain
+                    chain = (*inner, Step(own.edit))
+                value = edited(found.variable, chain)
                 weights[name] = (found.layer, as_array(value), None if regrow else gone)
             for name, chosen in rule.chosen(sparsity, weights).items():
                 gone = weights[name][2]
@@ -244,8 +248,8 @@ class WeightEditing(keras.Model, EditsWeights):
         for name, mask in masks.items():
             self.masks[name].assign(mask.astype("uint8"))
 
-    def edit_of(self, variable: Any) -> Any:
-        return self._targets().get(id(variable))
+    def steps(self) -> dict[int, Step]:
+        return self._targets()
 
     def _make_masks(self) -> None:
         """Create the weights that say which elements are kept, once; at first all are."""
@@ -253,8 +257,9 @@ class WeightEditing(keras.Model, EditsWeights):
         if len(self.masks) == len(names):
             return
         masks = {}
+        table = weights_in(self.base) if names else []
         for number, name in enumerate(names):
-            shape = tuple(find_weight(self.base, name).variable.shape)
+            shape = tuple(find_weight(self.base, name, table).variable.shape)
             masks[name] = self.add_weight(
                 shape=shape,
                 initializer="ones",
@@ -264,18 +269,30 @@ class WeightEditing(keras.Model, EditsWeights):
             )
         self.masks = masks
 
-    def _named(self) -> tuple[list[tuple[str, Any]], dict[str, Any]]:
+    def _named(self) -> tuple[list[tuple[str, Any]], dict[str, Named]]:
         """Return the edited weights by their names, which may be patterns."""
         key = (tuple(self.edits), tuple([id(weight) for weight in self.base.weights]))
         if self._known.key != key:
+            table = weights_in(self.base) if self.edits or self.masks else []
             found = [
                 (name, named.variable)
                 for name in self.edits
-                for named in find_weights(self.base, name)
+                for named in find_weights(self.base, name, table)
             ]
-            masked = {name: find_weight(self.base, name).variable for name in self.masks}
+            masked = {name: find_weight(self.base, name, table) for name in self.masks}
             self._known.key, self._known.found = key, (found, masked)
+            self._known.is_alone = None
         return self._known.found  # type: ignore[no-any-return]
+
+    def _chains(self) -> Any:
+        """Return `chains_of(self)`, without a search if no other model edits weights inside."""
+        targets = self._targets()
+        if self._known.is_alone is None:
+            inside = [self.base, *addresses(self.base).values()]
+            self._known.is_alone = not any([isinstance(one, EditsWeights) for one in inside])
+        if not self._known.is_alone:
+            return chains_of(self)
+        return lambda variable: (targets[id(variable)],) if id(variable) in targets else ()
 
     def _targets(self) -> dict[int, Any]:
         """Return the step of each weight, by `id`."""
@@ -294,7 +311,8 @@ class WeightEditing(keras.Model, EditsWeights):
                 dtype = keras.backend.standardize_dtype(variable.dtype)
                 _run.check(part, tuple(variable.shape), dtype)
             targets[id(variable)] = Step(edit)
-        for name, variable in masked.items():
+        for name, found in masked.items():
+            variable = found.variable
             _check_can_hold(variable, paths)
             before = targets.get(id(variable), Step(None))
             targets[id(variable)] = Step(before.edit, self.masks[name])
