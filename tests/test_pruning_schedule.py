@@ -169,6 +169,22 @@ def test_elements_come_back_only_if_asked():
 
 
 @pytest.mark.gradient
+def test_what_is_frozen_last_is_not_pruned():
+    """Though it is the smallest; what was frozen before it was pruned may be."""
+    base = freeze_elements(plain(), "hidden/kernel", np.s_[0], 1e-6)
+    model = freeze_elements(prune(base, "*/kernel", 0.0), "hidden/kernel", np.s_[1], 1e-6)
+    for regrow in (False, True):
+        model.prune_further(0.5, regrow=regrow)
+        kernel = to_numpy(model.weight("hidden/kernel"))
+        assert (kernel[0] == 0).all()
+        assert (kernel[1] == np.float32(1e-6)).all()
+        assert (kernel == 0).mean() == 0.5
+    model.prune_further(1.0)
+    assert (to_numpy(model.weight("hidden/kernel")) != 0).sum() == 10
+    assert (to_numpy(prune(model, "*/kernel", 1.0).weight("hidden/kernel")) == 0).all()
+
+
+@pytest.mark.gradient
 def test_a_pruned_layer_inside_of_a_model():
     inner = prune(plain(), "*/kernel", 0.0)
     inputs = keras.Input((6,))

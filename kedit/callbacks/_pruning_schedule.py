@@ -29,7 +29,8 @@ class PruningSchedule(keras.callbacks.Callback):
     At step `t` from `begin_step` to `end_step`, every `frequency` steps, their sparsity is
     `final + (initial - final) * (1 - (t - begin_step) / (end_step - begin_step)) ** power`,
     and `final_sparsity` from `end_step` on. The weights, the scope, the structure and the
-    importance are those of `prune`: the model is `prune(model, "*/kernel", 0.0)`. The
+    importance are those of `prune`: the model is `prune(model, "*/kernel", 0.0)`. What was
+    frozen before `prune` is ranked by its frozen values, what was frozen after it stays. The
     schedule goes on where it stopped if a model is saved with its optimizer and loaded,
     since steps are counted by `optimizer.iterations`.
 

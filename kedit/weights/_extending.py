@@ -11,7 +11,7 @@ from kedit._language.constants import Array
 from kedit._run import ops
 from kedit.weights._importance import Rule
 from kedit.weights._names import Address, find_weights, weights_in
-from kedit.weights._weight_editing import WeightEditing
+from kedit.weights._weight_editing import HELD, WeightEditing
 
 Edits = Edit | EditSequence
 
@@ -39,12 +39,12 @@ def extended(
     if type(base) is WeightEditing:
         inner, old = base.base, own_edits(base)
         rules = [rule for rule in base.rules if isinstance(rule, Rule)]
-        kept = {Address(n): ops.convert_to_numpy(mask) > 0 for n, mask in base.masks.items()}
+        kept = {Address(n): ops.convert_to_numpy(mask) for n, mask in base.masks.items()}
         options = {"name": base.name, "dtype": base.dtype_policy}
     for name, (edit, held) in edits.items():
         old[name] = joined(old[name], edit) if name in old else edit
         if name in kept and held is not None:
-            kept[name] = kept[name] | held
+            kept[name] = np.where(held, HELD, kept[name])
     if rule is not None:
         rules = [*_without(rules, rule.weights), rule]
         kept = {**kept, **(masks or {})}

@@ -87,23 +87,21 @@ class Rule:
     def chosen(
         self,
         sparsity: float,
-        weights: Mapping[Any, tuple[Any, Array, Array | None]],
+        weights: Mapping[Any, tuple[Any, Array, Array]],
     ) -> dict[Address, Array]:
         """Return which elements of the weights to prune.
 
         Args:
             sparsity: Fraction of the elements.
-            weights: For each weight its layer, its values, and which elements are pruned
-                already, which come first. None: none are.
+            weights: For each weight its layer, its values, and scores that go before its own:
+                -inf for what is pruned already, inf for what must be kept, 0 for the rest.
         """
         check_sparsity(sparsity, self.most)
         names = list(weights)
         scores, groups = [], []
         for name in names:
-            layer, values, gone = weights[name]
-            score = self._scores(name, values)
-            if gone is not None:
-                score = np.where(gone, -np.inf, score)
+            layer, values, forced = weights[name]
+            score = np.where(forced != 0, forced, self._scores(name, values))
             scores.append(score.ravel())
             groups.append(self._groups(name, layer, score))
         if self.scope == "global" and names:

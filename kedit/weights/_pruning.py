@@ -94,7 +94,7 @@ def prune(
         value = as_array(edited(variable, chain_of(variable)))
         mask = mask_of(base, address)
         kept[address] = np.ones(value.shape, bool) if mask is None else mask
-        weights[address] = (named.layer, value, None if mask is None else ~mask)
+        weights[address] = (named.layer, value, np.where(kept[address], 0.0, -np.inf))
     chosen = rule.chosen(sparsity, weights)
     masks = {address: kept[address] & ~chosen[address] for address in names}
     return extended(base, {}, rule, masks)

@@ -29,6 +29,9 @@ from kedit.weights._weight_chains import (
     passing_on,
 )
 
+HELD = 2
+"""In a mask: an element that was frozen after the weight was pruned, which no schedule prunes."""
+
 
 class _Known:
     """What was found for the names of a model; Keras does not look for weights in it."""
@@ -235,16 +238,19 @@ class WeightEditing(keras.Model, EditsWeights):
             for name in rule.weights:
                 found = self._named()[1][name]
                 chain = chain_of(found.variable)
-                mask = self.masks[name]
-                gone = np.logical_not(ops.convert_to_numpy(mask))
+                mask = ops.convert_to_numpy(self.masks[name])
+                forced = np.where(mask == HELD, np.inf, 0.0)
+                if not regrow:
+                    forced[mask == 0] = -np.inf
                 if regrow:  # the weight before this model prunes it
                     *inner, own = chain
                     chain = (*inner, Step(own.edit))
                 value = edited(found.variable, chain)
-                weights[name] = (found.layer, as_array(value), None if regrow else gone)
+                weights[name] = (found.layer, as_array(value), forced)
             for name, chosen in rule.chosen(sparsity, weights).items():
-                gone = weights[name][2]
-                masks[name] = ~chosen if gone is None else ~(chosen | gone)
+                forced = weights[name][2]
+                kept = np.where(chosen | (forced < 0), 0, 1)
+                masks[name] = np.where(forced > 0, HELD, kept)
         for name, mask in masks.items():
             self.masks[name].assign(mask.astype("uint8"))
 
