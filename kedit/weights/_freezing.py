@@ -34,7 +34,7 @@ def freeze_elements(
             - the end of the weight's `path`, such as "kernel" or "dense/kernel", or
               the layer's name or address with the name of the weight;
             - a layer's name or address alone: all its weights;
-            - a pattern of these with `*`, `?` or `[]`, such as "*/kernel";
+            - a pattern of these with `*`, `?` or `[]`, such as `"*/kernel"`;
             - a variable, a layer, or a function of (layer, variable) that returns a bool;
             - a list of these;
             - a dict from any of these, except variables, to an index each.

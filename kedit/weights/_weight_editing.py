@@ -61,7 +61,7 @@ class WeightEditing(keras.Model, EditsWeights):
         edits: Dict that maps each weight to a `kedit.Edit` or `kedit.EditSequence` in
             `at[...]`. A weight is named by the end of its `path`, such as "kernel", by
             its layer and its own name, such as "dense/kernel", or by a pattern, such as
-            "*/kernel"; see `freeze_elements`.
+            `"*/kernel"`; see `freeze_elements`.
         rules: Which weights are pruned, and how; `prune` writes them. Defaults to ():
             none.
         **kwargs: Keyword arguments of `keras.Model`, such as `name`.
