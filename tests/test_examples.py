@@ -68,6 +68,21 @@ def test_pruning(tmp_path):
 
 
 @pytest.mark.once
+def test_gradual_pruning(tmp_path):
+    """At a sparsity at which pruning at once breaks the network."""
+    picture = tmp_path / "picture.png"
+    rows = load("gradual_pruning").main(picture, epochs=8, sparsities=(0.98,), seeds=(0,))
+    found = {way: (share, mean) for way, share, mean, _ in rows}
+    trained = found["trained"][1]
+    assert trained > 0.9
+    assert found["schedule"][1] > 0.5
+    assert found["2 of 4"][1] > trained - 0.03
+    assert found["half of the units"][1] > trained - 0.05
+    assert 0.7 < found["half of the units"][0] < 0.8
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.once
 def test_random_erasing(tmp_path):
     picture = tmp_path / "picture.png"
     rows = load("random_erasing").main(picture, epochs=12, draws=2)
@@ -150,6 +165,17 @@ def test_pruning_briefly(tmp_path):
     assert pruned < tuned
     assert pruned < whole
     assert came_back == 0
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.brief
+@pytest.mark.usefixtures("two_epochs")
+def test_gradual_pruning_briefly(tmp_path):
+    picture = tmp_path / "picture.png"
+    rows = load("gradual_pruning").main(picture, sparsities=(0.9,), seeds=(0,))
+    assert [row[0] for row in rows] == [
+        "trained", "at once", "schedule", "2 of 4", "half of the units"
+    ]  # fmt: skip
     assert picture.stat().st_size > 10_000
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import kedit
 from kedit import Edit, EditSequence, Trainable, X, at, block, draft, each, sample
-from kedit.callbacks import DualAscent, PenaltySchedule
+from kedit.callbacks import DualAscent, PenaltySchedule, PruningSchedule
 from kedit.constraints import EditConstraint
 from kedit.inputs import EditedDataset, InputEditing, RandomEdit
 from kedit.interventions import (
@@ -125,6 +125,11 @@ CODE = [
     (
         PenaltySchedule("guide", SCHEDULE),
         "PenaltySchedule('guide', keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.5))",
+    ),
+    (PruningSchedule(0.0, 0.9, 0, 1000), "PruningSchedule(0.0, 0.9, 0, 1000)"),
+    (
+        PruningSchedule(0.5, 0.25, 10, 20, frequency=5, regrow=True),
+        "PruningSchedule(0.5, 0.25, 10, 20, frequency=5, regrow=True)",
     ),
     (
         RandomEdit(sample[...].set(0.0), count=1),

@@ -351,7 +351,7 @@ def test_an_edited_layer_can_be_edited_on_top_of_edited_weights(tmp_path):
     """As the address of a layer inside: what is edited is what the chain computes."""
     chain = prune(prune(plain(), FIRST, 0.5), LAST, 0.5)
     kernels = {name: to_numpy(chain.weight(name)) for name in (FIRST, SECOND, LAST)}
-    model = edit_model(chain, {"base/base/second": sample[1].set(2.0)})
+    model = edit_model(chain, {"base/second": sample[1].set(2.0)})
     h = np.tanh(INPUT @ kernels[FIRST] + WEIGHTS["first/bias"])
     h = np.tanh(h @ kernels[SECOND] + WEIGHTS["second/bias"])
     h[:, 1] = 2
@@ -370,7 +370,7 @@ def test_an_edit_of_an_activation_learns_on_top_of_edited_weights(tmp_path):
     found = []
     for finish in (lambda model: model, WeightEditing.bake):
         base = finish(prune(prune(plain(), FIRST, 0.5), LAST, 0.5))
-        address = "second" if found else "base/base/second"
+        address = "second" if found else "base/second"
         edit = sample[1].set(Trainable(2.0)) | sample[2:].add(Trainable("zeros"))
         model = edit_model(base, {address: edit}, "edits")
         model.compile(keras.optimizers.SGD(0.1), "mse")

@@ -8,7 +8,7 @@ from kedit.interventions._patching_study import patching_study
 from kedit.interventions._sharing import load_edits, save_edits
 from kedit.interventions._site import site
 from kedit.interventions._sites import sites
-from kedit.weights import WeightEditing, freeze_elements, prune
+from kedit.weights import WeightEditing, edit_weights, freeze_elements, prune, remove_channels
 
 __all__ = [
     "BatchMean",
@@ -21,10 +21,12 @@ __all__ = [
     "ablation_study",
     "capture",
     "edit_model",
+    "edit_weights",
     "freeze_elements",
     "load_edits",
     "patching_study",
     "prune",
+    "remove_channels",
     "save_edits",
     "site",
     "sites",

@@ -1,22 +1,50 @@
 """Nested edits of weights: which edits apply to a weight, and in which order."""
 
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import keras
 
 from kedit import _run
-from kedit._addresses import children
+from kedit._addresses import addresses, children
 from kedit._edit import Edit, EditSequence
 from kedit._run import ops
 from kedit.errors import OperandError
 
-Chain = tuple[Edit | EditSequence, ...]
-"""Edits of one weight, in order: the edit of the innermost model is applied first."""
 _ACTIVE = threading.local()
 _FUNCTIONS = ("predict_function", "test_function", "train_function")
+
+
+class Step:
+    """What one model does to a weight: its edit, and then its mask of the elements kept."""
+
+    __slots__ = ("edit", "mask")
+
+    def __init__(self, edit: Edit | EditSequence | None, mask: Any = None) -> None:
+        self.edit = edit
+        self.mask = mask
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Step) and self.edit == other.edit and self.mask is other.mask
+
+    def __hash__(self) -> int:
+        return hash((self.edit, id(self.mask)))
+
+    def apply(self, weight: Any) -> Any:
+        for part in () if self.edit is None else self.edit.edits:
+            weight = _run.apply(part, weight)
+        if self.mask is not None:
+            weight = ops.convert_to_tensor(weight)
+            kept = ops.cast(ops.convert_to_tensor(self.mask), "bool")
+            weight = ops.where(kept, weight, ops.zeros_like(weight))
+        return weight
+
+
+Chain = tuple[Step, ...]
+"""Steps of one weight, in order: that of the innermost model is applied first."""
 
 
 class EditsWeights:
@@ -24,8 +52,8 @@ class EditsWeights:
 
     base: Any
 
-    def edit_of(self, variable: Any) -> Edit | EditSequence | None:
-        """Return this model's own edit of a weight."""
+    def steps(self) -> dict[int, Step]:
+        """Return this model's own step of each weight that it edits, by `id`."""
         raise NotImplementedError
 
 
@@ -87,13 +115,12 @@ class _Frame(NamedTuple):
 
 def edited(stored: Any, chain: Chain) -> Any:
     """Return a weight after its edits."""
-    for edit in chain:
-        for part in edit.edits:
-            stored = _run.apply(part, stored)
+    for step in chain:
+        stored = step.apply(stored)
     return stored
 
 
-def passed_on(variable: Any, own: Edit | EditSequence | None) -> Passed:
+def passed_on(variable: Any, own: Step | None) -> Passed:
     """Return a weight as the model that is being called passes it on, given its own edit.
 
     An outer model may already have edited the weight. Its edit must come after the edits
@@ -129,6 +156,18 @@ def passing_on(scope: Any, variables: list[Any], passed: list[Passed]) -> Iterat
         _ACTIVE.frame = before
 
 
+def chains_of(model: Any) -> Callable[[Any], Chain]:
+    """Return `chain_of` for one model, which looks for edited models inside only once."""
+    outer, root = [], model
+    while isinstance(root, EditsWeights):
+        outer.append(root)
+        root = root.base
+    if any([isinstance(layer, EditsWeights) for layer in addresses(root).values()]):
+        return functools.partial(chain_of, model)
+    steps = [one.steps() for one in reversed(outer)]
+    return lambda variable: tuple([own[id(variable)] for own in steps if id(variable) in own])
+
+
 def chain_of(model: Any, variable: Any) -> Chain:
     """Return the edits that apply to a weight wherever a model computes with it.
 
@@ -157,7 +196,7 @@ def _chains(owner: Any, variable: Any, found: dict[int, list[Chain]]) -> list[Ch
         ways += [way for way in _chains(child, variable, found) if way not in ways]
     if not ways or _holds(owner, variable):
         ways.append(())
-    own = owner.edit_of(variable) if isinstance(owner, EditsWeights) else None
+    own = owner.steps().get(id(variable)) if isinstance(owner, EditsWeights) else None
     found[id(owner)] = ways if own is None else [(*way, own) for way in ways]
     return found[id(owner)]
 

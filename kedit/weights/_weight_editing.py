@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 import keras
+import numpy as np
 
 from kedit import _run
 from kedit._addresses import addresses
@@ -13,15 +14,31 @@ from kedit._language.dtypes import kind
 from kedit._language.types import Shape, Tensor
 from kedit._run import ops
 from kedit.errors import OperandError
+from kedit.weights._importance import Rule
+from kedit.weights._names import Address, Named, find_weight, find_weights, weights_in
+from kedit.weights._sparsity import Sparsity, row_of
 from kedit.weights._weight_chains import (
     EditsWeights,
     Scope,
+    Step,
     chain_of,
+    chains_of,
     edited,
     forget_compiled,
     passed_on,
     passing_on,
 )
+
+HELD = 2
+"""In a mask: an element that was frozen after the weight was pruned, which no schedule prunes."""
+
+
+class _Known:
+    """What was found for the names of a model; Keras does not look for weights in it."""
+
+    key: Any = None
+    found: Any = None
+    is_alone: Any = None
 
 
 @keras.saving.register_keras_serializable(package="kedit")
@@ -41,9 +58,12 @@ class WeightEditing(keras.Model, EditsWeights):
     Args:
         base: Layer or model of any kind that takes one argument, which may be a
             structure of tensors.
-        edits: Dict that maps the name of each weight to a `kedit.Edit` or
-            `kedit.EditSequence` in `at[...]`. A name is the end of the weight's
-            `path`, such as "kernel" or "dense/kernel".
+        edits: Dict that maps each weight to a `kedit.Edit` or `kedit.EditSequence` in
+            `at[...]`. A weight is named by the end of its `path`, such as "kernel", by
+            its layer and its own name, such as "dense/kernel", or by a pattern, such as
+            `"*/kernel"`; see `freeze_elements`.
+        rules: Which weights are pruned, and how; `prune` writes them. Defaults to ():
+            none.
         **kwargs: Keyword arguments of `keras.Model`, such as `name`.
 
     Call arguments:
@@ -75,7 +95,11 @@ class WeightEditing(keras.Model, EditsWeights):
     """
 
     def __init__(
-        self, base: keras.layers.Layer, edits: dict[str, Edit | EditSequence], **kwargs: Any
+        self,
+        base: keras.layers.Layer,
+        edits: dict[Any, Edit | EditSequence],
+        rules: Any = (),
+        **kwargs: Any,
     ) -> None:
         if not isinstance(base, keras.layers.Layer):
             raise OperandError(
@@ -87,9 +111,13 @@ class WeightEditing(keras.Model, EditsWeights):
         # The weights that are read here are passed on without a cast.
         super().__init__(**{"dtype": base.dtype_policy, "autocast": False, **kwargs})
         self.base = base
-        self.edits = dict(edits)
+        self._known = _Known()
+        self.edits = {_name_of(base, target): edit for target, edit in edits.items()}
+        self.rules = tuple(rules)
+        self.masks: dict[str, Any] = {}
         self.supports_masking = base.supports_masking
         if base.built:
+            self._make_masks()
             self._targets()
             self.built = True
             for variable in base.trainable_variables:
@@ -100,6 +128,7 @@ class WeightEditing(keras.Model, EditsWeights):
     def build(self, input_shape: Shape) -> None:
         if not self.base.built:
             self.base.build(input_shape)
+        self._make_masks()
         self._targets()
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
@@ -122,11 +151,12 @@ class WeightEditing(keras.Model, EditsWeights):
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         return self.base.compute_mask(inputs, previous_mask)
 
-    def weight(self, name: str) -> Tensor:
+    def weight(self, name: Any) -> Tensor:
         """Return a weight as the model computes with it, after the edits of all inner models.
 
         Args:
-            name: End of the weight's `path`.
+            name: The weight: the end of its `path`, its layer and its own name, as in
+                "dense/kernel", or the variable itself.
 
         Raises:
             kedit.errors.OperandError: If no weight or several weights match `name`, or
@@ -146,75 +176,210 @@ class WeightEditing(keras.Model, EditsWeights):
         Raises:
             kedit.errors.OperandError: As for `weight`.
         """
-        base: Any = self.base
+        outer, base = [self], self.base
         while isinstance(base, WeightEditing):
+            outer.append(base)
             base = base.base
-        baked = [(variable, chain_of(self, variable)) for variable in base.variables]
+        chain_of = chains_of(self)
+        baked = [(variable, chain_of(variable)) for variable in base.variables]
         for variable, value in [(v, edited(v, chain)) for v, chain in baked if chain]:
             variable.assign(value)
-        for layer in [base, *addresses(base).values()]:
+        # Without all edits that were written, or models in between would repeat them.
+        for layer in [*outer, *addresses(base).values()]:
             if isinstance(layer, WeightEditing):
                 layer.edits = {}
+                for mask in layer.masks.values():
+                    mask.assign(ops.ones(tuple(mask.shape), "uint8"))
         forget_compiled([self, *addresses(self).values()])
         return base
 
-    def edit_of(self, variable: Any) -> Any:
-        return self._targets().get(id(variable))
+    def sparsity(self) -> Sparsity:
+        """Count the zeros in the weights that the model computes with.
+
+        Returns:
+            A tuple with a row `(weight, shape, zeros, total, share)` for each weight that is
+            edited or pruned here, and with `zeros`, `total` and `share` of all weights of
+            the model. It prints as a table.
+        """
+        rows = []
+        chain_of = chains_of(self)
+        for found in find_weights(self, "*"):
+            chain = chain_of(found.variable)
+            value = ops.convert_to_tensor(edited(found.variable, chain))
+            zeros = int(np.sum(ops.convert_to_numpy(ops.equal(value, ops.zeros_like(value)))))
+            rows.append((bool(chain), row_of(found.address, tuple(value.shape), zeros)))
+        return Sparsity([row for is_edited, row in rows if is_edited], [row for _, row in rows])
+
+    def prune_further(self, sparsity: float, *, regrow: bool = False) -> None:
+        """Prune the weights that `prune` chose to another sparsity, in place.
+
+        Compiled functions see the change, so that it may be called while the model
+        trains, as `kedit.callbacks.PruningSchedule` does.
+
+        Args:
+            sparsity: Fraction of the elements of these weights that should be 0.
+            regrow: Whether elements that were pruned may come back, with the values that
+                they were pruned at. Defaults to False: what is pruned stays pruned.
+
+        Raises:
+            kedit.errors.OperandError: If the model is not pruned, or `sparsity` is out of
+                range.
+        """
+        if not self.rules:
+            raise OperandError(
+                "A model that is pruned further should be pruned already. Received: "
+                f"{self.name!r}, which has no pruned weights. Write `prune(model, '*/kernel', "
+                "0.0)` first."
+            )
+        masks: dict[Any, Any] = {}
+        chain_of = self._chains()
+        for rule in self.rules:
+            weights = {}
+            for name in rule.weights:
+                found = self._named()[1][name]
+                chain = chain_of(found.variable)
+                mask = ops.convert_to_numpy(self.masks[name])
+                forced = np.where(mask == HELD, np.inf, 0.0)
+                if not regrow:
+                    forced[mask == 0] = -np.inf
+                if regrow:  # the weight before this model prunes it
+                    *inner, own = chain
+                    chain = (*inner, Step(own.edit))
+                value = edited(found.variable, chain)
+                weights[name] = (found.layer, as_array(value), forced)
+            for name, chosen in rule.chosen(sparsity, weights).items():
+                forced = weights[name][2]
+                kept = np.where(chosen | (forced < 0), 0, 1)
+                masks[name] = np.where(forced > 0, HELD, kept)
+        for name, mask in masks.items():
+            self.masks[name].assign(mask.astype("uint8"))
+
+    def steps(self) -> dict[int, Step]:
+        return self._targets()
+
+    def _make_masks(self) -> None:
+        """Create the weights that say which elements are kept, once; at first all are."""
+        names = [name for rule in self.rules for name in rule.weights]
+        if len(self.masks) == len(names):
+            return
+        masks = {}
+        table = weights_in(self.base) if names else []
+        for number, name in enumerate(names):
+            shape = tuple(find_weight(self.base, name, table).variable.shape)
+            masks[name] = self.add_weight(
+                shape=shape,
+                initializer="ones",
+                dtype="uint8",
+                trainable=False,
+                name=f"mask_{number}",
+            )
+        self.masks = masks
+
+    def _named(self) -> tuple[list[tuple[str, Any]], dict[str, Named]]:
+        """Return the edited weights by their names, which may be patterns."""
+        key = (tuple(self.edits), tuple([id(weight) for weight in self.base.weights]))
+        if self._known.key != key:
+            table = weights_in(self.base) if self.edits or self.masks else []
+            found = [
+                (name, named.variable)
+                for name in self.edits
+                for named in find_weights(self.base, name, table)
+            ]
+            masked = {name: find_weight(self.base, name, table) for name in self.masks}
+            self._known.key, self._known.found = key, (found, masked)
+            self._known.is_alone = None
+        return self._known.found  # type: ignore[no-any-return]
+
+    def _chains(self) -> Any:
+        """Return `chains_of(self)`, without a search if no other model edits weights inside."""
+        targets = self._targets()
+        if self._known.is_alone is None:
+            inside = [self.base, *addresses(self.base).values()]
+            self._known.is_alone = not any([isinstance(one, EditsWeights) for one in inside])
+        if not self._known.is_alone:
+            return chains_of(self)
+        return lambda variable: (targets[id(variable)],) if id(variable) in targets else ()
 
     def _targets(self) -> dict[int, Any]:
-        """Return the edit of each weight, by `id`."""
+        """Return the step of each weight, by `id`."""
         targets: dict[int, Any] = {}
         paths = {variable.path for variable in self.base.variables}
-        for name, edit in self.edits.items():
-            variable = find_weight(self.base, name)
-            dtype = keras.backend.standardize_dtype(variable.dtype)
-            owner, _, own_name = variable.path.rpartition("/")
-            lora = f"{owner}/lora_{own_name}_a".lstrip("/") in paths
-            if lora or kind(dtype) < 2:
-                raise OperandError(
-                    "A weight that is edited should be neither quantized nor added to by LoRA, "
-                    f"which go past the edit. Received: {variable.path!r} of dtype {dtype!r}"
-                    f"{' with LoRA' if lora else ''}. Write the edit into the layer first: "
-                    "`model.bake()`."
-                )
+        named, masked = self._named()
+        for name, variable in named:
+            edit = self.edits[name]
+            _check_can_hold(variable, paths)
             if id(variable) in targets:
                 raise OperandError(
                     f"A weight should have one edit. Received: two for {variable.path!r}. Join "
                     "them: `first | second`."
                 )
             for part in edit.edits:
+                dtype = keras.backend.standardize_dtype(variable.dtype)
                 _run.check(part, tuple(variable.shape), dtype)
-            targets[id(variable)] = edit
+            targets[id(variable)] = Step(edit)
+        for name, found in masked.items():
+            variable = found.variable
+            _check_can_hold(variable, paths)
+            before = targets.get(id(variable), Step(None))
+            targets[id(variable)] = Step(before.edit, self.masks[name])
         return targets
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
-        edits = {name: serialize(edit) for name, edit in self.edits.items()}
-        return {**super().get_config(), "base": serialize(self.base), "edits": edits}
+        config = {**super().get_config(), "base": serialize(self.base)}
+        config["edits"] = {str(name): serialize(edit) for name, edit in self.edits.items()}
+        found = [str(name) for name in self.edits if isinstance(name, Address)]
+        if found:
+            config["addresses"] = found
+        if self.rules:
+            config["rules"] = [rule.get_config() for rule in self.rules]
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "WeightEditing":
-        check_keys("A saved WeightEditing", config, {"base": dict, "edits": dict})
-        edits = {name: edit_from_json(edit) for name, edit in config["edits"].items()}
+        config = {"addresses": [], "rules": [], **config}
+        kinds = {"base": dict, "edits": dict, "addresses": list, "rules": list}
+        check_keys("A saved WeightEditing", config, kinds)
+        found = config.pop("addresses")
+        edits = {
+            Address(name) if name in found else name: edit_from_json(edit)
+            for name, edit in config["edits"].items()
+        }
+        rules = [Rule.from_config(rule) for rule in config["rules"]]
         deserialize = keras.saving.deserialize_keras_object
         base = deserialize(config["base"], custom_objects=custom_objects)
-        return cls(**{**config, "base": base, "edits": edits})
+        return cls(**{**config, "base": base, "edits": edits, "rules": rules})
 
 
-def find_weight(base: keras.layers.Layer, name: str) -> Any:
-    """Return the one weight of a layer or a model whose path ends in `name`."""
-    found = [v for v in base.weights if f"/{v.path}".endswith(f"/{name}")]
-    if len(found) != 1:
-        paths = [variable.path for variable in base.weights]
-        fix = "Build it first: call it once" if not base.built else "Write more of its path"
+def _name_of(base: Any, target: Any) -> Any:
+    """Return a name under which edits are kept; objects get the address of their weight."""
+    if isinstance(target, str):
+        return target
+    return Address(find_weight(base, target).address)
+
+
+def _check_can_hold(variable: Any, paths: set[str]) -> None:
+    """Raise if an edit of a weight would not hold."""
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    owner, _, own_name = variable.path.rpartition("/")
+    lora = f"{owner}/lora_{own_name}_a".lstrip("/") in paths
+    if lora or kind(dtype) < 2:
         raise OperandError(
-            f"A name should be the end of one weight's path. Received: {name!r}, which is that of "
-            f"{len(found)} among {paths}. {fix}."
+            "A weight that is edited should be neither quantized nor added to by LoRA, "
+            f"which go past the edit. Received: {variable.path!r} of dtype {dtype!r}"
+            f"{' with LoRA' if lora else ''}. Write the edit into the layer first: "
+            "`model.bake()`."
         )
-    return found[0]
 
 
-def weight_of(base: keras.layers.Layer, name: str) -> Tensor:
-    """Return the one weight whose path ends in `name`, as a layer or a model computes with it."""
-    variable = find_weight(base, name)
+def as_array(weight: Any) -> Any:
+    """Return a weight as a NumPy array of floats that NumPy can compare."""
+    dtype = keras.backend.standardize_dtype(weight.dtype)
+    wide = dtype if dtype in ("float32", "float64") else "float32"
+    return ops.convert_to_numpy(ops.cast(weight, wide))
+
+
+def weight_of(base: keras.layers.Layer, name: Any) -> Tensor:
+    """Return the one weight that `name` means, as a layer or a model computes with it."""
+    variable = find_weight(base, name).variable
     return ops.convert_to_tensor(edited(variable, chain_of(base, variable)))
