@@ -7,7 +7,7 @@ from _backend import to_numpy
 from kit import check_close, check_holds_no_code, check_roundtrip, in_full_once, saved_and_loaded
 
 from kedit import X, at
-from kedit.errors import OperandError, ShapeError
+from kedit.errors import OperandError, SavingError, ShapeError
 from kedit.weights import WeightEditing, freeze_elements, prune
 
 RNG = np.random.default_rng(0)
@@ -260,6 +260,39 @@ def test_importance_by_a_function_or_by_scores():
     again.build((None, 4))
     with pytest.raises(OperandError, match="not saved"):
         again.prune_further(0.75)
+
+
+@keras.saving.register_keras_serializable(package="test_pruning")
+def squared(weight):
+    return weight**2
+
+
+def test_an_importance_that_is_registered_is_saved(tmp_path):
+    model = prune(plain(), "*/kernel", 0.25, importance=squared)
+    loaded = saved_and_loaded(model, tmp_path / "model.keras")
+    for one in (model, loaded):
+        one.prune_further(0.5)
+    for name, weight in kernels(model).items():
+        np.testing.assert_array_equal(kernels(loaded)[name], weight)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "importance",
+    [
+        {"function": "os>system"},
+        {"function": 3},
+        {"function": "kedit>Edit"},
+        {"module": "os", "class_name": "function", "config": "system", "registered_name": "system"},
+    ],
+)
+def test_loading_an_importance_imports_nothing(importance):
+    config = prune(plain(), "*/kernel", 0.25, importance=squared).get_config()
+    (rule,) = config["rules"]
+    assert rule["importance"] == {"function": "test_pruning>squared"}
+    config["rules"] = [{**rule, "importance": importance}]
+    with pytest.raises(SavingError, match="Received"):
+        WeightEditing.from_config(config)
 
 
 def test_pruned_further_in_place_and_back():

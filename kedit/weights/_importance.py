@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 from kedit._edit import check_one_of
-from kedit._language.decoding import check_fields, loading
+from kedit._language.decoding import check_fields, loading, received
 from kedit._run import ops
-from kedit.errors import OperandError, ShapeError
+from kedit.errors import OperandError, SavingError, ShapeError
 from kedit.weights._names import Address
 
 Array = np.ndarray[Any, Any]
@@ -175,7 +175,7 @@ class Rule:
         if not _is_name(importance):
             name = keras.saving.get_registered_name(importance) if callable(importance) else None
             is_known = name and keras.saving.get_registered_object(name) is importance
-            importance = keras.saving.serialize_keras_object(importance) if is_known else None
+            importance = {"function": name} if is_known else None
         listed = [None if n is None else list(n) for n in (self.block,)]
         is_n_of_m = isinstance(self.structure, (tuple, list))
         return {
@@ -191,10 +191,22 @@ class Rule:
         with loading("A saved rule of pruning", config):
             fields = check_fields("A saved rule of pruning", config, _FIELDS)
             if isinstance(fields["importance"], dict):
-                importance = keras.saving.deserialize_keras_object(fields["importance"])
+                importance = _registered(fields["importance"])
                 fields = {**fields, "importance": importance}
             names = tuple([Address(name) for name in fields["weights"]])
             return cls(**{**fields, "weights": names})
+
+
+def _registered(data: dict[str, Any]) -> Any:
+    """Return the registered function that was saved, without importing anything."""
+    name = check_fields("A saved importance", data, {"function": str})["function"]
+    function = keras.saving.get_registered_object(name)
+    if not callable(function) or isinstance(function, type):
+        raise SavingError(
+            "A saved importance should be a function, and registered before the model is loaded. "
+            f"Received: {received(name)}. Import the module that registers it."
+        )
+    return function
 
 
 def check_sparsity(sparsity: Any, most: float = 1.0) -> None:
