@@ -247,8 +247,8 @@ def sign(x: Any) -> Any:
 def mod(x1: Any, x2: Any) -> Any:
     """`x1 % x2`, also its zeros, with the sign of `x2`; 0 for integers if `x2` is 0.
 
-    Keras 3.15.1 returns a zero with the sign of `x1`. By zero, integers give -1 on JAX, and raise
-    on TensorFlow and PyTorch. Not reported. On PyTorch, floats give NaN if the quotient overflows.
+    Keras 3.15.1 returns a zero with the sign of `x1`. By zero, integers raise on TensorFlow and
+    PyTorch. Not reported. On PyTorch, floats give NaN if the quotient overflows.
     """
     is_safe = isinstance(x2, int) and x2 > 0
     x1, x2 = _as_tensors(x1, x2)
@@ -266,7 +266,8 @@ def floor_divide(x1: Any, x2: Any) -> Any:
     """`x1 // x2` of two tensors; 0 for integers if `x2` is 0.
 
     Keras 3.15.1 on TensorFlow rounds the quotient of floats before it takes the floor, so that
-    `1.0 // 0.1` is 10. By zero, see `mod`. Not reported. NumPy computes floats from the remainder.
+    `1.0 // 0.1` is 10. By zero, integers give -2 on JAX, and raise on TensorFlow and PyTorch. Not
+    reported. NumPy computes floats from the remainder, and so does this.
     """
     x1, x2 = _as_tensors(x1, x2)
     if "int" in str(x1.dtype):
