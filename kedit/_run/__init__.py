@@ -12,9 +12,8 @@ from kedit._run import arrays, cast, foreign, tensors, tf_data
 from kedit._run.cast import constant, limited
 from kedit._run.node import call_node, fill
 from kedit._run.tensors import carry_out, is_plain, known_shape
-from kedit._run.values import safe_element
 
-__all__ = ["Edit", "apply", "apply_to_rows", "check", "constant", "fill", "limited", "safe_element"]
+__all__ = ["Edit", "apply", "apply_to_rows", "check", "constant", "fill", "limited"]
 
 
 def apply(said: Any, x: Any, shape: Shape | None = None) -> Any:

@@ -135,7 +135,7 @@ class _Selected(Elements):
 
     def where(self, chosen: Tensor) -> "_Selected":
         calls = any([isinstance(leaf, FunctionStandIn) for leaf in self.plan.operand.leaves])
-        safe = safe_element(self.x, chosen) if calls else cast.constant(1, self.dtype)
+        safe = _safe_element(self.x, chosen) if calls else cast.constant(1, self.dtype)
         given = (self.plan, self.layout, self.source, self.leaves)
         x = ops.where(chosen, self.x, safe)
         return _Selected(*given, x, self.dtype, _and(self.chosen, chosen))
@@ -179,7 +179,7 @@ def _values(plan: Plan, layout: Layout, x: Tensor, leaves: Any, chosen: Tensor |
         return values if counted is None else _counted_off(layout, leaves, values, *counted)
     selected = axes.selected(layout, x)
     if chosen is not None:
-        selected = ops.where(chosen, selected, safe_element(selected, chosen))
+        selected = ops.where(chosen, selected, _safe_element(selected, chosen))
     if isinstance(operand, Expression):
         of = _Selected(plan, layout, x, leaves, ops.cast(selected, wide), wide, chosen)
         values = of.compute(operand)
@@ -196,7 +196,7 @@ def _counted_off(layout: Layout, leaves: Any, values: Tensor, axis: int, count: 
     return ops.take(axes.pad(values, axis), number, axis=axis)
 
 
-def safe_element(selected: Tensor, chosen: Tensor) -> Tensor:
+def _safe_element(selected: Tensor, chosen: Tensor) -> Tensor:
     """A chosen element, on which a function may run instead of those not chosen; or 1.
 
     `where(c, f(x), x)` would send NaN gradients back through `f` at elements

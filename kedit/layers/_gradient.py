@@ -161,7 +161,7 @@ class _Elements(Elements):
         return ops.reshape(found, spread_over_sample(ops.shape(found), len(self.x.shape)))
 
     def call(self, function: Any, x: Tensor, dtype: str) -> Tensor:
-        return _run.constant(function(ops.copy(x)), dtype)
+        return ops.cast(function(ops.copy(x)), dtype)
 
     def instead(self, x: Tensor) -> "_Elements":
         """The same places, with other elements."""
@@ -211,10 +211,10 @@ def _surrogate(condition: Any, of: _Elements, temperature: float) -> tuple[Tenso
         safe = of
         if part.has_x:
             finite = ops.logical_and(finite, ops.isfinite(of.x))
-            safe = of.instead(ops.where(finite, of.x, _run.safe_element(of.x, finite)))
+            safe = of.instead(ops.where(finite, of.x, ops.ones_like(of.x)))
         found = distance(safe)
         soft = ops.sigmoid(ops.where(finite, found, ops.zeros_like(found)))
         soft = ops.where(finite, soft, ops.zeros_like(soft))  # not a product: see `_falling`
-        return _run.constant(ops.negative(_falling(soft)), dtype)
+        return ops.cast(ops.negative(_falling(soft)), dtype)
 
     return both(condition)
