@@ -301,7 +301,7 @@ def numbered(*arrays):
 
 @pytest.mark.parametrize("options", DRAWS, ids="-".join)
 def test_random_edits_in_tf_data_are_those_of_numpy(options):
-    """Of elements and of batches, whose size is unknown, in parallel and twice."""
+    """Single elements and batches of unknown size, in parallel, drawn twice, are the same."""
     of_one, of_batch = [RandomEdit(place[...].set(0.0), **options) for place in (at, sample)]
     expected = of_batch(IMAGES, range(8))
     assert len({image.tobytes() for image in expected}) > 1

@@ -208,7 +208,7 @@ def test_compiled_models_repeat_their_draws(jit_compile, options):
     "options", [{"block": ((1, 3), 9)}, {"count": 30, "axes": (1, 0)}, {"rate": 0.5, "axes": 0}]
 )
 def test_axes_of_unknown_size(options, jit_compile):
-    """Of the same model of unknown sizes, as of one that knows them; a box is cut to fit."""
+    """A model of unknown sizes edits as one that knows them; a box is cut to fit."""
     model = model_of((None, None, 2), seed=5, **options)
     model.compile(loss="mse", jit_compile=jit_compile)
     for shape in ((3, 4), (5, 3)):

@@ -5,8 +5,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from kedit._language.constants import FunctionStandIn, StandIn
 from kedit._language.dtypes import dtype_name, promoted
 from kedit._language.operations import OPERATIONS, Operation
@@ -48,7 +46,6 @@ class Plan:
         gains_by_reading: Whether it pays to read positions in tensors.
         mask: Where the strategy "choose" writes a number: a boolean NumPy array, if it is short and
             broadcasts to the tensor as it is. Else None.
-        number: The number as a NumPy array of the tensor's dtype.
         tensors: Tensors made of its arrays; see `kedit._run.kept`.
         strategies: The strategy that carries out the plan, by the kind of its positions.
     """
@@ -76,7 +73,6 @@ class Plan:
     gains_by_reading: bool = field(init=False)
     strategies: dict[How, str] = field(init=False)
     mask: Any = field(init=False)
-    number: Any = field(init=False)
     tensors: dict[Any, Any] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -91,12 +87,12 @@ class Plan:
         self.gains_by_reading = any([self._gains(pick) for pick in computed])
         ways: tuple[How, ...] = COMPUTED if computed else ("known",)
         self.strategies = {how: choose(self, how) for how in ways}
-        self.mask = self.number = None
+        self.mask = None
         layout = self.layout
         as_it_is = layout.is_in_order and len(layout.picks) == len(layout.shape)
         fills = self.strategies.get("known") == "choose" and self.operation.writes
         if fills and as_it_is and not self.is_traced:
-            self.mask, self.number = layout.places, np.array(self.operand, self.dtype)
+            self.mask = layout.places
 
     def _may_be_empty(self, positions: TracedPositions) -> bool:
         parts = [part for part in positions.parts if part.kind != "rows"]

@@ -138,13 +138,8 @@ class _Elements(Elements):
     def __init__(
         self, x: Tensor, dtype: str, source: Tensor, read: Any, selection: Selection
     ) -> None:
-        self.x, self.dtype, self.source, self.read, self.selection = (
-            x,
-            dtype,
-            source,
-            read,
-            selection,
-        )
+        self.x, self.dtype, self.source = x, dtype, source
+        self.read, self.selection = read, selection
 
     def constant(self, value: Any, dtype: str, limit: int | None = None) -> Tensor:
         return _run.limited(value, dtype, limit)
