@@ -2,7 +2,8 @@
 
     KERAS_BACKEND=jax python benchmarks/run.py [--seconds 0.5] [--only columns] [--modes eager,xla]
 
-Writes `benchmarks/results/<backend>.json`; `report.py` makes tables of it.
+Writes `benchmarks/results/<backend>.json`; `report.py` makes tables of it. On a GPU, which
+`gpu.sh` needs, writes `benchmarks/results/gpu/<backend>.json`.
 """
 
 import argparse
@@ -64,7 +65,43 @@ def ready(value: Any) -> Any:
         import jax
 
         return jax.block_until_ready(value)
+    if BACKEND == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
     return value
+
+
+def device() -> str | None:
+    """The name of the GPU that is used, or None."""
+    if BACKEND == "jax":
+        import jax
+
+        found = jax.devices()[0]
+        return None if found.platform == "cpu" else str(found.device_kind)
+    if BACKEND == "torch":
+        import torch
+
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return None
+
+
+def waits(call: Call, given: Sequence[Any]) -> bool | None:
+    """Whether a call waits for the GPU before it returns; None if that cannot be asked."""
+    if BACKEND != "torch" or device() is None:
+        return None
+    import torch
+
+    call(*given)  # plans are made once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call(*given)
+    except RuntimeError:
+        return True
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return False
 
 
 def with_gradients(call: Call, wrap: Callable[[Call], Call]) -> Call:
@@ -158,8 +195,10 @@ def run(workload: Workload, mode: str, backward: bool, seconds: float) -> dict[s
         spelled = {name: with_gradients(call, wrap) for name, call in spelled.items()}
     else:
         spelled = {name: wrap(call) for name, call in spelled.items()}
-    times = measure(spelled, given, seconds)
-    return row(workload.name, mode, backward, times)
+    found = row(workload.name, mode, backward, measure(spelled, given, seconds))
+    if mode == "eager" and not backward:
+        found["waits"] = waits(workload.kedit, given)
+    return found
 
 
 def row(name: str, mode: str, backward: bool, times: dict[str, list[float]]) -> dict[str, Any]:
@@ -206,7 +245,7 @@ def machine() -> dict[str, Any]:
         "backend": f"{BACKEND} {version}",
         "keras": keras.version(),
         "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": device() or f"{platform.machine()}, {os.cpu_count()} cores",
     }
 
 
@@ -219,7 +258,8 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", message="Dynamo detected")
     rows = []
-    file = pathlib.Path(__file__).parent / "results" / f"{BACKEND}.json"
+    folder = pathlib.Path(__file__).parent / "results"
+    file = (folder if device() is None else folder / "gpu") / f"{BACKEND}.json"
     file.parent.mkdir(exist_ok=True)
 
     def keep(row: dict[str, Any]) -> None:
@@ -229,7 +269,8 @@ def main() -> None:
         shown = [f"{row[kind] or float('nan'):6.2f}" for kind in ("native", "keras", "copy")]
         print(
             f"{row['workload']:48} {row['mode']:8} {'back' if row['backward'] else '    '} "
-            f"{row['medians']['kedit'] * 1e6:10.1f} us  native, keras, copy x{' '.join(shown)}",
+            f"{row['medians']['kedit'] * 1e6:10.1f} us  native, keras, copy x{' '.join(shown)}"
+            f"{'  waits for the GPU' if row.get('waits') else ''}",
             flush=True,
         )
 
@@ -237,6 +278,8 @@ def main() -> None:
         if arguments.only not in workload.name:
             continue
         for mode in arguments.modes.split(","):
+            if mode in workload.skips:
+                continue
             for backward in (False, True)[: 1 if arguments.forward else 2]:
                 keep(run(workload, mode, backward, arguments.seconds))
     if arguments.only in "a small model":

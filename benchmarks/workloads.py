@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kedit import X, at, each, sample
+from kedit import X, at, block, each, sample
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)
@@ -29,6 +29,7 @@ class Workload:
         kedit: The edit in kedit.
         by_keras: The same in `keras.ops`, as far as it has it.
         native: The same in the running backend.
+        skips: Modes in which kedit refuses it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Workload:
     kedit: Call
     by_keras: Sequence[Call]
     native: Sequence[Call]
+    skips: Sequence[str] = ()
 
 
 def floats(*shape: int) -> Any:
@@ -49,6 +51,10 @@ SPOTS = np.stack([SCATTERED_ROWS, SCATTERED_COLUMNS], 1)
 DISTINCT = RNG.permutation(20000)[:4096].astype("int32")
 REPEATED = RNG.integers(0, 2000, 4096).astype("int32")
 OWN = RNG.integers(0, 1024, 4096).astype("int32")
+ROWS = np.arange(4096)
+SOME = np.zeros(20000, bool)
+SOME[DISTINCT] = True
+START = np.array(3000, "int32")
 
 
 def chain(set_columns: Callable[[Any, int], Any]) -> Call:
@@ -72,11 +78,12 @@ def natives() -> dict[str, list[Call]]:
 
 
 def _jax() -> dict[str, list[Call]]:
+    import jax
     import jax.numpy as jnp
 
     rows = jnp.arange(4096)
     channel, column = jnp.arange(64) == 3, jnp.arange(1024)
-    block = (jnp.arange(56) >= 10) & (jnp.arange(56) < 30)
+    inner = (jnp.arange(56) >= 10) & (jnp.arange(56) < 30)
     return {
         "element": [lambda x: x.at[0, 2].set(9.0)],
         "channel": [
@@ -90,7 +97,13 @@ def _jax() -> dict[str, list[Call]]:
         "condition": [lambda x: jnp.where(x > 1, x * 2, x)],
         "block": [
             lambda x: x.at[:, 10:30, 10:30].set(0.0),
-            lambda x: jnp.where((block[:, None] & block)[..., None], 0.0, x),
+            lambda x: jnp.where((inner[:, None] & inner)[..., None], 0.0, x),
+        ],
+        "otherwise": [lambda x: jnp.where(x > 1, 0.0, x * 2)],
+        "start": [lambda x, i, v: jax.lax.dynamic_update_slice(x, v, (i, 0))],
+        "some": [
+            lambda x, m, v: jnp.where(m[:, None], v[jnp.cumsum(m) - 1], x),
+            lambda x, m, v: x.at[jnp.nonzero(m, size=4096)[0]].set(v, unique_indices=True),
         ],
         "scattered": [lambda x, v: x.at[SCATTERED_ROWS, SCATTERED_COLUMNS].set(v)],
         "own": [
@@ -110,7 +123,7 @@ def _tensorflow() -> dict[str, list[Call]]:
     import tensorflow as tf
 
     channel, column, row = tf.range(64) == 3, tf.range(1024), tf.range(4096)
-    block = (tf.range(56) >= 10) & (tf.range(56) < 30)
+    inner = (tf.range(56) >= 10) & (tf.range(56) < 30)
     spots = tf.constant(SPOTS)
 
     def product(x: Any, i: Any, v: Any) -> Any:
@@ -127,7 +140,15 @@ def _tensorflow() -> dict[str, list[Call]]:
             lambda x: x * tf.where(column % 2 == 0, 2.0, 1.0),
         ],
         "condition": [lambda x: tf.where(x > 1, x * 2, x)],
-        "block": [lambda x: tf.where((block[:, None] & block)[..., None], 0.0, x)],
+        "block": [lambda x: tf.where((inner[:, None] & inner)[..., None], 0.0, x)],
+        "otherwise": [lambda x: tf.where(x > 1, 0.0, x * 2)],
+        "start": [lambda x, i, v: tf.tensor_scatter_nd_update(x, (i + row)[:, None], v)],
+        "some": [
+            lambda x, m, v: tf.tensor_scatter_nd_update(x, tf.where(m), v),
+            lambda x, m, v: tf.where(
+                m[:, None], tf.gather(v, tf.maximum(tf.cumsum(tf.cast(m, "int32")) - 1, 0)), x
+            ),
+        ],
         "scattered": [lambda x, v: tf.tensor_scatter_nd_update(x, spots, v)],
         "own": [
             lambda x, i, v: tf.tensor_scatter_nd_update(x, tf.stack([row, i], 1), v),
@@ -147,8 +168,9 @@ def _tensorflow() -> dict[str, list[Call]]:
 def _torch() -> dict[str, list[Call]]:
     import torch
 
+    torch.set_default_device(ops.ones(1).device)
     channel, column, rows = torch.arange(64) == 3, torch.arange(1024), torch.arange(4096)
-    block = (torch.arange(56) >= 10) & (torch.arange(56) < 30)
+    inner = (torch.arange(56) >= 10) & (torch.arange(56) < 30)
     scattered = torch.tensor(SCATTERED_ROWS), torch.tensor(SCATTERED_COLUMNS)
 
     def written(*index: Any) -> Call:
@@ -185,7 +207,13 @@ def _torch() -> dict[str, list[Call]]:
         "condition": [lambda x: torch.where(x > 1, x * 2, x)],
         "block": [
             written(slice(None), slice(10, 30), slice(10, 30)),
-            lambda x: torch.where((block[:, None] & block)[..., None], 0.0, x),
+            lambda x: torch.where((inner[:, None] & inner)[..., None], 0.0, x),
+        ],
+        "otherwise": [lambda x: torch.where(x > 1, 0.0, x * 2)],
+        "start": [lambda x, i, v: x.index_copy(0, i + rows, v)],
+        "some": [
+            lambda x, m, v: x.masked_scatter(m[:, None], v),
+            lambda x, m, v: torch.where(m[:, None], v[(m.cumsum(0) - 1).clip(0)], x),
         ],
         "scattered": [lambda x, v: x.index_put(scattered, v)],
         "own": [own, lambda x, i, v: torch.where(column == i[:, None], v[:, None], x)],
@@ -213,7 +241,8 @@ def workloads() -> list[Workload]:
     values = floats(4096, 64)
     native = natives()
     column, place, spots = ops.arange(1024), ops.arange(56), ops.convert_to_tensor(SPOTS)
-    block = (place >= 10) & (place < 30)
+    inner = (place >= 10) & (place < 30)
+    by_column = [lambda x, i, v: ops.where(column == i[:, None], v[:, None], x)]
 
     def scatter(reduction: str | None) -> Call:
         return lambda x, i, v: ops.scatter_update(x, i[:, None], v, reduction)
@@ -264,8 +293,15 @@ def workloads() -> list[Workload]:
             "a block of (64, 56, 56, 64)",
             [images],
             lambda x: at(x)[:, 10:30, 10:30].set(0.0),
-            [lambda x: ops.where((block[:, None] & block)[..., None], 0.0, x)],
+            [lambda x: ops.where((inner[:, None] & inner)[..., None], 0.0, x)],
             native["block"],
+        ),
+        Workload(
+            "elements > 1 of (4096, 1024) set to 0, others doubled",
+            [table],
+            lambda x: at(x).where(X > 1.0).set(0.0, otherwise=X * 2.0),
+            [lambda x: ops.where(x > 1, 0.0, x * 2)],
+            native["otherwise"],
         ),
         Workload(
             "1,000 scattered elements of (4096, 1024)",
@@ -278,8 +314,30 @@ def workloads() -> list[Workload]:
             "one element in each row of (4096, 1024)",
             [table, OWN, floats(4096)],
             lambda x, i, v: sample(x)[each(i)].set(v),
-            [lambda x, i, v: ops.where(column == i[:, None], v[:, None], x)],
+            by_column,
             native["own"],
+        ),
+        Workload(
+            "the same, by an array beside a tensor",
+            [table, OWN, floats(4096)],
+            lambda x, i, v: at(x)[ROWS, i].set(v),
+            by_column,
+            native["own"],
+            ["compile"],  # which would hide what the array holds
+        ),
+        Workload(
+            "4,096 rows of (20000, 64) from a start on",
+            [rows, START, values],
+            lambda x, i, v: at(x)[block(i, 4096)].set(v),
+            [lambda x, i, v: ops.slice_update(x, [i, 0], v)],
+            native["start"],
+        ),
+        Workload(
+            "rows of (20000, 64) by a mask, a value for each True",
+            [rows, SOME, values],
+            lambda x, m, v: at(x)[m].set(v),
+            [],
+            native["some"],
         ),
         Workload(
             "4,096 rows of (20000, 64), all different",

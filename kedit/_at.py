@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any, Generic, NoReturn, TypeVar, overload
 
+import numpy as np
 from numpy.typing import NDArray
 
 from kedit._edit import Edit, Spelled
 from kedit._language.batch import STRUCTURES
+from kedit._language.compiler import reads_bytecode
 from kedit._language.constants import Array, freeze, is_scalar, is_tensor, to_code
 from kedit._language.expression import Expression, X, choose
 from kedit._language.index import Index
@@ -171,7 +173,8 @@ class Place(NotATensor, Generic[Made]):
         >>> kedit.at(x)[1:].where(kedit.X > 5.0).multiply(2.0).tolist()
         [1.0, nan, 18.0]
         """
-        if self.selection.condition is not None:
+        spelling = self._spelled
+        if spelling[2] if spelling is not None else self.selection.condition is not None:
             raise OperandError(
                 "A selection should have one condition. Received: a second one, "
                 f"{condition!r}, after {self.selection.condition!r}. Join them: "
@@ -183,20 +186,21 @@ class Place(NotATensor, Generic[Made]):
                     "A condition should give booleans. Received: "
                     f"`{condition!r}`. Compare, as in `.where({condition!r} > 0)`."
                 )
-        elif not callable(condition):
+        elif not callable(condition) and not _is_mask(condition):
             condition = freeze(condition)
             if is_scalar(condition) or (isinstance(condition, Array) and condition.dtype != "bool"):
                 raise DTypeError(
                     "A condition should be an expression over `X`, a boolean mask or a function "
                     f"that gives one. Received: {to_code(condition)}. Write `.where(mask != 0)`."
                 )
-        selection = Selection(self.selection.coordinates, self.selection.index, condition)
-        if self._spelled is not None:
+        if spelling is not None:
             leaves = list(self._leaves)
             spelled = spell_value(condition, leaves)
             if spelled is not None:
-                return Place(selection, self._x, (*self._spelled[:2], spelled), leaves)
-        return Place(selection, self._x)
+                return Place(None, self._x, (*spelling[:2], spelled), leaves)
+        place = self.selection
+        frozen = freeze(condition) if _is_mask(condition) else condition
+        return Place(Selection(place.coordinates, place.index, frozen), self._x)
 
     def get(
         self,
@@ -239,7 +243,8 @@ class Place(NotATensor, Generic[Made]):
         >>> ops.convert_to_numpy(y).tolist()
         [4.0, 0.0, 4.0]
         """
-        if self.selection.condition is not None:
+        spelling = self._spelled
+        if spelling[2] if spelling is not None else self.selection.condition is not None:
             raise OperandError(
                 "`get` of a condition has no shape that is known beforehand. Received: "
                 f"`{self.selection!r}.get()`. Keep the shape instead: "
@@ -698,6 +703,12 @@ class Place(NotATensor, Generic[Made]):
         operand = None if op == "get" else freeze_operand(values)
         edit: Any = Edit(self.selection, op, operand, casting, None, "x", *options)
         return edit if self._x is _LATER else edit(self._x)  # type: ignore[no-any-return]
+
+
+def _is_mask(condition: Any) -> bool:
+    """Whether a condition is an array that need not be checked now."""
+    is_array = not reads_bytecode() and type(condition) is np.ndarray
+    return is_array and condition.dtype.kind == "b"
 
 
 def _described(x: Any) -> str:

@@ -42,11 +42,11 @@ from kedit._language.selection import (
     map_tensors,
     stand_in,
 )
-from kedit._language.spelling import index_of, value_of
+from kedit._language.spelling import holds_arrays, index_of, value_of
 from kedit._language.trainable import Names, describe, described, same_weights, take_out
 from kedit._language.types import Casting, Mode
 from kedit._plan.bounds import RULES
-from kedit._plan.plan import Plan, keep, make
+from kedit._plan.plan import FEW, MANY, Plan, keep, make
 from kedit._show import html, plots
 from kedit._show.words import in_words
 from kedit.errors import CoordinateError, OperandError, SavingError
@@ -123,6 +123,7 @@ class Edit:
     """
 
     _spelling: ClassVar[tuple[Any, ...]] = ()  # each edit keeps its own plans, so they need no key
+    _limit: ClassVar[int] = MANY
 
     selection: Selection
     op: str
@@ -457,12 +458,27 @@ class Spelled:
     """
 
     __slots__ = ("_leaves", "_spelling")
-    _plans: ClassVar[dict[Any, Any]] = {}
-    _edits: ClassVar[dict[Any, Edit]] = {}
+    _kept: ClassVar[dict[int, Any]] = {MANY: ({}, {}), FEW: ({}, {})}
 
     def __init__(self, spelling: tuple[Any, ...], leaves: list[Any]) -> None:
         self._spelling = spelling
         self._leaves = leaves
+
+    @property
+    def _limit(self) -> int:
+        return FEW if holds_arrays(self._spelling) else MANY
+
+    @property
+    def _plans(self) -> dict[Any, Any]:
+        plans: dict[Any, Any] = self._kept[self._limit][0]
+        return plans
+
+    @classmethod
+    def forget(cls) -> None:
+        """Drop all plans and edits that are kept."""
+        for plans, edits in cls._kept.values():
+            plans.clear()
+            edits.clear()
 
     def _with(self, leaves: Any) -> Edit:
         """See `Edit._with`."""
@@ -472,10 +488,11 @@ class Spelled:
         """The edit itself; without leaves it is cached, and so keeps its plans."""
         if self._leaves:
             return self._with(self._leaves)
-        edit = self._edits.get(self._spelling)
+        edits = self._kept[self._limit][1]
+        edit: Edit | None = edits.get(self._spelling)
         if edit is None:
             edit = self._with(())
-            keep(self._edits, self._spelling, edit)
+            keep(edits, self._spelling, edit, self._limit)
         return edit
 
     def _plan_when_traced(self, signature: tuple[Any, ...], bound: Any) -> Plan:

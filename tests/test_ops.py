@@ -78,6 +78,12 @@ class NumPy:
     def is_tensor(self, x):
         return isinstance(x, np.ndarray)
 
+    def extreme(self, op, x1, x2):
+        return (np.maximum if op == "max" else np.minimum)(x1, x2)
+
+    def finite(self, x):
+        return np.where(np.isinf(x), np.array(1, x.dtype), x)
+
     def isfinite(self, x):
         return np.isfinite(x)
 
@@ -125,6 +131,9 @@ class NumPy:
     def softplus(self, x):
         return np.logaddexp(0, x.astype("float64")).astype(x.dtype)
 
+    def sort(self, x):
+        return np.sort(x)
+
     def stop_gradient(self, x):
         return x
 
@@ -146,7 +155,7 @@ def least(dtype):
 
 
 REFERENCE = NumPy()
-LEDGERED = ledger.AS_THEY_ARE | ledger.BY_OPERATORS | ledger.REPLACED
+LEDGERED = ledger.AS_THEY_ARE | ledger.BY_OPERATORS | ledger.REPLACED | ledger.OWN
 """Every function that kedit may call."""
 
 
@@ -296,6 +305,12 @@ def exponents(dtype):
         bases = bases[abs(bases) > 0]
     few = np.array([0, 1, 2, 3], dtype)
     return np.repeat(bases, len(few)), np.tile(few, len(bases))
+
+
+def not_nan(dtype):
+    one, two = pairs(dtype)
+    kept = ~(np.isnan(one) | np.isnan(two))
+    return one[kept], two[kept]
 
 
 def divisors(dtype):
@@ -605,6 +620,26 @@ CASES = {
     "less_equal": binary("less_equal", REAL, ranks=SOME),
     "log": unary("log", FLOATS, steps=1),
     "exp": unary("exp", FLOATS, steps=4),
+    "sort": fixed(
+        equal=(lambda ops, x: ops.sort(x), np.array([5, 0, 5, -3, 2**31 - 1], I)),
+        nothing=(lambda ops, x: ops.sort(x), np.zeros(0, I)),
+        one=(lambda ops, x: ops.sort(x), np.zeros(1, I)),
+    ),
+    "split": [
+        Case(
+            f"{part} of {dtype} along {axis}",
+            functools.partial(
+                lambda ops, x, part, axis: ops.split(x, [2, 4], axis=axis)[part],
+                part=part,
+                axis=axis,
+            ),
+            (plain(dtype, (5, 5)),),
+        )
+        for axis in (0, 1)
+        for dtype in (ALL if axis == 0 else [F])
+        for part in range(3)
+    ]
+    + fixed(nothing=(lambda ops, x: ops.split(x, [1, 2], axis=0)[2], plain(F, (2, 3)))),
     "sqrt": unary("sqrt", FLOATS, steps=1),
     "tanh": unary("tanh", FLOATS, steps=2),
     "round": unary("round", FLOATS),
@@ -620,6 +655,17 @@ CASES = {
         for arrays in [(plain(dtype, one), plain(dtype, two, 1))]
     ],
     "max": unary("max", REAL)[: 2 * len(REAL)],
+    "extreme": [
+        Case(
+            f"{dtype} {op}",
+            functools.partial(lambda ops, x1, x2, op: ops.extreme(op, x1, x2), op=op),
+            not_nan(dtype),
+        )
+        for dtype in REAL
+        for op in ("min", "max")
+    ],
+    "finite": unary("finite", FLOATS, call=lambda ops, x: ops.isinf(ops.finite(x)))
+    + unary("", FLOATS, call=lambda ops, x: ops.where(ops.isinf(x), 0, ops.finite(x))),
     "maximum": binary("maximum", REAL)
     + beside("maximum", [0, 1], ["int32", *FLOATS])
     + beside("maximum", [-1.0, 1e-30], ["float32"]),
@@ -717,6 +763,7 @@ CASES = {
 }
 
 ANY_ZERO = (
+    "extreme",
     "maximum",
     "minimum",
     "max",
@@ -755,6 +802,7 @@ DIFFERENT = {
     ("tensorflow", "max", "special", "xla"): FAST,
     ("tensorflow", "convert_to_numpy", "bfloat16 ()", "eager"): "fails: kedit casts it first",
     ("tensorflow", "negative", "uint", ""): "refused: kedit subtracts from 0",
+    ("tensorflow", "split", "", "unknown sizes"): "fails: kedit knows the size of the axis",
     ("tensorflow", "squeeze", "", "unknown sizes"): "refused: kedit knows the axis",
 }
 """Why what differs is left so, by backend, function, part of the label, and way if it is one."""
@@ -863,9 +911,8 @@ def used_names():
 
 def test_every_function_is_tested():
     assert set(CASES) == LEDGERED
-    assert len(LEDGERED) == len(ledger.AS_THEY_ARE) + len(ledger.BY_OPERATORS) + len(
-        ledger.REPLACED
-    )
+    kinds = (ledger.AS_THEY_ARE, ledger.BY_OPERATORS, ledger.REPLACED, ledger.OWN)
+    assert len(LEDGERED) == sum([len(names) for names in kinds])
 
 
 def test_every_function_that_is_called_is_in_the_ledger_and_none_besides():
@@ -877,7 +924,7 @@ def test_what_is_not_in_the_ledger_cannot_be_called():
         ledger.tensordot  # noqa: B018
     with pytest.raises(AttributeError, match="not in the ledger"):
         ledger.keras_abs  # noqa: B018
-    for name in ledger.REPLACED - {"scatter_add"}:
+    for name in ledger.REPLACED:
         assert getattr(ledger, f"keras_{name}") is getattr(keras_ops, name)
 
 
@@ -1058,6 +1105,7 @@ SLOPES = {
     "floor_divide": lambda a, b: (np.ones_like(a), np.ones_like(b)),
     "maximum": lambda a, b: (a > b, b > a),
     "minimum": lambda a, b: (a < b, b < a),
+    "extreme": lambda a, b: (a > b, b > a),
     "where": lambda a, b: (BY_SIZE[a.shape] > 0, BY_SIZE[a.shape] < 0),
 }
 """Of functions of two operands, how fast the result grows with each."""
@@ -1070,6 +1118,8 @@ def of_two(name):
     def call(ops, a, b):
         if name == "floor_divide":  # which has no gradient: beside one that has
             return ops.add(ops.floor_divide(a, b), ops.add(a, b))
+        if name == "extreme":
+            return ops.extreme("max", a, b)
         if name != "where":
             return getattr(ops, name)(a, b)
         shape = np.broadcast_shapes(tuple(a.shape), tuple(b.shape))
@@ -1106,6 +1156,7 @@ UNARY = {
     "clip": (lambda ops, x: ops.clip(x, -1, 1), lambda x: abs(x) < 1),
     "log": (lambda ops, x: ops.log(ops.abs(x)), lambda x: 1 / x),
     "exp": (lambda ops, x: ops.exp(x), np.exp),
+    "finite": (lambda ops, x: ops.finite(x), np.ones_like),
     "sqrt": (lambda ops, x: ops.sqrt(ops.abs(x)), lambda x: np.sign(x) / 2 / np.sqrt(abs(x))),
     "tanh": (lambda ops, x: ops.tanh(x), lambda x: 1 - np.tanh(x) ** 2),
     "round": (lambda ops, x: ops.round(x), np.zeros_like),
@@ -1165,6 +1216,10 @@ LINEAR = {
         lambda ops, x, v: ops.scatter_update(x, ops.convert_to_tensor([[2], [0]], I), v),
         SQUARE,
         SQUARE[:2],
+    ),
+    "split": (
+        lambda ops, x: ops.concatenate(ops.split(x, [1, 2], axis=1)[::2], axis=0),
+        SQUARE,
     ),
     "squeeze": (lambda ops, x: ops.squeeze(x, -1), SQUARE[..., None]),
     "stack": (lambda ops, x, y: ops.stack([x, y], axis=1), SQUARE, SQUARE + 1),
@@ -1370,8 +1425,8 @@ def test_keras_still_errs(name):
 
 def test_every_replacement_is_justified():
     # Sums by several threads differ from run to run, but not in every run: see the next test.
-    are_long = {"broadcast_to", "equal", "expand_dims", "not_equal", "reshape", "take"}
-    assert ledger.REPLACED == {*ERRS, *are_long, "scatter_add"} - ledger.BY_OPERATORS
+    are_long = {"broadcast_to", "equal", "expand_dims", "not_equal", "reshape", "split", "take"}
+    assert ledger.REPLACED == {*ERRS, *are_long} - ledger.BY_OPERATORS
 
 
 def test_scatter_add_is_reproducible():

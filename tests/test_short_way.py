@@ -57,7 +57,7 @@ def test_plans_are_made_once(monkeypatch):
     monkeypatch.setattr(
         kedit._run.tensors, "make", lambda *given: made.append(given) or before(*given)
     )
-    Spelled._plans.clear()
+    Spelled.forget()
     for number in (1, 1.0, True, 1, 1.0):  # of another type is another edit
         at(x)[0, 1].add(number)
     assert len(made) == 3
@@ -68,6 +68,43 @@ def test_plans_are_made_once(monkeypatch):
     for shape in ((3, 4), (2, 4), (3, 4)):
         edit(ops.ones(shape))
     assert len(made) == 7
+
+
+def test_plans_of_arrays_are_made_once(monkeypatch):
+    x = ops.ones((300, 4))
+    made = []
+    before = kedit._run.tensors.make
+    monkeypatch.setattr(
+        kedit._run.tensors, "make", lambda *given: made.append(given) or before(*given)
+    )
+    Spelled.forget()
+    rows, mask = np.arange(100), np.arange(300) % 2 == 0
+    for index in (rows, rows.tolist(), rows.copy()):  # a long list is an array
+        at(x)[index].set(0.0)
+    assert len(made) == 1
+    for index in (rows[::-1], rows.astype("int32"), rows.reshape(10, 10), mask, mask):
+        at(x)[index].set(0.0)
+    assert len(made) == 5
+    at(x)[2].set(np.zeros(4, "float32"))
+    at(x)[2].set(np.zeros(4, "float32"))
+    at(x)[2].set(-np.zeros(4, "float32"))
+    at(x)[2].set(np.zeros(4, "float16"))
+    assert len(made) == 8
+    for _ in range(2):
+        at(x)[:, 0].where(mask).set(0.0)
+        at(x)[rows, ops.convert_to_tensor(np.zeros(100, "int32"))].set(0.0)
+    assert len(made) == 10
+
+
+def test_an_array_that_was_changed_is_another_one():
+    x = ops.zeros(4)
+    rows, values = np.array([0, 1]), np.array([1.0, 2.0], "float32")
+    for expected in ([1.0, 2.0, 0.0, 0.0], [0.0, 0.0, 3.0, 2.0]):
+        found = at(x)[rows].set(values)
+        assert ops.convert_to_numpy(found).tolist() == expected
+        rows[:], values[0] = [2, 3], 3.0
+    with pytest.raises(IndexError, match="out of bounds"):
+        at(x)[np.array([0, 4])].set(1.0)
 
 
 def test_what_is_spelled_alike_is_told_apart():
@@ -85,12 +122,14 @@ def test_what_is_spelled_alike_is_told_apart():
         at(ops.cast(x, "int32"))[0].set(1.0)
 
 
-def test_plans_do_not_outgrow_their_room(monkeypatch):
+def test_plans_do_not_outgrow_their_room():
     x = ops.ones((3, 4))
-    monkeypatch.setattr(kedit._plan.plan, "_KEPT", 4)
-    for number in range(9):
+    Spelled.forget()
+    for number in range(kedit._plan.plan.MANY + 9):
         at(x)[0, 1].set(float(number))
-    assert len(Spelled._plans) <= 4
+        at(x)[np.array([0])].set(float(number))
+    for limit, kept in Spelled._kept.items():
+        assert 0 < len(kept[0]) <= limit
     assert float(at(x)[0, 1].set(5.0)[0, 1]) == 5.0
 
 

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from keras import ops
 from kit import check_array, updated
 
-from kedit import at
+from kedit import X, at, each, sample
 from kedit._edit import Spelled
 from kedit._plan import plan as planning
 from kedit._plan.strategy import STRATEGIES, fitting
-from kedit._run import positions
+from kedit._run import cast, positions
 
 F = "float32"
 pytestmark = pytest.mark.tensors
@@ -43,17 +43,17 @@ def forced(number, *, hidden=False):
         taken.append(names[number % len(names)])
         return taken[-1]
 
-    def unseen(tensors):
+    def unseen(tensors, on_host):
         return None
 
-    Spelled._plans.clear()  # in which are those of `at(x)[...]`; an edit keeps its own
+    Spelled.forget()  # in which are those of `at(x)[...]`; an edit keeps its own
     patches = [mock.patch.object(planning, "choose", take)]
     patches += [mock.patch.object(positions, "seen", unseen)] if hidden else []
     with contextlib.ExitStack() as stack:
         for patch in patches:
             stack.enter_context(patch)
         yield taken
-    Spelled._plans.clear()
+    Spelled.forget()
 
 
 def places_of(case):
@@ -160,3 +160,92 @@ def test_each_strategy_is_met():
                 copy.deepcopy(edit)(x)
             met |= set(taken)
     assert met == set(STRATEGIES)
+
+
+READS_NOTHING = {
+    "set, promised": lambda x, i, v, m: at(x)[i].set(
+        v, unique_indices=True, mode="promise_in_bounds"
+    ),
+    "multiply, promised": lambda x, i, v, m: at(x)[i].multiply(
+        v, unique_indices=True, mode="promise_in_bounds"
+    ),
+    "add": lambda x, i, v, m: at(x)[i].add(v),
+    "subtract": lambda x, i, v, m: at(x)[i].subtract(v),
+    "add, clipped": lambda x, i, v, m: at(x)[i].add(v, mode="clip"),
+    "get": lambda x, i, v, m: at(x)[i].get(),
+    "get, filled": lambda x, i, v, m: at(x)[i].get(mode="fill", fill_value=0.0),
+    "one position": lambda x, i, v, m: at(x)[i[0]].set(v[0]),
+    "one in each row": lambda x, i, v, m: sample(x)[each(i)].set(
+        v[:, 0], unique_indices=True, mode="promise_in_bounds"
+    ),
+    "mask": lambda x, i, v, m: at(x)[m].set(0.0),
+    "mask, several values": lambda x, i, v, m: at(x)[m].add(v),
+    "mask of some rows": lambda x, i, v, m: at(x)[m[:, 0]].multiply(2.0),
+    "where": lambda x, i, v, m: at(x).where(m).set(0.0),
+    "where of some rows": lambda x, i, v, m: at(x)[i].where(m).add(v),
+    "condition": lambda x, i, v, m: at(x).where(X > 0.5).set(v),
+}
+
+
+def _edit_of(name):
+    rng = np.random.default_rng(0)
+    x, v = [ops.convert_to_tensor(rng.uniform(size=(5, 5)).astype(F)) for _ in range(2)]
+    i = ops.convert_to_tensor(np.array([3, 0, 4, 1, 2], "int32"))
+    m = ops.convert_to_tensor(np.eye(5) > 0)
+    v = v[0] if name == "mask, several values" else v
+    return lambda: READS_NOTHING[name](x, i, v, m)
+
+
+@pytest.mark.parametrize("name", READS_NOTHING)
+def test_values_of_tensors_are_not_read(name, monkeypatch):
+    """What is on an accelerator need not wait for the host."""
+    edit = _edit_of(name)
+    Spelled.forget()
+    expected = to_numpy(edit())
+    Spelled.forget()
+    hide_values(monkeypatch)
+    found = edit()
+    monkeypatch.undo()
+    np.testing.assert_array_equal(to_numpy(found), expected)
+
+
+@pytest.mark.parametrize("op", ["set", "multiply", "max", "divide"])
+def test_values_on_an_accelerator_are_not_read(op, monkeypatch):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(1, 2, (5, 5)).astype(F)
+    values = rng.uniform(1, 2, (5, 5)).astype(F)
+    rows = np.array([3, 0, 3, 3, 2], "int32")
+    given = [ops.convert_to_tensor(array) for array in (x, rows, values)]
+    monkeypatch.setattr(cast, "is_on_host", lambda tensor: False)
+    hide_values(monkeypatch)
+    found = [updated(op, at[given[1]], given[0], given[2])]
+    found += [getattr(at(given[0])[given[1]], op)(given[2], mode="clip")]
+    monkeypatch.undo()
+    expected = oracle.update(op, x, oracle.positions(x.shape, rows), values)
+    for result in found:
+        np.testing.assert_allclose(to_numpy(result), expected, rtol=1e-6)
+
+
+def hide_values(monkeypatch):
+    """Have every way by which the values of a tensor reach the host fail, but for one number."""
+    kind = type(ops.ones(1))
+
+    def guarded(read):
+        def fail(tensor, *given, **options):
+            if tuple(tensor.shape):
+                raise AssertionError("The values of a tensor are read.")
+            return read(tensor, *given, **options)
+
+        return fail
+
+    for name in ("__array__", "numpy", "item", "tolist", "cpu", "__bool__", "__int__", "__index__"):
+        if hasattr(kind, name):
+            monkeypatch.setattr(kind, name, guarded(getattr(kind, name)))
+    monkeypatch.setattr(ops, "convert_to_numpy", guarded(ops.convert_to_numpy))
+
+
+def test_reading_would_be_noticed(monkeypatch):
+    x, i = ops.ones((5, 5)), ops.convert_to_tensor(np.array([3, 0, 3], "int32"))
+    hide_values(monkeypatch)
+    with pytest.raises(AssertionError, match="are read"):
+        at(x)[i].set(0.0)

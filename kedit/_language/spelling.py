@@ -1,20 +1,25 @@
 """The parts of `at(x)[...]` as plain data, which can be compared and turned back into an edit.
 
 An edit that is applied at once is not parsed if the same edit was planned before. To find that
-plan, its parts are spelled as tuples of strings and ints. The tensors and functions in it are
-leaves, which are kept separately. What cannot be spelled, such as a long array, is parsed every
-time.
+plan, its parts are spelled as tuples of strings, ints and bytes. The tensors and functions in it
+are leaves, which are kept separately. What cannot be spelled, such as a very long array, is parsed
+every time.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from kedit._language.constants import is_tensor
+import numpy as np
+
+from kedit._language.compiler import reads_bytecode
+from kedit._language.constants import Array, is_tensor
 from kedit._language.decoding import NESTING
 from kedit._language.expression import Expression
 
 LONGEST = 64
-"""Lists of up to this many positions are spelled."""
+"""Lists of up to this many positions are spelled as they are, longer ones as arrays."""
+LARGEST = 2**15
+"""Arrays of up to this many bytes are spelled."""
 _NUMBERS: dict[str, Any] = {
     "int": int,
     "float": float,
@@ -40,15 +45,46 @@ def spell_index(index: Any, leaves: list[Any]) -> tuple[Any, ...] | None:
                 return None
             spelled.append("...")
         elif kind is list:
-            if not 0 < len(item) <= LONGEST or not all([type(n) is int for n in item]):
+            if not item or not all([type(n) is int for n in item]):
                 return None
-            spelled.append(("list", *item))
+            is_short = len(item) <= LONGEST
+            found = ("list", *item) if is_short else _spell_array(_as_array(item), "iu")
+            if found is None:
+                return None
+            spelled.append(found)
         elif is_tensor(item) and any([name in str(item.dtype) for name in ("int", "bool")]):
             spelled.append(("leaf", len(leaves)))
             leaves.append(item)
         else:
-            return None
+            array = _spell_array(item, "iub")
+            if array is None:
+                return None
+            spelled.append(array)
     return tuple(spelled)
+
+
+def _as_array(numbers: list[int]) -> Any:
+    return None if reads_bytecode() else np.array(numbers)
+
+
+def _spell_array(array: Any, kinds: str = "iubf") -> tuple[Any, ...] | None:
+    """Spell a NumPy array of some kinds of dtypes, or return None."""
+    if reads_bytecode() or type(array) is not np.ndarray or array.dtype.kind not in kinds:
+        return None
+    if array.nbytes > LARGEST:
+        return None
+    return ("array", array.dtype.str, array.shape, array.tobytes())
+
+
+def _array_of(dtype: str, shape: tuple[int, ...], data: bytes) -> Any:
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def holds_arrays(spelling: tuple[Any, ...]) -> bool:
+    """Whether there are arrays in a spelled edit: plans for them may be large."""
+    _, index, condition, _, operand, *_ = spelling
+    parts = [part for part in (condition, operand, *index) if type(part) is tuple and part]
+    return "array" in [part[0] for part in parts]
 
 
 def index_of(spelled: tuple[Any, ...], leaves: Sequence[Any]) -> Any:
@@ -63,6 +99,8 @@ def _item_of(item: Any, leaves: Sequence[Any]) -> Any:
         return item
     if item[0] == "leaf":
         return leaves[item[1]]
+    if item[0] == "array":
+        return _array_of(*item[1:])
     return slice(*item[1:]) if item[0] == "slice" else list(item[1:])
 
 
@@ -77,11 +115,12 @@ def spell_value(value: Any, leaves: list[Any]) -> tuple[Any, ...] | None:
         if value.depth > NESTING:
             return None
         args = [spell_value(arg, leaves) for arg in value.args]
-        return None if None in args else ("expression", value.name, *args)
+        arrays = [arg for arg in args if arg and arg[0] == "array"]
+        return None if arrays or None in args else ("expression", value.name, *args)
     if is_tensor(value) or callable(value):
         leaves.append(value)
         return ("leaf", len(leaves) - 1)
-    return None
+    return _spell_array(value)
 
 
 def value_of(spelled: tuple[Any, ...], leaves: Sequence[Any]) -> Any:
@@ -91,6 +130,8 @@ def value_of(spelled: tuple[Any, ...], leaves: Sequence[Any]) -> Any:
     kind, *parts = spelled
     if kind == "leaf":
         return leaves[parts[0]]
+    if kind == "array":
+        return Array.of(_array_of(*parts))
     if kind == "expression":
         return Expression(parts[0], *[value_of(part, leaves) for part in parts[1:]])
     return _NUMBERS[kind](parts[0])

@@ -8,6 +8,7 @@ independently. So a selection is a product of one-dimensional picks.
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -125,6 +126,9 @@ class Pick:
 class Computed:
     """A pick whose positions are computed when the edit runs; `kedit._run.positions` does it.
 
+    Its unique positions are those `named`, if they are seen. Else there is one for each pick, and
+    those of equal picks have equal values.
+
     Attributes:
         dims: See `Pick`.
         dim_sizes: Sizes of these dimensions.
@@ -132,6 +136,7 @@ class Computed:
         count: Number of picked positions, or None if a graph does not know it.
         flat: The positions, of shape `(count,)`; `size` for those out of bounds.
         inside: Whether each is in bounds, or None if all are.
+        named: If they are seen: the positions in bounds, each once.
         row_start: If there is one position in each row of the axis, the first place
             of each row, of shape `(count,)`. Else None.
         may_be_empty: Whether the axis may turn out to be empty.
@@ -149,26 +154,31 @@ class Computed:
     count: int | None
     flat: Any
     inside: Any
+    named: Any
     row_start: Any
     may_be_empty: bool
     has_duplicates: bool
     is_sorted: bool
     is_seen: bool
 
-    def read(self, x: Tensor, axis: int) -> Tensor:
+    def read(self, x: Tensor, axis: int, unique: bool = False) -> Tensor:
         """The elements at the positions; arbitrary ones at positions out of bounds."""
         raise NotImplementedError
 
     def winners(self, values: Tensor, axis: int) -> Tensor:
-        """For each pick, the value that was given last to its position."""
+        """For each unique position, the value that was given last."""
         raise NotImplementedError
 
     def reduce(self, values: Tensor, axis: int, op: str) -> Tensor:
-        """For each pick, the combined value of all that were given to its position."""
+        """For each unique position, the combined value of all that were given."""
+        raise NotImplementedError
+
+    def to_all(self, values_u: Tensor, axis: int) -> Tensor:
+        """For each pick, the value of its unique position."""
         raise NotImplementedError
 
     def number(self) -> Any:
-        """For each place on the axis, the number of the pick that wins it, else -1."""
+        """For each place on the axis, the number of its unique position, else -1."""
         raise NotImplementedError
 
     def picks(self) -> Any:
@@ -205,45 +215,46 @@ def sequence(what: Sequenced, positions: tuple[int, ...]) -> tuple[int, ...]:
     return tuple([numbers[position] for position in positions])
 
 
-class Level(NamedTuple):
-    """One step of combining the values of each position with their neighbours.
+class Merging(NamedTuple):
+    """How to combine the values of equal positions into one each, in pairs of neighbours.
 
     Attributes:
-        left: Where the left value of each pair is.
-        right: Where the right value is, or the left one if there is none.
-        paired: Whether there is a right value.
+        pairs: Number of pairs in each step.
+        orders: How to arrange the values before each step: the first of each pair, then the second
+            ones, then those without a partner; and after the last step, one for each position.
     """
 
-    left: tuple[int, ...]
-    right: tuple[int, ...]
-    paired: tuple[bool, ...]
+    pairs: Sequence[int]
+    orders: Sequence[Any]
+
+
+def merging(numbers: Any) -> Merging:
+    """How to combine the values of equal numbers; the numbers are a NumPy array from 0 on.
+
+    With `n` equal numbers at most, there are `log2(n)` steps.
+    """
+    runs = np.argsort(numbers, kind="stable")
+    counts = np.bincount(numbers)
+    pairs, orders = [], []
+    numbers = numbers[runs]
+    while counts.max(initial=0) > 1:
+        rank = np.arange(len(numbers)) - (np.cumsum(counts) - counts)[numbers]
+        is_second = rank % 2 == 1
+        is_alone = ~is_second & (rank + 1 == counts[numbers])
+        parts = [np.flatnonzero(is_) for is_ in (~is_second & ~is_alone, is_second, is_alone)]
+        pairs.append(len(parts[0]))
+        orders.append(runs[np.concatenate(parts)])
+        left = numbers[np.concatenate([parts[0], parts[2]])]
+        runs = np.argsort(left, kind="stable")
+        numbers, counts = left[runs], (counts + 1) // 2
+    return Merging(pairs, [*orders, runs])
 
 
 @called_when_traced
-def merging(positions: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[Level, ...]]:
-    """How to combine the values of equal positions into one each.
-
-    Returns:
-        The picks sorted by position, and the steps, each of which continues from the one before.
-    """
-    inverse = sequence("inverse", positions)
-    counts = [0] * (1 + max(inverse))
-    for number in inverse:
-        counts[number] += 1
-    levels: list[Level] = []
-    while max(counts) > 1:
-        left: list[int] = []
-        paired: list[bool] = []
-        start = 0
-        for count in counts:
-            left.extend(range(start, start + count, 2))
-            paired.extend([place + 1 < count for place in range(0, count, 2)])
-            start += count
-        right = [place + pair for place, pair in zip(left, paired, strict=True)]
-        levels.append(Level(tuple(left), tuple(right), tuple(paired)))
-        counts = [(count + 1) // 2 for count in counts]
-    runs = sorted(range(len(inverse)), key=lambda pick: inverse[pick])
-    return tuple(runs), tuple(levels)
+def merging_of(positions: tuple[int, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """`merging` of the values of equal positions, as tuples."""
+    found = merging(np.array(sequence("inverse", positions)))
+    return tuple(found.pairs), tuple([tuple(order.tolist()) for order in found.orders])
 
 
 @dataclass(eq=False)

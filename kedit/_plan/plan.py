@@ -14,8 +14,8 @@ from kedit._plan.check import Edit, check, is_computed, is_one_for_all
 from kedit._plan.layout import Layout, TracedPositions
 from kedit._plan.strategy import COMPUTED, How, choose
 
-_KEPT = 1024
-"""Maximum number of plans that are kept."""
+MANY, FEW = 1024, 64
+"""How many plans are kept: as a rule, and with arrays in them, which may be large."""
 
 
 @dataclass(eq=False)
@@ -43,7 +43,7 @@ class Plan:
         narrows: Whether some of the selected elements may not be chosen.
         may_drop: Whether computed positions may be out of bounds, or on an empty axis.
         may_be_empty: Whether an axis with computed positions may be empty.
-        gains_by_reading: Whether it pays to read positions in tensors.
+        gains_by_reading: Whether it pays to read positions in tensors, if the host has them.
         mask: Where the strategy "choose" writes a number: a boolean NumPy array, if it is short and
             broadcasts to the tensor as it is. Else None.
         tensors: Tensors made of its arrays; see `kedit._run.kept`.
@@ -100,10 +100,9 @@ class Plan:
 
     def _gains(self, pick: Any) -> bool:
         """Whether kedit must find out which pick wins, or which picks are out of bounds."""
-        if self.operation.name == "get" or pick.count == 1:
+        if self.operation.name == "get" or self.operation.combines == "add" or pick.count == 1:
             return False
-        adds = self.operation.combines == "add"
-        return (pick.has_duplicates and not adds) or not RULES[self.mode].moves
+        return pick.has_duplicates or not RULES[self.mode].moves
 
 
 def make(
@@ -152,9 +151,9 @@ def given(part: Any, leaves: Any) -> Any:
     return leaves[part.number] if isinstance(part, (StandIn, FunctionStandIn)) else part
 
 
-def keep(kept: dict[Any, Any], key: Any, value: Any) -> None:
+def keep(kept: dict[Any, Any], key: Any, value: Any, limit: int = MANY) -> None:
     """Keep a plan or an edit, and drop all others if there are too many."""
-    if len(kept) >= _KEPT:
+    if len(kept) >= limit:
         kept.clear()
     kept[key] = value
 

@@ -48,7 +48,7 @@ def apply(said: Any, x: Any) -> Any:
     if plan is None:
         edit = said._with(stand_ins(signature(said._leaves)))
         plan = make(edit, x.shape, x.dtype.name, spread_masks=False)
-        keep(said._plans, key, plan)
+        keep(said._plans, key, plan, said._limit)
     return _carry_out(plan, x, said._leaves)
 
 

@@ -168,7 +168,7 @@ def read_picks(picks: tuple[Any, ...], x: Tensor, *, unique: bool = False) -> Te
         x = x[slices]
     for axis, pick in enumerate(picks):
         if pick.is_computed:
-            x = pick.read(x, axis)
+            x = pick.read(x, axis, unique)
         elif pick.is_array and pick.count:
             check_countable(pick.size)
             x = ops.take(x, known_of(pick, "unique" if unique else "positions"), axis=axis)

@@ -14,14 +14,26 @@ from kedit._language.types import Casting, Tensor
 from kedit._run import ops
 
 
-def seen(tensors: list[Any]) -> list[Any] | None:
-    """The values of tensors as NumPy arrays, or None if a compiler hides them."""
+def seen(tensors: list[Any], on_host: bool = False) -> list[Any] | None:
+    """The values of tensors as NumPy arrays, or None if a compiler hides them.
+
+    Args:
+        tensors: The tensors.
+        on_host: Whether to read only what the host has, without waiting for an accelerator.
+    """
     if reads_bytecode():
         return None
     try:
+        if on_host and not all([is_on_host(tensor) for tensor in tensors]):
+            return None
         return [np.asarray(ops.convert_to_numpy(tensor)) for tensor in tensors]
     except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError):
         return None
+
+
+def is_on_host(tensor: Tensor) -> bool:
+    """Whether a tensor says that it is in the memory of the host."""
+    return "cpu" in str(getattr(tensor, "device", "cpu")).lower()
 
 
 def dtype_of(x: Tensor) -> str:

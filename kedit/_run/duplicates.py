@@ -1,14 +1,16 @@
 """Picks that name one element more than once: each one counts once, with its gradient.
 
 Values for one element are combined in pairs, level by level, so that `n` values
-take `log2(n)` steps with the gradients of `+` and `*`. If duplicates are known
-beforehand, one value is left for each unique position. If positions are computed,
-each pick gets the combined value of its position.
+take `log2(n)` steps with the gradients of `+` and `*`. If positions are known or
+seen, one value is left for each unique position. If they are hidden, each pick gets
+the combined value of its position.
 """
+
+from typing import Any
 
 from kedit._language.operations import OPERATIONS
 from kedit._language.types import Tensor
-from kedit._plan.layout import Computed, Layout, Pick, Picked, merging
+from kedit._plan.layout import Computed, Layout, Pick, Picked, merging_of
 from kedit._run import ops
 from kedit._run.axes import along, known, known_of, pad, sizes
 from kedit._run.cast import dtype_of, neutral
@@ -26,15 +28,17 @@ def winners(layout: Layout, values: Tensor, *, computes: bool = False) -> Tensor
         if given == 1 or (pick.is_ordered and given == pick.count):
             continue
         values = _last_of(pick, values, axis)
-        if computes and pick.is_computed and pick.has_duplicates:
+        if computes and pick.is_computed and not pick.is_seen and pick.has_duplicates:
             values = pick.winners(values, axis)
     return values
 
 
 def _last_of(pick: Picked, values: Tensor, axis: int) -> Tensor:
-    """For each unique position that is known beforehand, the value that was given last."""
+    """For each unique position that is known or seen, the value that was given last."""
     values = _one_each(pick, values, axis)
-    if isinstance(pick, Computed) or pick.is_ordered:
+    if isinstance(pick, Computed):
+        return pick.winners(values, axis) if pick.is_seen else values
+    if pick.is_ordered:
         return values
     return ops.take(values, known_of(pick, "last"), axis=axis)
 
@@ -58,7 +62,11 @@ def _one_each(pick: Picked, values: Tensor, axis: int) -> Tensor:
 def to_all(layout: Layout, values_u: Tensor) -> Tensor:
     """Values along the unique positions, repeated for every pick."""
     for axis, pick in enumerate(layout.picks):
-        if not (pick.is_ordered or pick.is_computed) and values_u.shape[axis] != 1:
+        if pick.is_ordered or values_u.shape[axis] == 1:
+            continue
+        if pick.is_computed:
+            values_u = pick.to_all(values_u, axis)
+        else:
             values_u = ops.take(values_u, known_of(pick, "inverse"), axis=axis)
     return values_u
 
@@ -107,14 +115,9 @@ def any_of(layout: Layout, chosen: Tensor) -> Tensor:
     return ops.cast(numbers, "bool")
 
 
-def best(op: str, left: Tensor, right: Tensor) -> Tensor:
-    """Smaller or larger of two numbers that are not NaN; unlike Keras's, also for 64 bits."""
-    return ops.where((ops.greater if op == "max" else ops.less)(left, right), left, right)
-
-
 def _pair(op: str, left: Tensor, right: Tensor) -> Tensor:
     if op in ("min", "max"):
-        return best(op, left, right)
+        return ops.extreme(op, left, right)
     return (ops.add if op == "add" else ops.multiply)(left, right)
 
 
@@ -124,18 +127,18 @@ def _alone(op: str, values: Tensor) -> Tensor | None:
 
 
 def _reduce_axis(pick: Pick, values: Tensor, axis: int, op: str) -> Tensor:
-    """Combine neighbours within each position's run of values until one is left."""
-    runs, levels = merging(pick.positions)
-    values = ops.take(values, known(runs), axis=axis)
-    alone = _alone(op, values)
-    for left, right, paired in levels:
-        left_values = ops.take(values, known(left), axis=axis)
-        right_values = ops.take(values, known(right), axis=axis)
-        if not all(paired):
-            here = along(ops.cast(known(paired), "bool"), axis, len(values.shape))
-            right_values = ops.where(here, right_values, left_values if alone is None else alone)
-        values = _pair(op, left_values, right_values)
-    return values
+    """Combine the values of each position that is known beforehand."""
+    pairs, orders = merging_of(pick.positions)
+    return merged(values, axis, op, pairs, [known(order) for order in orders])
+
+
+def merged(values: Tensor, axis: int, op: str, pairs: Any, orders: Any) -> Tensor:
+    """Combine values step by step; see `merging`."""
+    for count, order in zip(pairs, orders[:-1], strict=True):
+        values = ops.take(values, order, axis=axis)
+        left, right, alone = ops.split(values, [count, 2 * count], axis=axis)
+        values = ops.concatenate([_pair(op, left, right), alone], axis=axis)
+    return ops.take(values, orders[-1], axis=axis)
 
 
 def scan(values: Tensor, follows: Tensor, op: str, depth: int) -> Tensor:

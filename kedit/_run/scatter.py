@@ -26,10 +26,9 @@ def run(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
     if not layout.is_computed:
         return _at_known(plan, layout, x, values)
     if first.is_seen and layout.is_in_order:  # merged axes are kept apart
-        places, values = _kept(first, values)
-        if layout.merged:
+        places = first.named
+        if layout.merged > 1:
             places = np.stack(np.unravel_index(places, x.shape[: layout.merged]), 1)
-            places = places.astype("int32")
         return scatter(x, places, values)
     canonical = axes.merge(layout, x)
     return axes.split(layout, _at_computed(first, canonical, values), x)
@@ -61,7 +60,7 @@ def _at_targets(layout: Layout, x: Tensor, targets: Tensor, values: Tensor) -> T
 def _at_computed(pick: Computed, x: Tensor, values: Tensor) -> Tensor:
     """Write at computed positions on the first axis."""
     if pick.is_seen:
-        return scatter(x, *_kept(pick, values))
+        return scatter(x, pick.named, values)
     if pick.inside is None and not pick.has_duplicates:
         return scatter(x, pick.flat, values)
     if pick.row_start is not None and not pick.may_be_empty:
@@ -79,15 +78,6 @@ def _at_computed(pick: Computed, x: Tensor, values: Tensor) -> Tensor:
         wins = ops.equal(pick.winner(), pick.picks())
         places = ops.where(wins, places, pick.size)
     return scatter(axes.pad(x, 0), places, values)[:-1]
-
-
-def _kept(pick: Computed, values: Tensor) -> tuple[Any, Tensor]:
-    """The positions in bounds, each once, and the values that they are given."""
-    number = pick.number() if pick.has_duplicates or pick.inside is not None else pick.flat
-    kept = number[number >= 0]
-    if len(kept) == len(pick.flat):
-        return pick.flat, values
-    return pick.flat[kept], values if values.shape[0] == 1 else ops.take(values, kept, axis=0)
 
 
 def run_add(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:

@@ -59,7 +59,7 @@ def apply(said: Any, x: Any, shape: Shape | None = None, already_checked: bool =
             if looked_at is not None:
                 return apply(looked_at, x, shape)
         plan = make(edit, known, cast.dtype_of(x), already_checked)
-        keep(said._plans, key, plan)
+        keep(said._plans, key, plan, said._limit)
         for met in (x, *leaves):
             _remember(met)
     return carry_out(plan, x, leaves)

@@ -108,6 +108,9 @@ class TensorFlowOps:
         sizes = self._tf.shape(x)
         return tuple([sizes[n] if size is None else size for n, size in enumerate(known)])
 
+    def split(self, x: Any, places: list[int], axis: int = 0) -> Any:
+        return self._tf.split(x, np.diff([0, *places, x.shape[axis]]), axis)
+
     def take(self, x: Any, places: Any, axis: int = 0) -> Any:
         return self._tf.gather(x, places, axis=axis)
 

@@ -261,7 +261,7 @@ def _extreme(op: str, left: Tensor, right: Tensor) -> Tensor:
     if kind(dtype) == 0:
         return (ops.logical_or if op == "max" else ops.logical_and)(left, right)
     if kind(dtype) == 1:
-        return duplicates.best(op, left, right)
+        return ops.extreme(op, left, right)
     beats = ops.greater if op == "max" else ops.less
     half = cast.constant(0.5, dtype)
     tie = ops.add(ops.multiply(half, left), ops.multiply(half, right))  # NaN if one is
@@ -297,19 +297,15 @@ def _accumulate_extreme(
     if kind(dtype) == 0:
         old_u, values = [ops.cast(x, "uint8") for x in (old_u, values)]
         return ops.cast(_accumulate_extreme(op, layout, old_u, values, chosen), dtype)
-    counts = chosen
-    if kind(dtype) > 1:
-        counts = _and(chosen, ops.logical_not(ops.isnan(values)))
     low, high = integer_range(dtype) if kind(dtype) < 2 else (-math.inf, math.inf)
     worst = cast.constant(low if op == "max" else high, dtype)
     numbers = ops.stop_gradient(values)
-    numbers = numbers if counts is None else ops.where(counts, numbers, worst)
+    numbers = numbers if chosen is None else ops.where(chosen, numbers, worst)
     best_u = duplicates.reduced(layout, numbers, op)
-    best_u = duplicates.best(op, ops.stop_gradient(old_u), best_u)
+    best_u = ops.extreme(op, ops.stop_gradient(old_u), best_u)
     if kind(dtype) < 2:
         return best_u
-    ties = ops.equal(numbers, duplicates.to_all(layout, best_u))
-    found = _found(values, ties if chosen is None else ops.logical_and(ties, chosen))
+    found = _found(values, ops.equal(numbers, duplicates.to_all(layout, best_u)))
     if chosen is not None:
         found = ops.where(chosen, found, cast.constant(0, dtype))
     found = duplicates.reduced(layout, found, "add")
@@ -320,15 +316,15 @@ def _accumulate_extreme(
     share_u = ops.divide(
         ops.subtract(count_u, found_u), ops.where(some, count_u, cast.constant(1, dtype))
     )
-    # Nothing is found if there is NaN, or if all are infinite and the backend took the smallest
-    # finite number for the best.
+    # If there is NaN, the best may be any number, but the count is NaN. Nothing is found if all are
+    # infinite and the backend took the smallest finite number for the best.
     return ops.where(some, ops.subtract(best_u, share_u), ops.add(count_u, worst))
 
 
 def _found(values: Tensor, ties: Tensor) -> Tensor:
     """1 for each value that ties, with its gradient if it is finite; NaN for NaN, else 0."""
     dtype = cast.dtype_of(values)
-    finite = ops.where(ops.isinf(values), cast.constant(0, dtype), values)
+    finite = ops.finite(values)
     nothing = ops.subtract(finite, ops.stop_gradient(finite))
-    one = ops.add(nothing, cast.constant(1, dtype))
-    return ops.where(ties, one, ops.stop_gradient(nothing))
+    one = ops.multiply(ops.add(nothing, cast.constant(1, dtype)), ops.cast(ties, dtype))
+    return ops.add(one, ops.stop_gradient(nothing))  # since XLA takes 0 * NaN for 0 here
