@@ -168,10 +168,10 @@ def _tensorflow() -> dict[str, list[Call]]:
 def _torch() -> dict[str, list[Call]]:
     import torch
 
-    torch.set_default_device(ops.ones(1).device)
-    channel, column, rows = torch.arange(64) == 3, torch.arange(1024), torch.arange(4096)
-    inner = (torch.arange(56) >= 10) & (torch.arange(56) < 30)
-    scattered = torch.tensor(SCATTERED_ROWS), torch.tensor(SCATTERED_COLUMNS)
+    device = ops.ones(1).device
+    channel, column, place, rows = [torch.arange(n, device=device) for n in (64, 1024, 56, 4096)]
+    channel, inner = channel == 3, (place >= 10) & (place < 30)
+    scattered = [torch.tensor(n, device=device) for n in (SCATTERED_ROWS, SCATTERED_COLUMNS)]
 
     def written(*index: Any) -> Call:
         def write(x: Any, *v: Any) -> Any:

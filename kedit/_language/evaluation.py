@@ -109,7 +109,7 @@ def _choose(args: tuple[Any, ...], of: Elements, dtype: str) -> Any:
     chosen = _value(condition, of, dtype, None, "bool")
     values = []
     for branch, here in zip(branches, (chosen, of.library.logical_not(chosen)), strict=True):
-        computes = isinstance(branch, Expression)
+        computes = isinstance(branch, Expression) and not branch.is_affine
         values.append(_value(branch, of.where(here) if computes else of, dtype, None))
     return of.library.where(chosen, *values)
 

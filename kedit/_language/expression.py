@@ -3,6 +3,7 @@
 An expression is a tree of named functions, which `kedit._language.evaluation` computes.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -178,6 +179,16 @@ class Operators:
         return Expression("logical_not", self)
 
 
+def _is_affine(name: str, args: list[Any]) -> bool:
+    inner = [arg for arg in args if isinstance(arg, Expression)]
+    finite = [isinstance(arg, (int, float)) and math.isfinite(arg) for arg in args]
+    if name not in ("add", "subtract", "multiply", "negative"):
+        return name == "X"
+    return all([arg.is_affine for arg in inner]) and (
+        len(inner) + sum(finite) == len(args) and (name != "multiply" or len(inner) == 1)
+    )
+
+
 class Expression(Operators, Frozen):
     """A function of the elements of a tensor, written with `X` for an element.
 
@@ -196,13 +207,24 @@ class Expression(Operators, Frozen):
     at.where((abs(X) > 2.0) & ~X.isinf()).set(0.0)
     """
 
-    __slots__ = ("args", "compares_in", "depth", "has_x", "is_placed", "leaves", "name", "terms")
+    __slots__ = (
+        "args",
+        "compares_in",
+        "depth",
+        "has_x",
+        "is_affine",
+        "is_placed",
+        "leaves",
+        "name",
+        "terms",
+    )
     name: str
     args: tuple[Any, ...]
     depth: int
     terms: int
     leaves: tuple[Any, ...]
     has_x: bool
+    is_affine: bool  # sums of X times finite numbers, whose gradient is finite everywhere
     is_placed: bool
     compares_in: str
 
@@ -236,6 +258,7 @@ class Expression(Operators, Frozen):
             terms=terms,
             leaves=tuple(leaves),
             has_x=has_x,
+            is_affine=_is_affine(name, frozen),
             is_placed=is_placed,
             compares_in=_dtype_of_places(*frozen) if compares else "",
         )

@@ -15,6 +15,7 @@ from kedit._language.compiler import reads_bytecode
 from kedit._language.constants import Array, is_tensor
 from kedit._language.decoding import NESTING
 from kedit._language.expression import Expression
+from kedit._language.items import Block, Each, Traced, block, each
 
 LONGEST = 64
 """Lists of up to this many positions are spelled as they are, longer ones as arrays."""
@@ -44,27 +45,33 @@ def spell_index(index: Any, leaves: list[Any]) -> tuple[Any, ...] | None:
             if "..." in [part for part in spelled if type(part) is str]:
                 return None
             spelled.append("...")
-        elif kind is list:
-            if not item or not all([type(n) is int for n in item]):
-                return None
-            is_short = len(item) <= LONGEST
-            found = ("list", *item) if is_short else _spell_array(_as_array(item), "iu")
-            if found is None:
-                return None
-            spelled.append(found)
         elif is_tensor(item) and any([name in str(item.dtype) for name in ("int", "bool")]):
             spelled.append(("leaf", len(leaves)))
             leaves.append(item)
         else:
-            array = _spell_array(item, "iub")
-            if array is None:
+            found = _spell_positions(item, leaves)
+            if found is None:
                 return None
-            spelled.append(array)
+            spelled.append(found)
     return tuple(spelled)
 
 
-def _as_array(numbers: list[int]) -> Any:
-    return None if reads_bytecode() else np.array(numbers)
+def _spell_positions(item: Any, leaves: list[Any]) -> tuple[Any, ...] | None:
+    """Spell a list, an array, or positions by `each` or `block`, or return None."""
+    kind = type(item)
+    if kind is list:
+        if not item or not all([type(n) is int for n in item]):
+            return None
+        if len(item) <= LONGEST:
+            return ("list", *item)
+        return None if reads_bytecode() else _spell_array(np.array(item), "iu")
+    if kind is not Each and kind is not Block:
+        return _spell_array(item, "iub")
+    part = item.positions if kind is Each else item.start
+    if not isinstance(part, Traced):
+        return None
+    leaves.append(part.tensor)
+    return ("each" if kind is Each else item.size, len(leaves) - 1)
 
 
 def _spell_array(array: Any, kinds: str = "iubf") -> tuple[Any, ...] | None:
@@ -101,6 +108,10 @@ def _item_of(item: Any, leaves: Sequence[Any]) -> Any:
         return leaves[item[1]]
     if item[0] == "array":
         return _array_of(*item[1:])
+    if item[0] == "each":
+        return each(leaves[item[1]])
+    if type(item[0]) is int:
+        return block(leaves[item[1]], item[0])
     return slice(*item[1:]) if item[0] == "slice" else list(item[1:])
 
 

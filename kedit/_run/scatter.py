@@ -15,7 +15,6 @@ from kedit._plan.plan import Plan
 from kedit._plan.strategy import partial
 from kedit._run import axes, ops
 from kedit._run.axes import scatter, scatter_add, sizes
-from kedit._run.cast import neutral
 from kedit._run.kept import kept
 from kedit._run.values import chosen_and_values, negative, new_values
 
@@ -89,26 +88,15 @@ def run_add(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
     values = axes.to_picks(layout, values)
     if plan.operation.negates:
         values = negative(values)
-    return axes.split(layout, _added(layout.picks[0], axes.merge(layout, x), values, plan.dtype), x)
+    return axes.split(layout, _added(layout.picks[0], axes.merge(layout, x), values), x)
 
 
-def _added(pick: Computed, x: Tensor, values: Tensor, dtype: str) -> Tensor:
+def _added(pick: Computed, x: Tensor, values: Tensor) -> Tensor:
     if pick.inside is None:
         return scatter_add(x, pick.flat, values)
     if pick.is_seen:
         kept = np.flatnonzero(pick.inside)
         values = values if values.shape[0] == 1 else ops.take(values, kept, axis=0)
         return scatter_add(x, pick.flat[kept], values)
-    if not isinstance(pick.size, int) or not pick.size:  # one extra place, for what is dropped
-        return scatter_add(axes.pad(x, 0), pick.flat, values)[:-1]
-    # Dropped positions add nothing to a place to which something is added anyway. If there is
-    # none, the first place is put back: even adding -0.0 changes the bits of some numbers.
-    first = ops.argmax(ops.concatenate([ops.cast(pick.inside, "int32"), ops.ones((1,), "int32")]))
-    any_inside = first < ops.shape(pick.inside)[0]
-    spare = ops.take(axes.pad(pick.flat, 0), first, axis=0)
-    inside = axes.along(pick.inside, 0, len(x.shape))
-    values = ops.where(inside, values, neutral("add", dtype))
-    added = scatter_add(x, ops.where(pick.inside, pick.flat, spare), values)
-    spare = ops.reshape(spare, (1,))
-    row = ops.where(any_inside, ops.take(added, spare, axis=0), ops.take(x, spare, axis=0))
-    return scatter(added, spare, row)
+    # One extra place, for what is dropped. Even adding -0.0 changes the bits of some numbers.
+    return scatter_add(axes.pad(x, 0), pick.flat, values)[:-1]

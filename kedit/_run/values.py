@@ -178,7 +178,7 @@ def _values(plan: Plan, layout: Layout, x: Tensor, leaves: Any, chosen: Tensor |
         counted = _counted(plan, layout, leaves)
         return values if counted is None else _counted_off(layout, leaves, values, *counted)
     selected = axes.selected(layout, x)
-    if chosen is not None:
+    if chosen is not None and not (isinstance(operand, Expression) and operand.is_affine):
         selected = ops.where(chosen, selected, _safe_element(selected, chosen))
     if isinstance(operand, Expression):
         of = _Selected(plan, layout, x, leaves, ops.cast(selected, wide), wide, chosen)
