@@ -9,7 +9,7 @@ import numpy as np
 from kedit import _run
 from kedit._addresses import addresses
 from kedit._edit import Edit, EditSequence, check_weight_edit, edit_from_json
-from kedit._language.decoding import check_keys
+from kedit._language.decoding import check_keys, loading, refused
 from kedit._language.dtypes import kind
 from kedit._language.types import Shape, Tensor
 from kedit._run import ops
@@ -337,18 +337,27 @@ class WeightEditing(keras.Model, EditsWeights):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "WeightEditing":
-        config = {"addresses": [], "rules": [], **config}
+        what = "A saved WeightEditing"
         kinds = {"base": dict, "edits": dict, "addresses": list, "rules": list}
-        check_keys("A saved WeightEditing", config, kinds)
-        found = config.pop("addresses")
-        edits = {
-            Address(name) if name in found else name: edit_from_json(edit)
-            for name, edit in config["edits"].items()
-        }
-        rules = [Rule.from_config(rule) for rule in config["rules"]]
+        if isinstance(config, dict):  # version 0.2.0 wrote no `rules`
+            config = {"addresses": [], "rules": [], **config}
+        check_keys(what, config, kinds)
         deserialize = keras.saving.deserialize_keras_object
         base = deserialize(config["base"], custom_objects=custom_objects)
-        return cls(**{**config, "base": base, "edits": edits, "rules": rules})
+        own = {name: value for name, value in config.items() if name != "base"}
+        with loading(what, own):
+            found, saved = own.pop("addresses"), own.pop("edits")
+            if any([name not in saved for name in found]):
+                raise refused(f"The addresses of {what} should be those of edited weights", found)
+            edits = {
+                Address(name) if name in found else name: edit_from_json(edit)
+                for name, edit in saved.items()
+            }
+            rules = [Rule.from_config(rule) for rule in own.pop("rules")]
+            pruned = [name for rule in rules for name in rule.weights]
+            if len(set(pruned)) < len(pruned):
+                raise refused(f"The rules of {what} should name each weight once", pruned)
+            return cls(base, edits, rules, **own)
 
 
 def _name_of(base: Any, target: Any) -> Any:
