@@ -4,14 +4,22 @@ import keras
 import numpy as np
 import pytest
 from _backend import to_numpy
-from kit import check_close, saved_and_loaded
+from kit import check_close, in_full_once, saved_and_loaded
 
-from kedit.weights import freeze_elements, prune, remove_channels
+from kedit import at
+from kedit.errors import OperandError
+from kedit.weights import WeightEditing, freeze_elements, prune, remove_channels
 
 RNG = np.random.default_rng(0)
 IDS = RNG.integers(0, 12, (16, 5))
 X = RNG.normal(size=(16, 6)).astype("float32")
 Y = RNG.normal(size=(16, 2)).astype("float32")
+
+
+quantizes = pytest.mark.filterwarnings(
+    "ignore:Layer .* does not have a `quantize`",
+    "ignore:.*custom_gradient.*numpy:UserWarning",  # Keras quantizes without gradients there
+)
 
 
 def plain():
@@ -76,7 +84,7 @@ def test_a_layer_that_is_called_twice():
 
 
 @pytest.mark.gradient
-@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
+@quantizes
 def test_lora_and_int8_after_baking():
     for change in (lambda m: m.get_layer("hidden").enable_lora(2), lambda m: m.quantize("int8")):
         model = prune(plain(), "hidden/kernel", 0.75)
@@ -84,6 +92,106 @@ def test_lora_and_int8_after_baking():
         baked = model.bake()
         change(baked)
         check_close(baked.predict(X, verbose=0), predicted, atol=0.1)
+
+
+def wide():
+    """Layers that can have LoRA, in a graph in a graph."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((5, 6))
+    x = keras.layers.Dense(8, activation="relu", name="dense")(inputs)
+    x = keras.layers.EinsumDense("btd,de->bte", (5, 4), bias_axes="e", name="einsum")(x)
+    inner = keras.Model(inputs, x, name="inner")
+    ids = keras.Input((5,), dtype="int32")
+    table = keras.layers.Embedding(12, 6, name="table")
+    return keras.Model(ids, keras.layers.Conv1D(2, 3, name="conv")(inner(table(ids))))
+
+
+WIDE = ("inner/dense/kernel", "inner/einsum/kernel", "table/embeddings", "conv/kernel")
+
+
+def layer_of(model, name):
+    *above, layer, _ = name.split("/")
+    for part in above:
+        model = model.get_layer(part)
+    return model.get_layer(layer)
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("name", in_full_once(WIDE, WIDE[:1]))
+@pytest.mark.parametrize("pattern", ["name", "*"])
+def test_lora_before_baking_is_refused_until_it_is_baked(pattern, name):
+    """The error's own line runs, and what it leads to computes the same, and trains."""
+    base = wide()
+    if pattern == "*":
+        model = WeightEditing(base, {"*/kernel": at[0].set(0.5), "*/embeddings": at[0].set(0.5)})
+    else:
+        model = prune(base, name, 0.5)
+    predicted = model.predict(IDS, verbose=0)
+    layer_of(base, name).enable_lora(2)
+    with pytest.raises(Exception, match="LoRA"):
+        model.predict(IDS, verbose=0)  # by a function that was compiled before
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    model.compile("sgd", "mse")
+    for use in (
+        lambda: model(IDS),
+        lambda: model.fit(IDS, np.zeros((16, 3, 2)), verbose=0),
+        lambda: model.weight(name),
+        model.sparsity,
+        lambda: prune(model, name, 0.75),
+        model.get_config,
+    ):
+        with pytest.raises(Exception, match=r"(?s)LoRA.*`model = model.bake\(\)`"):
+            use()
+    model = model.bake()
+    check_close(model.predict(IDS, verbose=0), predicted)
+    model.compile("sgd", "mse")
+    kernel = layer_of(base, name).lora_kernel_b if "kernel" in name else None
+    model.fit(IDS, np.ones((16, 3, 2)), verbose=0)
+    assert kernel is None or to_numpy(kernel).any()
+
+
+@pytest.mark.gradient
+def test_lora_of_a_layer_beside_the_edited_one():
+    model = prune(plain(), "hidden/kernel", 0.5)
+    gone, before = held(model), to_numpy(model.base.get_layer("out").kernel).copy()
+    model.base.get_layer("out").enable_lora(2)
+    fit(model)
+    np.testing.assert_array_equal(held(model), gone)
+    assert (to_numpy(model.base.get_layer("out").kernel) != before).any()
+
+
+@quantizes
+def test_int8_before_baking_is_refused_before_anything_is_quantized():
+    model = WeightEditing(plain(), {"*/kernel": at[0].set(0.5)})
+    predicted = model.predict(X, verbose=0)
+    with pytest.raises(OperandError, match=r'Received.*`model.bake\(\).quantize\("int8"\)`'):
+        model.quantize("int8")
+    check_close(model.predict(X, verbose=0), predicted)
+    baked = model.bake()
+    baked.quantize("int8")
+    check_close(baked.predict(X, verbose=0), predicted, atol=0.1)
+
+
+@quantizes
+@pytest.mark.parametrize("layers", [("hidden",), ("hidden", "out")], ids=len)
+def test_int8_of_the_base_before_baking_is_refused_by_the_next_use(layers):
+    """Also of a part of the weights that a pattern means."""
+    model = WeightEditing(plain(), {"*/kernel": at[0].set(0.5)})
+    model.base.quantize("int8", filters=lambda layer: layer.name in layers)
+    uses = (lambda: model(X), lambda: model.weight("out/kernel"), model.sparsity, model.bake)
+    for use in (*uses, model.get_config):
+        with pytest.raises(OperandError, match=r"'int8'.*bake"):
+            use()
+
+
+@quantizes
+def test_int8_beside_an_edited_bias():
+    model = freeze_elements(plain(), "hidden/bias", 0, 3.0)
+    predicted = model.predict(X, verbose=0)
+    model.quantize("int8")
+    assert "int8" in str(model.base.get_layer("hidden").kernel.dtype)
+    assert to_numpy(model.weight("hidden/bias"))[0] == 3.0
+    check_close(model.predict(X, verbose=0), predicted, atol=0.1)
 
 
 @pytest.mark.gradient

@@ -1,6 +1,7 @@
 """A model that computes with edited weights."""
 
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -38,6 +39,7 @@ class _Known:
 
     key: Any = None
     found: Any = None
+    addresses: Any = ()
     is_alone: Any = None
 
 
@@ -162,13 +164,15 @@ class WeightEditing(keras.Model, EditsWeights):
             kedit.errors.OperandError: If no weight or several weights match `name`, or
                 if layers that share the weight compute with different versions of it.
         """
+        self._targets()
         return weight_of(self, name)
 
     def bake(self) -> keras.layers.Layer:
         """Write the edited weights into the underlying model, and remove the edits.
 
         The model still computes the same, and all its weights train. If it is part of
-        another model that is already compiled, compile that model again.
+        another model that is already compiled, compile that model again. LoRA that was
+        enabled before is added to the edited weights.
 
         Returns:
             `base`, or the model underneath if `base` is a `WeightEditing`.
@@ -201,6 +205,7 @@ class WeightEditing(keras.Model, EditsWeights):
             edited or pruned here, and with `zeros`, `total` and `share` of all weights of
             the model. It prints as a table.
         """
+        self._targets()
         rows = []
         chain_of = chains_of(self)
         for found in find_weights(self, "*"):
@@ -209,6 +214,46 @@ class WeightEditing(keras.Model, EditsWeights):
             zeros = int(np.sum(ops.convert_to_numpy(ops.equal(value, ops.zeros_like(value)))))
             rows.append((bool(chain), row_of(found.address, tuple(value.shape), zeros)))
         return Sparsity([row for is_edited, row in rows if is_edited], [row for _, row in rows])
+
+    # Keras calls these at the start of `fit`, `evaluate` and `predict`: before a function that
+    # was compiled earlier passes over LoRA, and before JAX takes the values out of variables.
+
+    def make_train_function(self, force: bool = False) -> Any:
+        self._check_holds()
+        return super().make_train_function(force)
+
+    def make_test_function(self, force: bool = False) -> Any:
+        self._check_holds()
+        return super().make_test_function(force)
+
+    def make_predict_function(self, force: bool = False) -> Any:
+        self._check_holds()
+        return super().make_predict_function(force)
+
+    def _check_holds(self) -> None:
+        if self.built and self.base.built:
+            self._targets()
+
+    def quantize(self, mode: Any = None, **kwargs: Any) -> None:
+        """Quantize the model, as Keras does; kernels that are edited should be baked before.
+
+        Args:
+            mode: "int8", "int4", "float8" and so on.
+            **kwargs: As of `keras.Model.quantize`.
+
+        Raises:
+            kedit.errors.OperandError: If a weight with two axes or more is edited or pruned,
+                except with "float8", which sees the edited weights.
+        """
+        steps = {} if mode == "float8" else self.steps()
+        for variable in self.base.variables:
+            if id(variable) in steps and len(variable.shape) > 1:
+                raise OperandError(
+                    "A model should be baked before it is quantized, since integers go past the "
+                    f"edits. Received: {self.name!r}, with edits of {variable.path!r}. Write "
+                    '`model.bake().quantize("int8")`.'
+                )
+        super().quantize(mode, **kwargs)
 
     def prune_further(self, sparsity: float, *, regrow: bool = False) -> None:
         """Prune the weights that `prune` chose to another sparsity, in place.
@@ -255,7 +300,7 @@ class WeightEditing(keras.Model, EditsWeights):
             self.masks[name].assign(mask.astype("uint8"))
 
     def steps(self) -> dict[int, Step]:
-        return self._targets()
+        return self._targets(lora=True)
 
     def _make_masks(self) -> None:
         """Create the weights that say which elements are kept, once; at first all are."""
@@ -280,11 +325,16 @@ class WeightEditing(keras.Model, EditsWeights):
         key = (tuple(self.edits), tuple([id(weight) for weight in self.base.weights]))
         if self._known.key != key:
             table = weights_in(self.base) if self.edits or self.masks else []
-            found = [
-                (name, named.variable)
+            for named in table:
+                if named.address in self._known.addresses:  # a pattern would pass over integers
+                    _check_can_hold(named.variable)
+            edited_weights = [
+                (name, named)
                 for name in self.edits
                 for named in find_weights(self.base, name, table)
             ]
+            found = [(name, named.variable) for name, named in edited_weights]
+            self._known.addresses = {named.address for _, named in edited_weights}
             masked = {name: find_weight(self.base, name, table) for name in self.masks}
             self._known.key, self._known.found = key, (found, masked)
             self._known.is_alone = None
@@ -300,10 +350,10 @@ class WeightEditing(keras.Model, EditsWeights):
             return chains_of(self)
         return lambda variable: (targets[id(variable)],) if id(variable) in targets else ()
 
-    def _targets(self) -> dict[int, Any]:
-        """Return the step of each weight, by `id`."""
+    def _targets(self, *, lora: bool = False) -> dict[int, Any]:
+        """Return the step of each weight, by `id`; with `lora`, also of those that have it."""
         targets: dict[int, Any] = {}
-        paths = {variable.path for variable in self.base.variables}
+        paths = () if lora else {variable.path for variable in self.base.variables}
         named, masked = self._named()
         for name, variable in named:
             edit = self.edits[name]
@@ -325,6 +375,7 @@ class WeightEditing(keras.Model, EditsWeights):
         return targets
 
     def get_config(self) -> dict[str, Any]:
+        self._check_holds()  # or it could not be loaded
         serialize = keras.saving.serialize_keras_object
         config = {**super().get_config(), "base": serialize(self.base)}
         config["edits"] = {str(name): serialize(edit) for name, edit in self.edits.items()}
@@ -367,17 +418,20 @@ def _name_of(base: Any, target: Any) -> Any:
     return Address(find_weight(base, target).address)
 
 
-def _check_can_hold(variable: Any, paths: set[str]) -> None:
+def _check_can_hold(variable: Any, paths: Collection[str] = ()) -> None:
     """Raise if an edit of a weight would not hold."""
-    dtype = keras.backend.standardize_dtype(variable.dtype)
     owner, _, own_name = variable.path.rpartition("/")
-    lora = f"{owner}/lora_{own_name}_a".lstrip("/") in paths
-    if lora or kind(dtype) < 2:
+    if f"{owner}/lora_{own_name}_a".lstrip("/") in paths:
         raise OperandError(
-            "A weight that is edited should be neither quantized nor added to by LoRA, "
-            f"which go past the edit. Received: {variable.path!r} of dtype {dtype!r}"
-            f"{' with LoRA' if lora else ''}. Write the edit into the layer first: "
-            "`model.bake()`."
+            "A weight that is edited should not have LoRA, which goes past the edit. Received: "
+            f"{variable.path!r} with LoRA. Write the edit into the layer: `model = model.bake()`."
+        )
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    if kind(dtype) < 2:
+        raise OperandError(
+            "A weight that is edited should hold floats; integers of a quantized layer go past "
+            f"the edit. Received: {variable.path!r} of dtype {dtype!r}. Bake a model before it is "
+            'quantized: `model.bake().quantize("int8")`.'
         )
 
 
