@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 from _backend import to_numpy
-from kit import check_close, in_full_once, saved_and_loaded
+from kit import check_close, check_holds_no_code, in_full_once, model_files, saved_and_loaded
 
 from kedit import at
+from kedit.callbacks import PruningSchedule
 from kedit.errors import OperandError
 from kedit.weights import WeightEditing, freeze_elements, prune, remove_channels
 
@@ -206,3 +207,101 @@ def test_pruned_tuned_baked_and_made_smaller():
     small = remove_channels(model.bake(), {"hidden": gone})
     assert small.get_layer("hidden").units == 4
     check_close(small.predict(X, verbose=0), predicted)
+
+
+# --- A pruned model that every backend saved while it trained ------------------------------------
+
+WEIGHTS = [RNG.normal(size=shape).astype("float32") for shape in ((6, 8), (8,), (8, 2), (2,))]
+FIRST = (0.0, 0.75, 0, 8, 1, 2)
+
+
+def half_pruned(sparsity=0.0):
+    """A model with fixed weights, of which some are frozen, and one is pruned."""
+    base = plain()
+    base.set_weights(WEIGHTS)
+    model = freeze_elements(base, {"hidden/bias": 0, "out/kernel": np.s_[:2]}, value=0.125)
+    return prune(model, "hidden/kernel", sparsity)
+
+
+def compiled(model):
+    # With Adam, as with SGD, Keras saves on PyTorch a class that it has on no other backend.
+    model.compile(keras.optimizers.Lamb(0.0), "mse", jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def train(model, epochs, rate=0.0):
+    model.optimizer.learning_rate = rate
+    schedule = PruningSchedule(*FIRST)
+    return model.fit(X, Y, 8, epochs, shuffle=False, verbose=0, callbacks=[schedule]).history
+
+
+def gone(sparsity):
+    order = np.argsort(np.abs(WEIGHTS[0]), axis=None, kind="stable")
+    mask = np.zeros(48, bool)
+    mask[order[: int(48 * sparsity)]] = True
+    return mask.reshape(6, 8)
+
+
+def check_half_pruned(model):
+    """Beside NumPy."""
+    hidden, bias, out, last = [one.copy() for one in WEIGHTS]
+    hidden[gone(0.375)], bias[0], out[:2] = 0.0, 0.125, 0.125
+    np.testing.assert_array_equal(to_numpy(model.weight("hidden/kernel")), hidden)
+    np.testing.assert_array_equal(to_numpy(model.weight("hidden/bias")), bias)
+    np.testing.assert_array_equal(to_numpy(model.weight("out/kernel")), out)
+    expected = np.maximum(X @ hidden + bias, 0) @ out + last
+    check_close(model.predict(X, verbose=0), expected)
+    assert model.sparsity()[0].zeros == 18
+
+
+def check_goes_on(model, expected):
+    """Train it further: what is held stays, to the last bit, and the rest learns."""
+    history = train(model, 4, 0.01)
+    assert history["sparsity"][-1] == 0.75
+    weight = to_numpy(model.weight("hidden/kernel"))
+    assert (weight[gone(0.375)] == 0).all()
+    assert (weight == 0).sum() == 36
+    assert (weight[weight != 0] != WEIGHTS[0][weight != 0]).all()
+    assert to_numpy(model.weight("hidden/bias"))[0] == 0.125
+    assert (to_numpy(model.weight("out/kernel"))[:2] == 0.125).all()
+    for found, value in zip(model.get_weights(), expected, strict=True):
+        check_close(found, value, rtol=1e-4)
+
+
+def files_of(suffix, tmp_path, model=None):
+    return model_files("pruned", tmp_path, model, suffix)
+
+
+@pytest.mark.gradient
+def test_training_goes_on_on_another_backend(tmp_path):
+    """From `.keras` files with the step and the mask that they were saved at."""
+    model = compiled(half_pruned())
+    train(model, 2)
+    check_half_pruned(model)
+    files = files_of(".keras", tmp_path, model)
+    weights = files_of(".weights.h5", tmp_path, model)
+    train(model, 4, 0.01)
+    for path in files:
+        check_holds_no_code(path)
+        loaded = keras.saving.load_model(path)
+        check_half_pruned(loaded)
+        assert int(loaded.optimizer.iterations) == 4
+        check_goes_on(loaded, model.get_weights())
+    for path in weights:
+        loaded = compiled(half_pruned(0.125))
+        loaded.set_weights([np.ones_like(w) for w in loaded.get_weights()])
+        loaded.load_weights(path)
+        check_half_pruned(loaded)
+        assert int(loaded.optimizer.iterations) == 4
+        check_goes_on(loaded, model.get_weights())
+
+
+def test_pruned_models_of_every_backend_predict(tmp_path):
+    """On NumPy, too, where Keras does not train."""
+    for path in files_of(".keras", tmp_path):
+        check_half_pruned(keras.saving.load_model(path))
+    for path in files_of(".weights.h5", tmp_path):
+        model = half_pruned(0.125)
+        model.load_weights(path)
+        check_half_pruned(model)
