@@ -1,9 +1,15 @@
 """Pruned and frozen elements hold under what else is done to a model."""
 
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
-from _backend import to_numpy
+from _backend import sees_devices, to_numpy
 from kit import check_close, check_holds_no_code, in_full_once, model_files, saved_and_loaded
 
 from kedit import at
@@ -207,6 +213,44 @@ def test_pruned_tuned_baked_and_made_smaller():
     small = remove_channels(model.bake(), {"hidden": gone})
     assert small.get_layer("hidden").units == 4
     check_close(small.predict(X, verbose=0), predicted)
+
+
+# --- Several devices -----------------------------------------------------------------------------
+
+
+def trained(devices=1):
+    """What a model that is pruned while it trains has learned, as data."""
+    if devices > 1:
+        assert len(keras.distribution.list_devices()) == devices
+        keras.distribution.set_distribution(keras.distribution.DataParallel())
+    model = prune(plain(), "*/kernel", 0.0, scope="global")
+    model = freeze_elements(model, "hidden/bias", np.s_[:3], 0.125)
+    model.compile(keras.optimizers.AdamW(0.05, weight_decay=0.1, use_ema=True), "mse")
+    schedule = PruningSchedule(0.0, 0.75, 0, 6, frequency=2)
+    options = {"batch_size": 8, "epochs": 4, "shuffle": False, "verbose": 0}
+    history = model.fit(X, Y, callbacks=[schedule], **options).history
+    names = ("hidden/kernel", "hidden/bias", "out/kernel")
+    return {**history, **{name: to_numpy(model.weight(name)).tolist() for name in names}}
+
+
+@pytest.mark.once
+def test_eight_devices_prune_and_hold_what_one_does():
+    """Under `keras.distribution.DataParallel`, in a process of its own."""
+    here = str(pathlib.Path(__file__).parent)
+    code = "import json, test_weights_hold as t; print('FOUND' + json.dumps(t.trained(8)))"
+    path = os.pathsep.join([here, *sys.path])
+    environment = {**os.environ, **sees_devices(8), "PYTHONPATH": path}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    found, expected = json.loads(run.stdout.rpartition("FOUND")[2]), trained()
+    assert found.keys() == expected.keys()
+    for name, one in expected.items():
+        check_close(found[name], one, rtol=1e-4)
+        np.testing.assert_array_equal(np.equal(found[name], 0), np.equal(one, 0))
+    assert found["hidden/bias"][:3] == [0.125] * 3
+    assert found["sparsity"] == [0.53125, 0.71875, 0.75, 0.75]
 
 
 # --- A pruned model that every backend saved while it trained ------------------------------------
