@@ -129,11 +129,23 @@ class WeightEditing(keras.Model, EditsWeights):
 
     def build(self, input_shape: Shape) -> None:
         if not self.base.built:
+            if _is_built_by_calls(self.base):
+                return  # until the inputs come, whose dtype it may need
             self.base.build(input_shape)
         self._make_masks()
         self._targets()
 
+    def _build_base(self, inputs: Any) -> None:
+        """Build a base that is built by its first call, by a call that leaves nothing else."""
+        root = self.base
+        while isinstance(root, EditsWeights):
+            root = root.base
+        if not root.built:
+            with keras.StatelessScope():
+                self.base(keras.tree.map_structure(_detached, inputs))
+
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        self._build_base(inputs)
         targets, variables = self._targets(), self.base.variables
         passed = [passed_on(v, targets.get(id(v))) for v in variables]
         takes_training = "training" in inspect.signature(self.base.call).parameters
@@ -148,6 +160,7 @@ class WeightEditing(keras.Model, EditsWeights):
         return self.base.compute_output_shape(input_shape)
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
+        self._build_base(inputs)
         return self.base.compute_output_spec(inputs)
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
@@ -409,6 +422,16 @@ class WeightEditing(keras.Model, EditsWeights):
             if len(set(pruned)) < len(pruned):
                 raise refused(f"The rules of {what} should name each weight once", pruned)
             return cls(base, edits, rules, **own)
+
+
+def _is_built_by_calls(layer: Any) -> bool:
+    """Whether a layer has no `build` of its own, so that Keras builds it when it is called."""
+    return type(layer).build in (keras.layers.Layer.build, keras.Model.build)
+
+
+def _detached(x: Any) -> Any:
+    """Return a tensor; if it is one of a graph, another that is in no graph."""
+    return keras.KerasTensor(x.shape, dtype=x.dtype) if isinstance(x, keras.KerasTensor) else x
 
 
 def _name_of(base: Any, target: Any) -> Any:
