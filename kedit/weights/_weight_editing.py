@@ -22,7 +22,6 @@ from kedit.weights._weight_chains import (
     EditsWeights,
     Scope,
     Step,
-    chain_of,
     chains_of,
     edited,
     forget_compiled,
@@ -39,6 +38,7 @@ class _Known:
 
     key: Any = None
     found: Any = None
+    table: Any = None
     addresses: Any = ()
     is_alone: Any = None
 
@@ -178,7 +178,8 @@ class WeightEditing(keras.Model, EditsWeights):
                 if layers that share the weight compute with different versions of it.
         """
         self._targets()
-        return weight_of(self, name)
+        variable = find_weight(self, name, self._known.table).variable
+        return ops.convert_to_tensor(edited(variable, self._chains()(variable)))
 
     def bake(self) -> keras.layers.Layer:
         """Write the edited weights into the underlying model, and remove the edits.
@@ -337,7 +338,7 @@ class WeightEditing(keras.Model, EditsWeights):
         """Return the edited weights by their names, which may be patterns."""
         key = (tuple(self.edits), tuple([id(weight) for weight in self.base.weights]))
         if self._known.key != key:
-            table = weights_in(self.base) if self.edits or self.masks else []
+            table = weights_in(self.base)
             for named in table:
                 if named.address in self._known.addresses:  # a pattern would pass over integers
                     _check_can_hold(named.variable)
@@ -349,7 +350,7 @@ class WeightEditing(keras.Model, EditsWeights):
             found = [(name, named.variable) for name, named in edited_weights]
             self._known.addresses = {named.address for _, named in edited_weights}
             masked = {name: find_weight(self.base, name, table) for name in self.masks}
-            self._known.key, self._known.found = key, (found, masked)
+            self._known.key, self._known.found, self._known.table = key, (found, masked), table
             self._known.is_alone = None
         return self._known.found  # type: ignore[no-any-return]
 
@@ -463,9 +464,3 @@ def as_array(weight: Any) -> Any:
     dtype = keras.backend.standardize_dtype(weight.dtype)
     wide = dtype if dtype in ("float32", "float64") else "float32"
     return ops.convert_to_numpy(ops.cast(weight, wide))
-
-
-def weight_of(base: keras.layers.Layer, name: Any) -> Tensor:
-    """Return the one weight that `name` means, as a layer or a model computes with it."""
-    variable = find_weight(base, name).variable
-    return ops.convert_to_tensor(edited(variable, chain_of(base, variable)))
