@@ -105,6 +105,9 @@ HOLDERS = {
 some_holders = pytest.mark.parametrize(
     "holder", in_full_once(HOLDERS, ("Sequential", "own layer in an own model"))
 )
+one_holder = pytest.mark.parametrize(
+    "holder", in_full_once(HOLDERS, ("own layer in an own model",))
+)
 LOSSES = {
     "IndexPenalty": lambda: kedit.losses.IndexPenalty(2, 0.5),
     "MaskedLoss": lambda: kedit.losses.MaskedLoss("mse", ignore=0.0),
@@ -147,14 +150,14 @@ def test_a_layer_is_built_by_fit(name, holder, tmp_path):
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
-@some_holders
+@one_holder
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_is_built_by_predict(name, holder, tmp_path):
     check_survives_saving(model_of(LAYERS[name](), holder=holder), tmp_path / "model.keras")
 
 
 @pytest.mark.tensors  # on NumPy, Keras cannot add the losses of layers to that of the model
-@some_holders
+@one_holder
 @some_layers
 def test_a_layer_is_built_by_evaluate(name, holder, tmp_path):
     model = model_of(LAYERS[name](), holder=holder)
@@ -169,7 +172,7 @@ def guide_in(model):
 
 
 @pytest.mark.gradient
-@pytest.mark.parametrize("holder", in_full_once(HOLDERS, ("own layer in an own model",)))
+@one_holder
 @pytest.mark.parametrize(
     "options",
     [{"run_eagerly": True}, *[{"steps_per_execution": steps} for steps in EXECUTIONS[1:2]]],
@@ -291,7 +294,7 @@ def edited_model(held="", train="all", holder=None):
 @pytest.mark.gradient
 @pytest.mark.parametrize("held", ["", "layer", "model"])
 @pytest.mark.parametrize("train", ["edits", "all"])
-@pytest.mark.parametrize("holder", [None, OwnModel], ids=["", "own model"])
+@pytest.mark.parametrize("holder", in_full_once([None, OwnModel], [OwnModel]))
 def test_an_edited_model_is_built_by_fit(holder, train, held, tmp_path):
     model, address = edited_model(held, train, holder)
     model.compile("sgd", "mse")
@@ -303,7 +306,7 @@ def test_an_edited_model_is_built_by_fit(holder, train, held, tmp_path):
 
 @pytest.mark.parametrize("held", ["", "layer", "model"])
 @pytest.mark.parametrize("wrap", [lambda model, address: model, capture], ids=["", "capture"])
-@pytest.mark.parametrize("holder", [None, OwnModel], ids=["", "own model"])
+@pytest.mark.parametrize("holder", in_full_once([None, OwnModel], [OwnModel]))
 def test_an_edited_model_is_built_by_predict(holder, wrap, held, tmp_path):
     model = wrap(*edited_model(held, holder=holder))
     predicted = model.predict(INPUT, verbose=0)
@@ -318,7 +321,7 @@ def test_an_edited_model_is_built_by_predict(holder, wrap, held, tmp_path):
 
 
 @pytest.mark.gradient
-@some_holders
+@one_holder
 def test_a_schedule_prunes_a_layer_in_a_model_that_fit_builds(holder, tmp_path):
     """The pruned layer itself is built, as `prune` demands; the model around it is not."""
     dense = keras.layers.Dense(4, name="dense")
@@ -336,7 +339,7 @@ def test_a_schedule_prunes_a_layer_in_a_model_that_fit_builds(holder, tmp_path):
 
 
 @pytest.mark.gradient
-@some_holders
+@one_holder
 def test_edits_by_pattern_hold_in_a_model_that_fit_builds(holder, tmp_path):
     """A whole model whose weights do not exist yet."""
     base = HOLDERS[holder]([keras.layers.Dense(4, name="dense"), keras.layers.Dense(3, name="out")])
