@@ -34,6 +34,11 @@ TRAINING = [] if BACKEND == "numpy" else [False]
 """What `jit_compile` may be where many models are trained: on NumPy none is."""
 
 
+def sees_devices(count: int) -> dict[str, str]:
+    """Environment variables of a process that sees so many devices, all of them one CPU."""
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+
+
 def tensors(arrays: Sequence[Any]) -> list[Any]:
     return [ops.convert_to_tensor(array) for array in arrays]
 

@@ -228,18 +228,19 @@ def learned_prediction():
     return h @ np.where(np.eye(3, 2) > 0, 0.5, LEARNED_WEIGHTS["kernel"])
 
 
-def model_files(name, tmp_path, model=None):
+def model_files(name, tmp_path, model=None, suffix=".keras"):
     """The files of a model that every backend once wrote, and those of this run.
 
     `KEDIT_MODELS` names a directory that several backends write to, one after the other. There
-    `model` is saved, if it is given, whole from one moment to the next.
+    `model` is saved, or its weights alone as the suffix says, if it is given, whole from one
+    moment to the next.
     """
     directory = pathlib.Path(os.environ.get("KEDIT_MODELS", tmp_path)) / name
-    file, part = f"{keras.backend.backend()}.keras", directory / "part"
+    file, part = f"{keras.backend.backend()}{suffix}", directory / "part"
     part.mkdir(exist_ok=True, parents=True)
     if model is not None:
-        model.save(part / file)
+        (model.save if suffix == ".keras" else model.save_weights)(part / file)
         os.replace(part / file, directory / file)
-    kept = sorted((pathlib.Path(__file__).parent / "models" / name).glob("*.keras"))
+    kept = sorted((pathlib.Path(__file__).parent / "models" / name).glob(f"*{suffix}"))
     assert len(kept) == 3
-    return [*kept, *sorted(directory.glob("*.keras"))]
+    return [*kept, *sorted(directory.glob(f"*{suffix}"))]

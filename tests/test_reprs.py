@@ -166,7 +166,7 @@ LAYERS = {
     IndexGuide: (lambda: IndexGuide(2, 1.0, name="g"), "<IndexGuide name=g, built=False>"),
     InputEditing: (
         lambda: InputEditing(sample[2].set(0.0), name="i"),
-        "<InputEditing name=i, built=False>",
+        "<InputEditing name=i, built=True>",
     ),
     WeightEditing: (
         lambda: WeightEditing(keras.layers.Dense(2), {"kernel": at[0].set(0.0)}, name="w"),

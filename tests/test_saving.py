@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import random
+import sys
 import tracemalloc
 import zipfile
 
@@ -15,11 +16,13 @@ from keras import ops
 
 import kedit
 from kedit import Edit, EditSequence, Trainable, X, at, block, sample
+from kedit.callbacks import PruningSchedule
 from kedit.errors import EditError, OperandError, PositionError, SavingError, ShapeError
 from kedit.interventions import OtherRun, edit_model, load_edits, save_edits, site
 from kedit.layers import ConditionalModifier, Editing, IndexGuide, RandomEditing
 from kedit.losses import IndexPenalty, MaskedLoss
 from kedit.metrics import IndexViolation
+from kedit.weights import WeightEditing, freeze_elements, prune
 
 
 def refuses(load):
@@ -100,8 +103,28 @@ def bad_fields(thing, **changes):
     return [{**thing.get_config(), name: value} for name, value in changes.items()]
 
 
+def with_weights():
+    """A model with a pruned kernel and a frozen bias."""
+    base = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="h")])
+    return freeze_elements(prune(base, "h/kernel", 0.5, structure=(2, 4)), "h/bias", 0, 1.0)
+
+
+def bad_rules(**changes):
+    (rule,) = PRUNED.get_config()["rules"]
+    return bad_fields(PRUNED, rules=[rule, rule]) + [
+        config
+        for name, values in changes.items()
+        for value in values
+        for config in bad_fields(PRUNED, rules=[{**rule, name: value}])
+    ]
+
+
+PRUNED = with_weights()
+SCHEDULE = PruningSchedule(0.0, 0.9, 5, 100)
 RANDOM = RandomEditing(sample[0].set(1.0), rate=0.5)
 EDIT = keras.saving.serialize_keras_object(at[0].set(1.0))
+SAMPLE = keras.saving.serialize_keras_object(sample[0].set(1.0))
+NAN, INF = float("nan"), float("inf")
 FIELDS = [
     (Editing, bad_fields(Editing(sample[0].set(1.0)), edit=3, switch=1, temperature=True, evil=1)),
     (Editing, bad_fields(Editing(sample[0].set(1.0)), edit={**EDIT, "registered_name": "Dense"})),
@@ -118,6 +141,21 @@ FIELDS = [
     (RandomEditing, bad_fields(RANDOM, probability=True, seed=0.0, axes="0", when="never")),
     (kedit.constraints.EditConstraint, [{"edit": {**EDIT, "evil": 1}}, {"evil": EDIT}]),
     (kedit.callbacks.DualAscent, [{"evil": 1}]),
+    (WeightEditing, bad_fields(PRUNED, rules={}, edits=[], base=EDIT, addresses="h/bias")),
+    (WeightEditing, bad_fields(PRUNED, rules=[3], edits={"h/bias": 3}, base={}, evil=1)),
+    (WeightEditing, bad_fields(PRUNED, rules=[{}], edits={"none": EDIT}, base=None)),
+    (WeightEditing, bad_fields(PRUNED, edits={"h/bias": SAMPLE}, addresses=["none"])),
+    (WeightEditing, [*bad_fields(PRUNED, addresses=[[]]), {"edits": {}}, {}]),
+    (WeightEditing, bad_rules(weights=["h/kernel", [], [3], ["h/kernel"] * 2, ["h/none"], [[]]])),
+    (WeightEditing, bad_rules(weights=[["h"], ["*/kernel"], ["h/kernel", "sequential/h/kernel"]])),
+    (WeightEditing, bad_rules(scope=["all", None, "global"], block=[[2, 2], "2", [True], [0]])),
+    (WeightEditing, bad_rules(structure=[[4, 2], [2.0, 4], [2], "rows", 3], evil=[1])),
+    (WeightEditing, bad_rules(importance=["abs", {}, {"function": "os>system"}, SLOT, [1.0]])),
+    (PruningSchedule, bad_fields(SCHEDULE, power="3", begin_step=True, end_step=4, regrow=1)),
+    (PruningSchedule, bad_fields(SCHEDULE, initial_sparsity=0.95, final_sparsity=NAN, evil=1)),
+    (PruningSchedule, bad_fields(SCHEDULE, power=10**400, frequency=0, end_step=100.0)),
+    (PruningSchedule, bad_fields(SCHEDULE, power=INF, begin_step=-1, final_sparsity=True)),
+    (PruningSchedule, [{}, 3, {"initial_sparsity": 0.0}]),
     (Trainable, [{}, {"initializer": 1.0}, 3]),
     (OtherRun, [{}, {"name": "other", "evil": 1}, {"name": "inputs"}]),
 ]
@@ -154,23 +192,63 @@ def with_layer():
     ids=lambda changes: json.dumps(changes)[:50],
 )
 def test_a_model_file_that_was_changed(tmp_path, make, changes):
-    path = str(tmp_path / "model.keras")
-    make().save(path)
+    def change(config):
+        (edit,) = [c for c in dicts_in(config) if "coordinates" in c]
+        # What an index of a node names as its slot, nothing fills in a layer.
+        filled = make is with_layer and changes == {"index": []}
+        edit.update({"index": [SLOT]} if filled else changes)
+
+    with pytest.raises((EditError, TypeError, ValueError), match="Received"):
+        keras.saving.load_model(changed_file(make(), tmp_path / "model.keras", change))
+
+
+MODULE = {"module": "this", "class_name": "s", "config": {}, "registered_name": "this>s"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rules": [MODULE]},
+        {"rules": {"importance": MODULE}},
+        {"rules": {"importance": {"function": "this>s"}}},
+        {"rules": {"weights": ["h/none"]}},
+        {"rules": {"block": [10**9, 10**9]}},
+        {"edits": MODULE},
+        {"edits": {"h/bias": MODULE}},
+        {"edits": {"h/none": EDIT}},
+        {"addresses": [MODULE]},
+        {"base": EDIT},
+        {"evil": MODULE},
+    ],
+    ids=lambda changes: json.dumps(changes)[:50],
+)
+def test_a_file_of_a_pruned_model_that_was_changed(tmp_path, changes):
+    """It says which field is wrong, and imports nothing."""
+
+    def change(config):
+        (held,) = [c for c in dicts_in(config) if "rules" in c]
+        (rule,) = held["rules"]
+        rules = changes.get("rules")
+        held.update({"rules": [{**rule, **rules}]} if isinstance(rules, dict) else changes)
+
+    with pytest.raises((EditError, TypeError, ValueError), match="Received"):
+        keras.saving.load_model(changed_file(with_weights(), tmp_path / "model.keras", change))
+    assert "this" not in sys.modules
+
+
+def changed_file(model, path, change):
+    """The path of a model's file in which a function has changed the config."""
+    model.save(path)
     keras.saving.load_model(path)
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     config = json.loads(parts["config.json"])
-    edits = [c for c in dicts_in(config) if "coordinates" in c]
-    assert len(edits) == 1
-    if make is with_layer and changes == {"index": []}:
-        changes = {"index": [SLOT]}  # which in a layer nothing fills
-    edits[0].update(changes)
+    change(config)
     parts["config.json"] = json.dumps(config).encode()
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in parts.items():
             archive.writestr(name, data)
-    with pytest.raises((EditError, TypeError, ValueError), match="Received"):
-        keras.saving.load_model(path)
+    return path
 
 
 def dicts_in(data):

@@ -67,11 +67,12 @@ class DualAscent(GuideCallback):
                 f'`every` should be "epoch" or a number of batches. Received: every={every!r}.'
             )
         self.rate, self.every, self.max_multiplier = float(rate), every, float(max_multiplier)
-        self._last = -1
+        self._last, self._was_recorded = -1, False
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Forget the violations seen before."""
         self.owner().forget()
+        self._was_recorded = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Start counting the batches of the epoch."""
@@ -81,12 +82,25 @@ class DualAscent(GuideCallback):
         """Take a step if one is due."""
         if self.every != "epoch" and batch - self._last >= self.every:
             self._last = batch
-            self.owner().ascend(self.rate, self.max_multiplier)
+            self._ascend()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Take a step for the remaining batches, and log the multiplier."""
-        self.owner().ascend(self.rate, self.max_multiplier)
+        self._ascend()
+        if not self._was_recorded:
+            raise OperandError(
+                "DualAscent should be given a guide that records in training. Received: "
+                f"{self.owner().name!r}, which has recorded nothing in the first epoch. In a model "
+                "of your own class, write `self.guide(x, training=training)`; on JAX, Keras tells "
+                "inner layers only what `call` passes on. If not so, all elements are masked or "
+                "not finite."
+            )
         super().on_epoch_end(epoch, logs)
+
+    def _ascend(self) -> None:
+        guide = self.owner()
+        self._was_recorded = self._was_recorded or guide.has_recorded()
+        guide.ascend(self.rate, self.max_multiplier)
 
     def get_config(self) -> dict[str, Any]:
         options = {"rate": self.rate, "every": self.every, "max_multiplier": self.max_multiplier}

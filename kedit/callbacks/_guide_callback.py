@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from kedit._addresses import addresses
 from kedit._language.decoding import loading
 from kedit._run import ops
 from kedit._show.code import created
@@ -40,7 +41,8 @@ class GuideCallback(keras.callbacks.Callback):
     def owner(self) -> Any:
         """Return the guide, with its weights up to date if the first batch has built it."""
         model = self.model
-        guide = self._named(model.layers) if isinstance(self.guide, str) else self.guide
+        layers = list(addresses(model).values())
+        guide = self._named(layers) if isinstance(self.guide, str) else self.guide
         if not (guide.built or model.built):
             return guide
         weights = model.non_trainable_variables if guide.built else []
@@ -52,19 +54,23 @@ class GuideCallback(keras.callbacks.Callback):
         return guide
 
     def _named(self, layers: list[Any]) -> Any:
-        guides = {layer.name: layer for layer in layers if _is_guide(layer)}
-        if self.guide not in guides:
-            is_layer = self.guide in [layer.name for layer in layers]
-            fix = 'Put `IndexGuide(2, 50.0, name="guide")` behind a layer.'
-            if guides:
-                close = difflib.get_close_matches(self.guide, guides, n=1, cutoff=0.0)
-                fix = f"Write `{type(self).__name__}({close[0]!r})`."
-            raise OperandError(
-                f"{type(self).__name__} should be given the name of an IndexGuide among the "
-                f"model's layers: {list(guides)}. Received: {self.guide!r}, which is the name of "
-                f"{'another layer' if is_layer else 'no layer'}. {fix}"
-            )
-        return guides[self.guide]
+        guides = [layer for layer in layers if _is_guide(layer)]
+        names = [guide.name for guide in guides]
+        if names.count(self.guide) == 1:
+            return guides[names.index(self.guide)]
+        is_layer = self.guide in [layer.name for layer in layers]
+        what = "another layer" if is_layer else "no layer"
+        fix = 'Put `IndexGuide(2, 50.0, name="guide")` behind a layer.'
+        if self.guide in names:
+            what = f"{names.count(self.guide)} of them"
+            fix = f"Give the layer itself, as in `{type(self).__name__}(guide)`."
+        elif guides:
+            close = difflib.get_close_matches(self.guide, names, n=1, cutoff=0.0)
+            fix = f"Write `{type(self).__name__}({close[0]!r})`."
+        raise OperandError(
+            f"{type(self).__name__} should be given the name of an IndexGuide among the model's "
+            f"layers: {names}. Received: {self.guide!r}, which is the name of {what}. {fix}"
+        )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Log the largest absolute value of the weight."""

@@ -1,5 +1,6 @@
 """A callback that prunes a model step by step while it trains."""
 
+import sys
 from typing import Any
 
 import keras
@@ -113,9 +114,10 @@ class PruningSchedule(keras.callbacks.Callback):
                 f"`PruningSchedule.constant({final_sparsity}, begin_step={begin_step})` to "
                 "prune once."
             )
-        if not isinstance(power, (int, float)) or not power > 0:
+        if not isinstance(power, (int, float)) or not 0 < power <= sys.float_info.max:
             raise OperandError(
-                f"`power` should be positive. Received: power={power!r}. Write `power=3`."
+                "`power` should be positive and finite. Received: "
+                f"power={power!r}. Write `power=3`."
             )
         self.initial_sparsity, self.final_sparsity = initial_sparsity, final_sparsity
         self.begin_step, self.end_step = begin_step, end_step

@@ -73,6 +73,7 @@ class InputEditing(keras.layers.Layer):
         self.edit = edit
         self.supports_masking = True
         self._shapes: dict[int, Shape] = {}
+        self.built = True  # it has no weights
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if any([self._is_keras(leaf) for leaf in keras.tree.flatten(inputs)]):

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 
 from kedit._edit import check_one_of
 from kedit._guide.target import Target, wide
@@ -50,7 +51,8 @@ class IndexGuide(keras.layers.Layer):
         inputs: Tensor of shape `(batch_size, *sample_shape)`.
         mask: The Keras mask; masked elements are free.
         training: Whether to record the violations of the constraints for the next
-            ascent.
+            ascent. Keras passes it; on JAX, a model of your own class has to:
+            `self.guide(x, training=training)`.
 
     Input shape:
         `(batch_size, *sample_shape)`. The chosen positions must lie on axes of known
@@ -191,6 +193,10 @@ class IndexGuide(keras.layers.Layer):
             new = ops.clip(new, -max_multiplier, max_multiplier)
         self.multiplier.assign(ops.where(count > 0, new, old))
         self.forget()
+
+    def has_recorded(self) -> bool:
+        """Return whether violations were recorded since the last ascent."""
+        return self.built and bool(np.any(ops.convert_to_numpy(self._count) > 0))
 
     def forget(self) -> None:
         """Forget the violations recorded since the last ascent."""

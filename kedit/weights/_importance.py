@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from kedit._edit import check_one_of
-from kedit._language.decoding import check_fields, loading, received
+from kedit._language.decoding import check_fields, check_same, loading, received, refused
 from kedit._run import ops
 from kedit.errors import OperandError, SavingError, ShapeError
 from kedit.weights._names import Address
@@ -193,8 +193,12 @@ class Rule:
             if isinstance(fields["importance"], dict):
                 importance = _registered(fields["importance"])
                 fields = {**fields, "importance": importance}
-            names = tuple([Address(name) for name in fields["weights"]])
-            return cls(**{**fields, "weights": names})
+            names = fields["weights"]
+            if not names or any([not isinstance(name, str) for name in names]):
+                raise refused("A saved rule of pruning should name weights, as strings", names)
+            made = cls(**{**fields, "weights": tuple([Address(name) for name in names])})
+            check_same("A saved rule of pruning", made.get_config(), config)
+            return made
 
 
 def _registered(data: dict[str, Any]) -> Any:

@@ -1,6 +1,7 @@
 """A model that computes with edited weights."""
 
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -9,7 +10,7 @@ import numpy as np
 from kedit import _run
 from kedit._addresses import addresses
 from kedit._edit import Edit, EditSequence, check_weight_edit, edit_from_json
-from kedit._language.decoding import check_keys
+from kedit._language.decoding import check_keys, loading, refused
 from kedit._language.dtypes import kind
 from kedit._language.types import Shape, Tensor
 from kedit._run import ops
@@ -21,7 +22,6 @@ from kedit.weights._weight_chains import (
     EditsWeights,
     Scope,
     Step,
-    chain_of,
     chains_of,
     edited,
     forget_compiled,
@@ -38,6 +38,8 @@ class _Known:
 
     key: Any = None
     found: Any = None
+    table: Any = None
+    addresses: Any = ()
     is_alone: Any = None
 
 
@@ -127,11 +129,23 @@ class WeightEditing(keras.Model, EditsWeights):
 
     def build(self, input_shape: Shape) -> None:
         if not self.base.built:
+            if _is_built_by_calls(self.base):
+                return  # until the inputs come, whose dtype it may need
             self.base.build(input_shape)
         self._make_masks()
         self._targets()
 
+    def _build_base(self, inputs: Any) -> None:
+        """Build a base that is built by its first call, by a call that leaves nothing else."""
+        root = self.base
+        while isinstance(root, EditsWeights):
+            root = root.base
+        if not root.built:
+            with keras.StatelessScope():
+                self.base(keras.tree.map_structure(_detached, inputs))
+
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        self._build_base(inputs)
         targets, variables = self._targets(), self.base.variables
         passed = [passed_on(v, targets.get(id(v))) for v in variables]
         takes_training = "training" in inspect.signature(self.base.call).parameters
@@ -146,6 +160,7 @@ class WeightEditing(keras.Model, EditsWeights):
         return self.base.compute_output_shape(input_shape)
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
+        self._build_base(inputs)
         return self.base.compute_output_spec(inputs)
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
@@ -162,13 +177,16 @@ class WeightEditing(keras.Model, EditsWeights):
             kedit.errors.OperandError: If no weight or several weights match `name`, or
                 if layers that share the weight compute with different versions of it.
         """
-        return weight_of(self, name)
+        self._targets()
+        variable = find_weight(self, name, self._known.table).variable
+        return ops.convert_to_tensor(edited(variable, self._chains()(variable)))
 
     def bake(self) -> keras.layers.Layer:
         """Write the edited weights into the underlying model, and remove the edits.
 
         The model still computes the same, and all its weights train. If it is part of
-        another model that is already compiled, compile that model again.
+        another model that is already compiled, compile that model again. LoRA that was
+        enabled before is added to the edited weights.
 
         Returns:
             `base`, or the model underneath if `base` is a `WeightEditing`.
@@ -201,6 +219,7 @@ class WeightEditing(keras.Model, EditsWeights):
             edited or pruned here, and with `zeros`, `total` and `share` of all weights of
             the model. It prints as a table.
         """
+        self._targets()
         rows = []
         chain_of = chains_of(self)
         for found in find_weights(self, "*"):
@@ -209,6 +228,46 @@ class WeightEditing(keras.Model, EditsWeights):
             zeros = int(np.sum(ops.convert_to_numpy(ops.equal(value, ops.zeros_like(value)))))
             rows.append((bool(chain), row_of(found.address, tuple(value.shape), zeros)))
         return Sparsity([row for is_edited, row in rows if is_edited], [row for _, row in rows])
+
+    # Keras calls these at the start of `fit`, `evaluate` and `predict`: before a function that
+    # was compiled earlier passes over LoRA, and before JAX takes the values out of variables.
+
+    def make_train_function(self, force: bool = False) -> Any:
+        self._check_holds()
+        return super().make_train_function(force)
+
+    def make_test_function(self, force: bool = False) -> Any:
+        self._check_holds()
+        return super().make_test_function(force)
+
+    def make_predict_function(self, force: bool = False) -> Any:
+        self._check_holds()
+        return super().make_predict_function(force)
+
+    def _check_holds(self) -> None:
+        if self.built and self.base.built:
+            self._targets()
+
+    def quantize(self, mode: Any = None, **kwargs: Any) -> None:
+        """Quantize the model, as Keras does; kernels that are edited should be baked before.
+
+        Args:
+            mode: "int8", "int4", "float8" and so on.
+            **kwargs: As of `keras.Model.quantize`.
+
+        Raises:
+            kedit.errors.OperandError: If a weight with two axes or more is edited or pruned,
+                except with "float8", which sees the edited weights.
+        """
+        steps = {} if mode == "float8" else self.steps()
+        for variable in self.base.variables:
+            if id(variable) in steps and len(variable.shape) > 1:
+                raise OperandError(
+                    "A model should be baked before it is quantized, since integers go past the "
+                    f"edits. Received: {self.name!r}, with edits of {variable.path!r}. Write "
+                    '`model.bake().quantize("int8")`.'
+                )
+        super().quantize(mode, **kwargs)
 
     def prune_further(self, sparsity: float, *, regrow: bool = False) -> None:
         """Prune the weights that `prune` chose to another sparsity, in place.
@@ -255,7 +314,7 @@ class WeightEditing(keras.Model, EditsWeights):
             self.masks[name].assign(mask.astype("uint8"))
 
     def steps(self) -> dict[int, Step]:
-        return self._targets()
+        return self._targets(lora=True)
 
     def _make_masks(self) -> None:
         """Create the weights that say which elements are kept, once; at first all are."""
@@ -279,14 +338,19 @@ class WeightEditing(keras.Model, EditsWeights):
         """Return the edited weights by their names, which may be patterns."""
         key = (tuple(self.edits), tuple([id(weight) for weight in self.base.weights]))
         if self._known.key != key:
-            table = weights_in(self.base) if self.edits or self.masks else []
-            found = [
-                (name, named.variable)
+            table = weights_in(self.base)
+            for named in table:
+                if named.address in self._known.addresses:  # a pattern would pass over integers
+                    _check_can_hold(named.variable)
+            edited_weights = [
+                (name, named)
                 for name in self.edits
                 for named in find_weights(self.base, name, table)
             ]
+            found = [(name, named.variable) for name, named in edited_weights]
+            self._known.addresses = {named.address for _, named in edited_weights}
             masked = {name: find_weight(self.base, name, table) for name in self.masks}
-            self._known.key, self._known.found = key, (found, masked)
+            self._known.key, self._known.found, self._known.table = key, (found, masked), table
             self._known.is_alone = None
         return self._known.found  # type: ignore[no-any-return]
 
@@ -300,10 +364,10 @@ class WeightEditing(keras.Model, EditsWeights):
             return chains_of(self)
         return lambda variable: (targets[id(variable)],) if id(variable) in targets else ()
 
-    def _targets(self) -> dict[int, Any]:
-        """Return the step of each weight, by `id`."""
+    def _targets(self, *, lora: bool = False) -> dict[int, Any]:
+        """Return the step of each weight, by `id`; with `lora`, also of those that have it."""
         targets: dict[int, Any] = {}
-        paths = {variable.path for variable in self.base.variables}
+        paths = () if lora else {variable.path for variable in self.base.variables}
         named, masked = self._named()
         for name, variable in named:
             edit = self.edits[name]
@@ -325,6 +389,7 @@ class WeightEditing(keras.Model, EditsWeights):
         return targets
 
     def get_config(self) -> dict[str, Any]:
+        self._check_holds()  # or it could not be loaded
         serialize = keras.saving.serialize_keras_object
         config = {**super().get_config(), "base": serialize(self.base)}
         config["edits"] = {str(name): serialize(edit) for name, edit in self.edits.items()}
@@ -337,18 +402,37 @@ class WeightEditing(keras.Model, EditsWeights):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "WeightEditing":
-        config = {"addresses": [], "rules": [], **config}
+        what = "A saved WeightEditing"
         kinds = {"base": dict, "edits": dict, "addresses": list, "rules": list}
-        check_keys("A saved WeightEditing", config, kinds)
-        found = config.pop("addresses")
-        edits = {
-            Address(name) if name in found else name: edit_from_json(edit)
-            for name, edit in config["edits"].items()
-        }
-        rules = [Rule.from_config(rule) for rule in config["rules"]]
+        if isinstance(config, dict):  # version 0.2.0 wrote no `rules`
+            config = {"addresses": [], "rules": [], **config}
+        check_keys(what, config, kinds)
         deserialize = keras.saving.deserialize_keras_object
         base = deserialize(config["base"], custom_objects=custom_objects)
-        return cls(**{**config, "base": base, "edits": edits, "rules": rules})
+        own = {name: value for name, value in config.items() if name != "base"}
+        with loading(what, own):
+            found, saved = own.pop("addresses"), own.pop("edits")
+            if any([name not in saved for name in found]):
+                raise refused(f"The addresses of {what} should be those of edited weights", found)
+            edits = {
+                Address(name) if name in found else name: edit_from_json(edit)
+                for name, edit in saved.items()
+            }
+            rules = [Rule.from_config(rule) for rule in own.pop("rules")]
+            pruned = [name for rule in rules for name in rule.weights]
+            if len(set(pruned)) < len(pruned):
+                raise refused(f"The rules of {what} should name each weight once", pruned)
+            return cls(base, edits, rules, **own)
+
+
+def _is_built_by_calls(layer: Any) -> bool:
+    """Whether a layer has no `build` of its own, so that Keras builds it when it is called."""
+    return type(layer).build in (keras.layers.Layer.build, keras.Model.build)
+
+
+def _detached(x: Any) -> Any:
+    """Return a tensor; if it is one of a graph, another that is in no graph."""
+    return keras.KerasTensor(x.shape, dtype=x.dtype) if isinstance(x, keras.KerasTensor) else x
 
 
 def _name_of(base: Any, target: Any) -> Any:
@@ -358,17 +442,20 @@ def _name_of(base: Any, target: Any) -> Any:
     return Address(find_weight(base, target).address)
 
 
-def _check_can_hold(variable: Any, paths: set[str]) -> None:
+def _check_can_hold(variable: Any, paths: Collection[str] = ()) -> None:
     """Raise if an edit of a weight would not hold."""
-    dtype = keras.backend.standardize_dtype(variable.dtype)
     owner, _, own_name = variable.path.rpartition("/")
-    lora = f"{owner}/lora_{own_name}_a".lstrip("/") in paths
-    if lora or kind(dtype) < 2:
+    if f"{owner}/lora_{own_name}_a".lstrip("/") in paths:
         raise OperandError(
-            "A weight that is edited should be neither quantized nor added to by LoRA, "
-            f"which go past the edit. Received: {variable.path!r} of dtype {dtype!r}"
-            f"{' with LoRA' if lora else ''}. Write the edit into the layer first: "
-            "`model.bake()`."
+            "A weight that is edited should not have LoRA, which goes past the edit. Received: "
+            f"{variable.path!r} with LoRA. Write the edit into the layer: `model = model.bake()`."
+        )
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    if kind(dtype) < 2:
+        raise OperandError(
+            "A weight that is edited should hold floats; integers of a quantized layer go past "
+            f"the edit. Received: {variable.path!r} of dtype {dtype!r}. Bake a model before it is "
+            'quantized: `model.bake().quantize("int8")`.'
         )
 
 
@@ -377,9 +464,3 @@ def as_array(weight: Any) -> Any:
     dtype = keras.backend.standardize_dtype(weight.dtype)
     wide = dtype if dtype in ("float32", "float64") else "float32"
     return ops.convert_to_numpy(ops.cast(weight, wide))
-
-
-def weight_of(base: keras.layers.Layer, name: Any) -> Tensor:
-    """Return the one weight that `name` means, as a layer or a model computes with it."""
-    variable = find_weight(base, name).variable
-    return ops.convert_to_tensor(edited(variable, chain_of(base, variable)))
