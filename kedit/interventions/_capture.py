@@ -16,6 +16,7 @@ from kedit.interventions._partly_trained import PartlyTrained
 from kedit.interventions._run import Placed, check_not_fused
 from kedit.interventions._safe_running import SafelyRun
 from kedit.interventions._site import Site, as_site
+from kedit.interventions._sites import SiteInfo
 
 
 def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
@@ -49,7 +50,7 @@ def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
     >>> acts["h"].tolist()
     [[3.0, 3.0]]
     """
-    several = isinstance(patterns, (list, tuple))
+    several = isinstance(patterns, (list, tuple)) and not isinstance(patterns, SiteInfo)
     return Capture(model, patterns if several else [patterns], **kwargs)
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from kedit._addresses import addresses
+from kedit._addresses import addresses, located, spelling, spellings
 from kedit._run import ops
 from kedit._show import html
 from kedit.errors import OperandError
@@ -15,10 +15,11 @@ from kedit.weights._weight_chains import EditsWeights
 
 
 class SiteInfo(NamedTuple):
-    """A layer that can be edited.
+    """A layer that can be edited; `site` takes it.
 
     Attributes:
-        address: The address that `site` takes.
+        address: The address that `site` takes. It is the same in every session, unless
+            another layer has it for a name: then it is the name of the layer.
         layer: Name of the class of the layer.
         name: Name of the layer.
         input: Shapes of its positional inputs at its first call.
@@ -33,6 +34,9 @@ class SiteInfo(NamedTuple):
     input: Any
     output: Any
     calls: int | None
+
+    def __hash__(self) -> int:
+        return hash(self.address)
 
 
 class Sites(tuple[SiteInfo, ...]):
@@ -82,18 +86,19 @@ def sites(model: keras.Model, inputs: Any = None) -> Sites:
     [('hidden', (None, 2), 1)]
     """
     check_model(model)
-    table = addresses(model)
     seen = look(model, inputs)
+    found = located(model)
+    known = spellings(found)
+    order = {key: number for number, key in enumerate(seen or {})}
     infos = []
-    for address, layer in table.items():
-        calls = None if seen is None else seen.get(id(layer), [])
+    for one in sorted(found, key=lambda one: order.get(id(one.layer), len(order))):
+        calls = None if seen is None else seen.get(id(one.layer), [])
         first: Any = calls[0] if calls else (None, None)
         given, gave = _shapes(first[0]), _shapes(first[1])
         count = None if calls is None else len(calls)
-        infos.append(SiteInfo(address, type(layer).__name__, layer.name, given, gave, count))
-    order = list(seen or {})
-    ranks = {a: order.index(id(o)) if id(o) in order else len(order) for a, o in table.items()}
-    return Sites(sorted(infos, key=lambda info: ranks[info.address]))
+        named = (spelling(one, known), type(one.layer).__name__, one.layer.name)
+        infos.append(SiteInfo(*named, given, gave, count))
+    return Sites(infos)
 
 
 def check_model(model: Any) -> None:
