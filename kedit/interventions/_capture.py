@@ -13,7 +13,8 @@ from kedit._run import ops
 from kedit.errors import OperandError
 from kedit.interventions._edited_model import EditedModel
 from kedit.interventions._partly_trained import PartlyTrained
-from kedit.interventions._run import Placed, check_not_fused
+from kedit.interventions._recurrent import check_recurrent
+from kedit.interventions._run import Placed
 from kedit.interventions._safe_running import SafelyRun
 from kedit.interventions._site import Site, as_site
 from kedit.interventions._sites import SiteInfo
@@ -27,18 +28,18 @@ def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
 
     Args:
         model: Model of any kind, or a layer.
-        patterns: Site, address or pattern of addresses, or a list of these; see
-            `kedit.interventions.site`.
+        patterns: Layer, its name or address, a pattern of these, a site, or a list of
+            these; see `kedit.interventions.site`.
         **kwargs: Keyword arguments of `keras.Model`, such as `name`.
 
     Returns:
         `kedit.interventions.Capture`: a model that returns a dict of activations by
-        address. `:input` marks the input of a layer, and `#1`, `#2` mark the later
-        calls of a layer that is called several times.
+        address, as `sites(model)` prints it. `:input` marks the input of a layer, and
+        `#1`, `#2` mark the later calls of a layer that is called several times.
 
     Raises:
-        kedit.errors.OperandError: If a site is not in the model, or is not reached
-            when the model runs.
+        kedit.errors.OperandError: If a site is not in the model, is inside a recurrent
+            layer that is not unrolled, or is not reached when the model runs.
 
     Gradient:
         The gradient of the activations. `gradients` returns gradients with respect to
@@ -70,7 +71,7 @@ class Capture(SafelyRun):
         self.edited = edited
         found = [pair for pattern in patterns for pair in as_site(pattern).find(edited.base)]
         self.patterns = [site for site, _ in found]
-        check_not_fused(edited.base, self.patterns)
+        check_recurrent(edited.base, self.patterns, [True] * len(found))
         self.built = edited.built
         self.found: Callable[[], list[tuple[Site, Any]]] = lambda: found
 

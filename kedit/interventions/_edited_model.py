@@ -14,13 +14,8 @@ from kedit.interventions._applied import Compiled, as_outside, whole_model
 from kedit.interventions._hooks import intercepted
 from kedit.interventions._operands import RunOperand
 from kedit.interventions._partly_trained import PartlyTrained
-from kedit.interventions._run import (
-    Placed,
-    Run,
-    check_not_fused,
-    check_not_rematerialized,
-    owners_of,
-)
+from kedit.interventions._recurrent import check_recurrent
+from kedit.interventions._run import Placed, Run, check_not_rematerialized, owners_of
 from kedit.interventions._site import Site, as_site
 from kedit.interventions._site_editing import SiteEditing
 from kedit.interventions._sites import check_model, look
@@ -40,8 +35,8 @@ def edit_model(
 
     Args:
         model: Model of any kind, including subclassed models, or a layer.
-        edits: Dict that maps sites to edits, or list of such pairs. A site is the
-            address of a layer, which means its output, a pattern of addresses, or
+        edits: Dict that maps sites to edits, or list of such pairs. A site is a layer,
+            its name or its address, which mean its output, a pattern of these, or
             `kedit.interventions.site(...)`. Each layer that matches gets the edit, with
             its own weights. Edits count axes inside one sample, like
             `sample[..., 17].set(0.0)`, or leave axis 0 alone.
@@ -55,7 +50,8 @@ def edit_model(
 
     Raises:
         kedit.errors.OperandError: If a site is not in the model, if a layer of the
-            model is rematerialized, or, when the model runs, if an edit was never
+            model is rematerialized, if a site is one call of a layer inside a recurrent
+            layer that is not unrolled, or, when the model runs, if an edit was never
             reached.
         kedit.errors.EditError: If an edit does not fit its activation.
 
@@ -102,7 +98,8 @@ class EditedModel(PartlyTrained):
         for given, edit in edits.items() if isinstance(edits, Mapping) else edits:
             check_is_edit("A site", edit, "edit_model(model, {'dense': sample[2].set(0.0)})")
             found += [(site, edit) for site, _ in as_site(given).find(base)]
-        check_not_fused(base, [site for site, _ in found])
+        reads = [bool(_names_in(edit)[0]) for _, edit in found]
+        check_recurrent(base, [site for site, _ in found], reads)
         super().__init__(**{"dtype": base.dtype_policy, "autocast": False, **kwargs})
         self.base = base
         self.trains = train
@@ -116,7 +113,7 @@ class EditedModel(PartlyTrained):
         self._owners: Callable[[], list[Any]] = lambda: owners
         self._compiled = Compiled()
         self._was_run = False
-        names = [part.names() for layer in self.edit_layers for part in _operands(layer)]
+        names = [_names_in(layer.original) for layer in self.edit_layers]
         self._runs = sorted({name for runs, _ in names for name in runs})
         self._fed = sorted({name for _, fed in names for name in fed})
         if base.built:
@@ -182,7 +179,8 @@ class EditedModel(PartlyTrained):
         def acting(index: int, layer: SiteEditing) -> Any:
             def act(x: Tensor, number: int, piece: Any) -> Tensor:
                 layer.build_at(x.shape, keras.backend.standardize_dtype(x.dtype))
-                others = {name: values[index, number] for name, values in seen.items()}
+                runs, _ = _names_in(layer.original)
+                others = {name: seen[name][index, number] for name in runs}
                 # Not by keyword: with rematerialization, TensorFlow would lose their gradients.
                 return layer(x, {**fed, **others}, piece=piece)
 
@@ -319,7 +317,8 @@ class EditedModel(PartlyTrained):
         return cls(**{**config, "base": base, "edits": edits})
 
 
-def _operands(layer: SiteEditing) -> list[RunOperand]:
-    """Return the operands of an edit that exist only in a run."""
-    held = [p for part in layer.original.edits for p in part.placeholders()]
-    return [placeholder for placeholder in held if isinstance(placeholder, RunOperand)]
+def _names_in(edit: Edit | EditSequence) -> tuple[set[str], set[str]]:
+    """Return the names of the other runs and of the extra inputs that an edit needs."""
+    held = [placeholder for part in edit.edits for placeholder in part.placeholders()]
+    names = [placeholder.names() for placeholder in held if isinstance(placeholder, RunOperand)]
+    return {name for runs, _ in names for name in runs}, {name for _, fed in names for name in fed}

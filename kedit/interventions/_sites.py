@@ -25,7 +25,8 @@ class SiteInfo(NamedTuple):
         input: Shapes of its positional inputs at its first call.
         output: Shapes of its outputs at its first call. In both, unknown sizes are None.
             Both are None if the layer was not called.
-        calls: How often it is called in one run; None if no run could be traced.
+        calls: How often it is called in one run; None if no run could be traced, or if
+            it is called by a recurrent layer in a loop, where it differs by backend.
     """
 
     address: str
@@ -90,15 +91,21 @@ def sites(model: keras.Model, inputs: Any = None) -> Sites:
     found = located(model)
     known = spellings(found)
     order = {key: number for number, key in enumerate(seen or {})}
+    loops = tuple([f"{one.address}/" for one in found if is_looped(one.layer)])
     infos = []
     for one in sorted(found, key=lambda one: order.get(id(one.layer), len(order))):
         calls = None if seen is None else seen.get(id(one.layer), [])
         first: Any = calls[0] if calls else (None, None)
         given, gave = _shapes(first[0]), _shapes(first[1])
-        count = None if calls is None else len(calls)
+        count = None if calls is None or one.address.startswith(loops) else len(calls)
         named = (spelling(one, known), type(one.layer).__name__, one.layer.name)
         infos.append(SiteInfo(*named, given, gave, count))
     return Sites(infos)
+
+
+def is_looped(layer: Any) -> bool:
+    """Whether a layer calls its cell in a loop, where some backends call it only once."""
+    return isinstance(layer, keras.layers.RNN) and not layer.unroll
 
 
 def check_model(model: Any) -> None:
