@@ -6,6 +6,8 @@ import weakref
 import keras
 import numpy as np
 import pytest
+from _backend import to_numpy
+from kit import check_close
 from networks import (
     ROWS,
     TOKENS,
@@ -20,8 +22,8 @@ from networks import (
     subclassed,
 )
 
-from kedit import sample
-from kedit.errors import OperandError, SavingError
+from kedit import Trainable, sample
+from kedit.errors import OperandError, PositionError, SavingError
 from kedit.interventions import capture, edit_model, load_edits, save_edits, site, sites
 
 ADDRESSES = {
@@ -114,6 +116,67 @@ def test_a_model_of_which_nobody_knows_what_it_takes():
     seen = {info.address: info for info in sites(model, ROWS)}
     assert seen["heads.logits"].output == (None, 2)
     assert seen["blocks.1"].input == (None, 4)
+
+
+class FailsFirst(keras.layers.Layer):
+    """A layer that raises when it is run for the first time, after which Keras tries again."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.failures = [1]
+
+    def call(self, inputs):
+        if self.failures:
+            self.failures.pop()
+            raise TypeError("not like this")
+        return inputs * 2.0
+
+
+class WithFailsFirst(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.into, self.fails, self.out = keras.layers.Dense(4), FailsFirst(), keras.layers.Dense(1)
+
+    def call(self, inputs):
+        return self.out(self.fails(self.into(inputs)))
+
+
+def test_a_run_that_fails_is_not_looked_at():
+    model = WithFailsFirst()
+    model.fails.failures.clear()
+    model(ROWS)
+    model.fails.failures.append(1)
+    edited = edit_model(model, {"out": sample[0].add(Trainable("zeros"))}, train="edits")
+    assert edited.built
+    assert len(edited.trainable_weights) == 1
+    assert {info.calls for info in sites(model)} == {1}
+    with pytest.raises(PositionError):
+        edit_model(model, {"out": sample[1].set(0.0)})
+
+
+class NeedsValues(keras.layers.Layer):
+    """A layer that only runs with values, of which Keras can make no graph."""
+
+    def call(self, inputs):
+        return keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(inputs) * 2)
+
+    def compute_output_shape(self, input_shape):
+        raise NotImplementedError
+
+
+def test_a_sequential_of_which_keras_can_make_no_graph():
+    model = keras.Sequential([NeedsValues(name="needs"), keras.layers.Dense(2, name="out")])
+    expected = to_numpy(model(ROWS))
+    assert [info.address for info in sites(model)] == ["needs", "out"]
+    assert [tuple(info)[3:] for info in sites(model, ROWS)] == [
+        ((None, 4), (None, 4), 1),
+        ((None, 4), (None, 2), 1),
+    ]
+    edited = edit_model(model, {"needs": sample[1].set(3.0)})
+    kernel = to_numpy(model.layers[1].kernel)
+    check_close(edited(ROWS), expected + (3 - 2 * ROWS[:, 1:2]) * kernel[1])
+    acts = capture(edited, "needs")(ROWS)["needs"]
+    assert (to_numpy(acts)[:, 1] == 3).all()
 
 
 def test_prints_as_a_table():

@@ -12,13 +12,14 @@ from kedit._language.types import Tensor
 from kedit.errors import OperandError
 from kedit.interventions._applied import Compiled, as_outside, whole_model
 from kedit.interventions._hooks import intercepted
+from kedit.interventions._look import look
 from kedit.interventions._operands import RunOperand
 from kedit.interventions._partly_trained import PartlyTrained
 from kedit.interventions._recurrent import check_recurrent
 from kedit.interventions._run import Placed, Run, check_not_rematerialized, owners_of
 from kedit.interventions._site import Site, as_site
 from kedit.interventions._site_editing import SiteEditing
-from kedit.interventions._sites import check_model, look
+from kedit.interventions._sites import check_model
 
 TRAIN = ("none", "edits", "all")
 Edits = Mapping[Any, Any] | Sequence[tuple[Any, Any]]
