@@ -120,6 +120,7 @@ FIELDS = [
     (kedit.callbacks.DualAscent, [{"evil": 1}]),
     (Trainable, [{}, {"initializer": 1.0}, 3]),
     (OtherRun, [{}, {"name": "other", "evil": 1}, {"name": "inputs"}]),
+    (OtherRun, [{"name": "other", "at": at} for at in (None, {}, 3, EDIT, {**EDIT, "op": "get"})]),
 ]
 
 

@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from kedit._at import Place
+from kedit._edit import Edit
 from kedit._language.constants import Placeholder
 from kedit._language.decoding import check_fields, check_same, loading, refused
 from kedit._language.expression import Operators
@@ -71,33 +73,77 @@ class OtherRun(_Named):
     """The activation at the same site when the model runs on other inputs.
 
     `sample[3].set(OtherRun())` patches position 3 with its activation in the other
-    run. The edited model takes `{"inputs": ..., "other": ...}` and runs its base
-    once more for each name. The other runs are not edited.
+    run, `sample[3].set(OtherRun(at=sample[5]))` with that of position 5. The edited
+    model takes `{"inputs": ..., "other": ...}` and runs its base once more for each
+    name. The other runs are not edited.
 
     Args:
         name: Name of the other inputs. Defaults to "other".
+        at: Which elements to read, such as `sample[5]` or `sample[each(Fed("source"))]`.
+            Their shape must broadcast to that of the elements that are written. Defaults
+            to None: the same elements.
 
     Gradient:
         Also flows into the other run.
 
     Example:
-    >>> kedit.sample[3].set(kedit.interventions.OtherRun())
-    sample[3].set(OtherRun())
+    >>> kedit.sample[3].set(kedit.interventions.OtherRun(at=kedit.sample[5]))
+    sample[3].set(OtherRun(at=sample[5]))
     """
 
-    __slots__ = ()
+    __slots__ = ("at",)
+    at: Edit | None
+    """The edit that reads the elements."""
 
-    def __init__(self, name: str = "other") -> None:
+    def __init__(self, name: str = "other", at: Place[Any] | None = None) -> None:
         super().__init__(name)
+        has_place = isinstance(at, Place) and at.selection.condition is None
+        read: Any = at.get() if at is not None and has_place else None
+        if at is not None and not isinstance(read, Edit):
+            raise OperandError(
+                "`at` should be which elements of the other run to read, without a condition or "
+                f"data. Received: at={at!r}. Write `OtherRun(at=sample[3])`."
+            )
+        self._init(at=read)
+
+    def key(self) -> Any:
+        return (*super().key(), None if self.at is None else self.at.selection.key())
+
+    def __reduce__(self) -> Any:
+        return (OtherRun, (self.name, self._place()))
+
+    def _place(self) -> Any:
+        return None if self.at is None else Place(self.at.selection)
 
     def __repr__(self) -> str:
-        return "OtherRun()" if self.name == "other" else f"OtherRun({self.name!r})"
+        given = [] if self.name == "other" else [repr(self.name)]
+        given += [] if self.at is None else [f"at={self.at.selection!r}"]
+        return f"OtherRun({', '.join(given)})"
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        return config if self.at is None else {**config, "at": self.at.get_config()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "OtherRun":
+        with loading("A saved OtherRun", config):
+            fields = check_fields("A saved OtherRun", config, {"name": str}, {"at": dict})
+            at = fields.get("at")
+            held = [] if at is None else at.get("trainables", [])
+            # Check before making it: an OtherRun in an OtherRun could recurse without end.
+            if not isinstance(held, list) or any([_kind_of(part) != "kedit>Fed" for part in held]):
+                raise refused("`at` should hold no operand but `Fed`", held)
+            place: Any = None if at is None else Place(Edit.from_config(at).selection)
+            made = cls(fields["name"], place)
+            check_same("A saved OtherRun", made.get_config(), config)
+            return made
 
     def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
         return given[self.name]
 
     def names(self) -> tuple[list[str], list[str]]:
-        return [self.name], []
+        fed = [] if self.at is None else [held.name for held in self.at.placeholders()]
+        return [self.name], fed
 
 
 @keras.saving.register_keras_serializable(package="kedit")
@@ -106,7 +152,9 @@ class Fed(_Named):
 
     The edited model takes `{"inputs": ..., name: ...}`. The input has the batch axis
     first; its other axes broadcast to the selection in one sample. Floats are cast to
-    the dtype of the activation.
+    the dtype of the activation. `sample[each(Fed("pos"))]` takes integers, the positions
+    of each example: one each for an input of shape `(batch_size,)`, k each for
+    `(batch_size, k)`.
 
     Args:
         name: Name of the input.
@@ -121,6 +169,7 @@ class Fed(_Named):
 
     __slots__ = ()
     is_whole = False
+    gives_positions = True
 
     def __repr__(self) -> str:
         return f"Fed({self.name!r})"
@@ -163,6 +212,10 @@ class BatchMean(RunOperand):
 
     def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
         return ops.broadcast_to(ops.mean(x, axis=0, keepdims=True), ops.shape(x))
+
+
+def _kind_of(data: Any) -> Any:
+    return data.get("placeholder") if isinstance(data, dict) else None
 
 
 _ROTATED: dict[str, Any] = {"source": dict, "rank": int, "basis": dict}
@@ -208,7 +261,12 @@ class Rotated(RunOperand):
         self, source: RunOperand | None = None, rank: int = 1, initializer: Any = "orthogonal"
     ) -> None:
         source = OtherRun() if source is None else source
-        if not isinstance(source, RunOperand) or not source.is_whole or isinstance(source, Rotated):
+        if (
+            not isinstance(source, RunOperand)
+            or not source.is_whole
+            or isinstance(source, Rotated)
+            or getattr(source, "at", None) is not None
+        ):
             raise OperandError(
                 f"`source` should be `OtherRun()` or `BatchMean()`. Received: {source!r}."
             )
