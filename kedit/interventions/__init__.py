@@ -1,6 +1,7 @@
 """Edit activations and weights inside an existing model."""
 
 from kedit.interventions._ablation_study import ablation_study
+from kedit.interventions._attribution_study import attribution_study
 from kedit.interventions._capture import Capture, capture
 from kedit.interventions._edited_model import EditedModel, edit_model
 from kedit.interventions._operands import BatchMean, Fed, OtherRun, Rotated
@@ -19,6 +20,7 @@ __all__ = [
     "Rotated",
     "WeightEditing",
     "ablation_study",
+    "attribution_study",
     "capture",
     "edit_model",
     "edit_weights",

@@ -121,12 +121,12 @@ class Capture(SafelyRun):
         """
         rows = len(keras.tree.flatten(x)[0])
         size = min(batch_size, rows)
-        first = self.predict_on_batch(_rows(x, np.arange(size)))
-        model = _Gradients(self, first, score)
+        first = self.predict_on_batch(rows_of(x, np.arange(size)))
+        model = Gradients(self, first, score)
         found: list[dict[str, Any]] = []
         for start in range(0, rows, size):
             at = np.minimum(np.arange(start, start + size), rows - 1)
-            found.append(model.of_batch(_rows(x, at)))
+            found.append(model.of_batch(rows_of(x, at)))
         return {name: np.concatenate([part[name] for part in found])[:rows] for name in first}
 
     def get_config(self) -> dict[str, Any]:
@@ -149,19 +149,22 @@ def label(site: Site, number: int) -> str:
     return str(site) if site.call is not None or number == 0 else f"{site}#{number}"
 
 
-def _rows(x: Any, at: Any) -> Any:
-    return keras.tree.map_structure(lambda leaf: np.asarray(leaf)[at], x)
+def rows_of(x: Any, at: Any) -> Any:
+    """Return rows of the inputs of a model; None of None."""
+    return None if x is None else keras.tree.map_structure(lambda leaf: np.asarray(leaf)[at], x)
 
 
-class _Gradients(PartlyTrained):
+class Gradients(PartlyTrained):
     """Adds zeros to the activations. One step of descent turns them into negative gradients.
 
     Keras has no other way to get gradients that is the same on every backend.
     """
 
-    def __init__(self, acts: Capture, activations: dict[str, Any], score: Any) -> None:
+    def __init__(
+        self, acts: Capture, activations: dict[str, Any], score: Any, has_targets: bool = False
+    ) -> None:
         super().__init__(name="gradients", autocast=False)
-        self.acts, self.score = acts, score
+        self.acts, self.score, self.has_targets = acts, score, has_targets
         self.zeros = {}
         for number, (name, activation) in enumerate(activations.items()):
             dtype = keras.backend.standardize_dtype(activation.dtype)
@@ -188,14 +191,15 @@ class _Gradients(PartlyTrained):
 
             return act
 
+        x, *targets = (inputs["x"], inputs["targets"]) if self.has_targets else (inputs,)
         placed = [Placed(site, layer, adding(site)) for site, layer in self.acts.found()]
-        outputs = self.acts.edited.run_with(placed, inputs, training)
-        self.add_loss(ops.sum(ops.cast(self.score(outputs), "float32")))
+        outputs = self.acts.edited.run_with(placed, x, training)
+        self.add_loss(ops.sum(ops.cast(self.score(outputs, *targets), "float32")))
         return outputs
 
-    def of_batch(self, x: Any) -> dict[str, Any]:
+    def of_batch(self, x: Any, targets: Any = None) -> dict[str, Any]:
         for zeros in self.zeros.values():
             zeros.assign(ops.zeros(zeros.shape))
-        self.train_on_batch(x)
+        self.train_on_batch({"x": x, "targets": targets} if self.has_targets else x)
         # Subtract from 0, so that no gradient is -0.
         return {name: 0.0 - ops.convert_to_numpy(zeros) for name, zeros in self.zeros.items()}
