@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from kedit._addresses import addresses
 from kedit._edit import Edit, EditSequence, check_is_edit, check_one_of, edit_from_json
 from kedit._language.decoding import check_fields, check_keys, loading
 from kedit._language.types import Tensor
@@ -93,23 +94,21 @@ class EditedModel(PartlyTrained):
         check_one_of("train", train, TRAIN)
         inner: list[Any] = []
         if isinstance(base, EditedModel):  # otherwise the outer edits would come first
-            inner, base = [(site, layer) for site, _, layer in base.placed()], base.base
+            inner, base = base.placed(), base.base
         check_not_rematerialized(base)
         found = []
         for given, edit in edits.items() if isinstance(edits, Mapping) else edits:
             check_is_edit("A site", edit, "edit_model(model, {'dense': sample[2].set(0.0)})")
-            found += [(site, edit) for site, _ in as_site(given).find(base)]
-        reads = [bool(_names_in(edit)[0]) for _, edit in found]
-        check_recurrent(base, [site for site, _ in found], reads)
+            found += [(site, layer, edit) for site, layer in as_site(given).find(base)]
+        reads = [bool(_names_in(edit)[0]) for *_, edit in found]
+        check_recurrent(base, [site for site, *_ in found], reads)
         super().__init__(**{"dtype": base.dtype_policy, "autocast": False, **kwargs})
         self.base = base
         self.trains = train
         self.supports_masking = True
-        found = inner + [(site, SiteEditing(edit)) for site, edit in found]
-        self.edit_layers = [layer for _, layer in found]
-        targets = [layer for site, _ in found for _, layer in site.find(base)]
-        placed = [(site, to, layer) for (site, layer), to in zip(found, targets, strict=True)]
-        owners: list[Any] = owners_of(base, [site for site, _ in found])
+        placed = inner + [(site, layer, SiteEditing(edit)) for site, layer, edit in found]
+        self.edit_layers = [layer for *_, layer in placed]
+        owners: list[Any] = owners_of(addresses(base), [site for site, *_ in placed])
         self.placed = lambda: placed  # in a function, where Keras does not look for layers
         self._owners: Callable[[], list[Any]] = lambda: owners
         self._compiled = Compiled()

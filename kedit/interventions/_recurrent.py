@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from kedit._addresses import addresses
 from kedit.errors import OperandError
 from kedit.interventions._run import owners_of
 from kedit.interventions._site import Site
@@ -19,8 +20,9 @@ def check_recurrent(base: Any, sites: list[Site], reads: Sequence[bool]) -> None
         sites: Sites that were found in it.
         reads: For each site, whether its activation leaves the recurrent layer.
     """
+    table = addresses(base)
     for site, is_read in zip(sites, reads, strict=True):
-        for owner in owners_of(base, [site]):
+        for owner in owners_of(table, [site]):
             if isinstance(owner, (keras.layers.LSTM, keras.layers.GRU)):
                 _check_not_fused(owner, site)
             if is_read or site.call is not None:

@@ -129,9 +129,8 @@ class Run:
                 )
 
 
-def owners_of(model: Any, sites: list[Site]) -> list[Any]:
-    """Return the layers that contain the layers at the sites."""
-    table = addresses(model)
+def owners_of(table: dict[str, Any], sites: list[Site]) -> list[Any]:
+    """Return the layers, by address in the table, that contain the layers at the sites."""
     parts = [site.pattern.split("/") for site in sites]
     names = {"/".join(part[:count]) for part in parts for count in range(1, len(part))}
     return [table[name] for name in sorted(names & set(table))]
