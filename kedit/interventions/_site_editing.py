@@ -18,8 +18,9 @@ from kedit._language.types import Shape, Tensor
 from kedit._plan.bind import bind
 from kedit._run import ops
 from kedit.errors import OperandError, PositionError, ShapeError
-from kedit.interventions._operands import Fed, Rotated, RunOperand
+from kedit.interventions._operands import Fed, RunOperand
 from kedit.interventions._positions import apply_from
+from kedit.interventions._rotated import Rotated
 from kedit.layers import Editing
 
 
