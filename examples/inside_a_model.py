@@ -4,7 +4,8 @@
 Three interventions, none of which changes the model:
 
 - Ablation: which channel of a digit classifier matters for which digit?
-- Patching: where does a transformer keep the token that it has to remember?
+- Patching: where does a transformer keep the token that it has to remember? And how well do
+  gradients estimate what the patches find?
 - Steering: a vector added to a hidden layer makes the classifier see threes.
 
 Run it from a clone of the repository::
@@ -17,6 +18,9 @@ Run it from a clone of the repository::
 .. image:: /../examples/inside_patching.png
    :alt: What patching recovers, by layer and position
 
+.. image:: /../examples/inside_attribution.png
+   :alt: What gradients estimate beside what patches recover
+
 .. image:: /../examples/inside_steering.png
    :alt: Predictions as the steering vector grows
 """
@@ -24,7 +28,6 @@ Run it from a clone of the repository::
 # sphinx_gallery_thumbnail_path = "../examples/inside_patching.png"
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 import keras
@@ -34,7 +37,13 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
 from kedit import Trainable, sample
-from kedit.interventions import ablation_study, edit_model, patching_study, sites
+from kedit.interventions import (
+    ablation_study,
+    attribution_study,
+    edit_model,
+    patching_study,
+    sites,
+)
 
 LENGTH, TOKENS = 8, 6  # of the sequences that the transformer reads
 THREE = 3
@@ -108,14 +117,14 @@ def train_transformer(steps):
     return model
 
 
-def scores_of(answers, scores):
-    """The score of the right answer, for all samples again and again."""
-    return scores[np.arange(len(scores)), np.resize(answers, len(scores))]
+def score_of(scores, answers):
+    """The score of the right answer."""
+    return ops.take_along_axis(scores, answers[:, None], axis=1)[:, 0]
 
 
 def draw_ablation(model, x, y, path):
     """How much of a digit's own score is lost without one channel."""
-    found = ablation_study(model, x, "parts", partial(scores_of, y), verbose=0)
+    found = ablation_study(model, x, "parts", score_of, targets=y, verbose=0)
     lost = found.by_group(y)
     digit, channel = np.unravel_index(lost.argmax(), lost.shape)
     print(f"Channel {channel} matters most for the {digit}: {lost.max():.1f} of its score is lost")
@@ -126,21 +135,26 @@ def draw_ablation(model, x, y, path):
     figure.savefig(path, dpi=120)
 
 
-def draw_patching(model, path):
-    """Where the first token is, after each block."""
+def draw_patching(model, path, path_of_estimates):
+    """Where the first token is, after each block, and what gradients say about it."""
     clean, first = sequences(64, seed=1)
     corrupted = clean.copy()
     corrupted[:, 0] = (first + 1) % TOKENS
-    layers = ["embedded", "block_0", "block_1"]
-    found = patching_study(model, clean, corrupted, layers, partial(scores_of, first), verbose=0)
+    given = (model, clean, corrupted, ["embedded", "block_0", "block_1"], score_of)
+    found = patching_study(*given, targets=first, verbose=0)
+    estimated = attribution_study(*given, targets=first, verbose=0)
     print("Recovered by patching the first and the last position, after:")
     for name, recovered in zip(found.sites, found.recovered, strict=True):
         print(f"  {name:8} {recovered[0]:6.0%} {recovered[-1]:6.0%}")
+    print(f"Correlation of one gradient with these patches: {estimated.correlation(found):.3f}")
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     ax = found.plot(figure.subplots())
     ax.set(xlabel="position that is patched", ylabel="after", title="Patching")
     figure.savefig(path, dpi=120)
-    return found
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    estimated.plot_beside(found, figure.subplots())
+    figure.savefig(path_of_estimates, dpi=120)
+    return found, estimated
 
 
 def draw_steering(model, x, y, epochs, path):
@@ -183,8 +197,10 @@ def main(arguments=None):
     print(sites(model))
     draw_ablation(model, x, y, options.to / "inside_ablation.png")
     threes = draw_steering(model, x, y, options.epochs, options.to / "inside_steering.png")
-    found = draw_patching(train_transformer(options.steps), options.to / "inside_patching.png")
-    return {"threes": threes, "recovered": found.recovered}
+    paths = [options.to / f"inside_{name}.png" for name in ("patching", "attribution")]
+    found, estimated = draw_patching(train_transformer(options.steps), *paths)
+    correlation = estimated.correlation(found)
+    return {"threes": threes, "recovered": found.recovered, "correlation": correlation}
 
 
 if __name__ == "__main__":

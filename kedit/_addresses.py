@@ -1,9 +1,13 @@
-"""Addresses of the layers in a model: the same on every backend and in every session."""
+"""Names and addresses of the layers in a model.
 
+An address is the same on every backend and in every session; a name is what Keras shows.
+"""
+
+import fnmatch
 import functools
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -11,8 +15,22 @@ _DEPTH = 3
 """Maximum nesting depth when searching lists and dicts for layers."""
 
 
-def addresses(model: Any) -> dict[str, Any]:
-    """Every layer and operation in a model, by its address.
+class Located(NamedTuple):
+    """A layer or an operation of a model, and how it is named.
+
+    Attributes:
+        address: Its address, which is the same in every session.
+        name: The names that `model.summary()` shows, those of nested layers joined by `/`.
+        layer: The layer.
+    """
+
+    address: str
+    name: str
+    layer: Any
+
+
+def located(model: Any) -> list[Located]:
+    """Return every layer and operation in a model.
 
     In a graph of layers, the address is the name of the layer. Keras numbers the
     names that it generates anew in every session, so these are replaced by names
@@ -20,19 +38,73 @@ def addresses(model: Any) -> dict[str, Any]:
     attribute that holds the layer, with the index or key in a list or dict. Inside
     other layers, addresses are joined by `/`.
     """
-    found: dict[str, Any] = {}
+    found: list[Located] = []
     seen = {id(model)}
 
-    def visit(owner: Any, prefix: str) -> None:
+    def visit(owner: Any, address: str, name: str) -> None:
         for key, layer in children(owner):
             if id(layer) not in seen:
                 seen.add(id(layer))
-                address = f"{prefix}/{key}" if prefix else key
-                found[address] = layer
-                visit(layer, address)
+                found.append(Located(f"{address}{key}", f"{name}{layer.name}", layer))
+                visit(layer, f"{address}{key}/", f"{name}{layer.name}/")
 
-    visit(model, "")
+    visit(model, "", "")
     return found
+
+
+def addresses(model: Any) -> dict[str, Any]:
+    """Return every layer and operation in a model, by its address."""
+    return {one.address: one.layer for one in located(model)}
+
+
+def spellings(found: list[Any]) -> dict[str, list[Any]]:
+    """Return what each spelling stands for.
+
+    A name that one layer has comes before the address of another, so no two layers are
+    ever mistaken for each other, and each has a spelling of its own.
+
+    Args:
+        found: What has a `name` and an `address`: layers, or weights.
+    """
+    named: dict[str, list[Any]] = {}
+    for one in found:
+        named.setdefault(one.name, []).append(one)
+    known = {name: ones for name, ones in named.items() if len(ones) == 1}
+    for one in found:
+        known.setdefault(one.address, [one])
+    for name, ones in named.items():
+        known.setdefault(name, ones)
+    for one in found:
+        if known[one.address][0] is not one and len(named[one.name]) > 1:
+            known[f"/{one.address}"] = [one]
+    return known
+
+
+def spelling(one: Any, known: dict[str, list[Any]]) -> str:
+    """Return how something is spelled: by its address, unless that means something else."""
+    for text in (one.address, one.name):
+        if len(known[text]) == 1 and known[text][0] is one:
+            return str(text)
+    return f"/{one.address}"
+
+
+def find_layers(found: list[Located], given: Any) -> list[Located]:
+    """Return the layers that are meant, in the order of the model.
+
+    Args:
+        found: The layers of the model.
+        given: A layer; its name as `summary()` shows it; its address; a pattern of names and
+            addresses; or the name of a nested layer alone, for all that have it. The first of
+            these that fits decides.
+    """
+    if not isinstance(given, str):
+        return [one for one in found if one.layer is given]
+    known = spellings(found)
+    if given in known:
+        return known[given]
+    fitting = [ones for text, ones in known.items() if fnmatch.fnmatchcase(text, given)]
+    ids = {id(one) for ones in fitting for one in ones}
+    return [one for one in found if id(one) in ids or (not ids and one.layer.name == given)]
 
 
 def children(owner: Any) -> Iterator[tuple[str, Any]]:

@@ -158,9 +158,11 @@ class Edit:
         if self.op != "get" and self.operand is None:
             raise OperandError(f"`{self.op}` should be given values. Received: None.")
         in_condition, in_operand = leaves_in(self.selection.condition), leaves_in(self.operand)
-        found = [*self.selection.index.leaves(), *in_condition, *in_operand]
+        in_index = self.selection.index.leaves()
+        found = [*in_index, *in_condition, *in_operand]
         leaves = tuple([leaf for leaf in found if not isinstance(leaf, (Slot, Placeholder))])
-        held = [leaf for leaf in in_operand + in_condition if isinstance(leaf, Placeholder)]
+        every = in_operand + in_condition + in_index
+        held = [leaf for leaf in every if isinstance(leaf, Placeholder)]
         keep = object.__setattr__
         keep(self, "_leaves", leaves)
         keep(self, "_held", tuple(held))
@@ -369,7 +371,7 @@ class Edit:
         learned = [describe(placeholder) for placeholder in placeholders]
         return {
             "coordinates": self.selection.coordinates,
-            "index": self.selection.index.to_json(),
+            "index": plain.selection.index.to_json(),
             "condition": encode(plain.selection.condition),
             "op": self.op,
             "operand": encode(plain.operand),

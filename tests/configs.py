@@ -32,6 +32,7 @@ GOOD = [
     sample.where(X > Trainable(np.array([0.5, 1.0]))).multiply(Trainable(2)),
     sample[0].set(Rotated(BatchMean(), rank=2)),
     sample[0].set(OtherRun() + Fed("gate")),
+    sample[each(Fed("base"))].set(OtherRun(at=sample[each(Fed("source")), 1:])),
 ]
 
 

@@ -20,9 +20,10 @@ from networks import (
 )
 
 from kedit import X, at, sample
-from kedit.errors import OperandError, PositionError
+from kedit.errors import EditError, OperandError, PositionError
 from kedit.interventions import (
     BatchMean,
+    EditedModel,
     Fed,
     OtherRun,
     Rotated,
@@ -321,6 +322,56 @@ def test_names_that_are_missing_in_the_inputs(given):
     edited = edit_model(sequential(), {"dense": edit})
     with pytest.raises(OperandError, match=r"'gate', 'inputs', 'other'.*Received.*Write"):
         edited(given)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda edited: edited(ROWS),
+        lambda edited: predict(edited, ROWS),
+        lambda edited: capture(edited, "shared")(ROWS),
+        lambda edited: predict(capture(edited, "shared"), ROWS),
+        pytest.param(
+            lambda edited: edited.fit(ROWS, np.ones((6, 8)), verbose=0), marks=pytest.mark.gradient
+        ),
+        lambda edited: edited.evaluate(ROWS, np.ones((6, 8)), verbose=0),
+        lambda edited: edited.predict_on_batch(ROWS),
+    ],
+)
+@pytest.mark.parametrize(
+    ("key", "edit", "message"),
+    [
+        (site("shared", call=2), sample[0].set(0.0), "An edit should be at a layer that is"),
+        (site("shared", leaf=3), sample[0].set(0.0), "`leaf` should be the number of a tensor"),
+        ("shared", sample[0].set(Fed("v")), "An edited model with operands from elsewhere should"),
+        (
+            "shared",
+            at[...].apply(lambda x: x[..., :1]),
+            "A function of the selected elements should",
+        ),
+    ],
+)
+def test_errors_in_a_run_are_as_kedit_wrote_them(use, key, edit, message):
+    edited = EditedModel(Unknown(), {key: edit}, train="all")
+    edited.compile("sgd", "mse")
+    with pytest.raises(EditError) as raised:
+        use(edited)
+    assert str(raised.value).startswith(message)
+    assert not any(
+        [sign in str(raised.value) for sign in ("\x1b", "Exception enc", "Arguments re")]
+    )
+
+
+class Unknown(keras.Model):
+    """A model that is not built, so that nothing is checked before it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared = keras.layers.Dense(4)
+
+    def call(self, inputs):
+        h = self.shared(self.shared(inputs))
+        return ops.concatenate([h, h], axis=-1)
 
 
 # --- The base is left alone ----------------------------------------------------------------------

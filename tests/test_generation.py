@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from _backend import to_numpy
 
-from kedit import X, at, position, sample
+from kedit import Trainable, X, at, position, sample
 from kedit.errors import EditError, OperandError, PositionError
 from kedit.interventions import capture, edit_model, load_edits, save_edits, site, sites
 
@@ -209,3 +209,25 @@ def test_activations_after_the_fact(model):
     acts = capture(edited, [OUTPUT, HEADS]).predict_on_batch(given)
     assert (np.asarray(acts[OUTPUT])[:, 5] == 7).all()
     assert np.asarray(acts[str(HEADS)]).shape == (2, LENGTH, 2, 4)
+
+
+def test_what_a_layer_that_fails_without_values_hides_is_seen():
+    """The attention of Llama raises on a device without memory, on which PyTorch looks first."""
+    import keras_hub
+
+    base = keras_hub.models.LlamaBackbone(
+        vocabulary_size=9,
+        num_layers=2,
+        num_query_heads=2,
+        num_key_value_heads=1,
+        hidden_dim=8,
+        intermediate_dim=16,
+    )
+    missed = {info.address.rpartition("/")[2] for info in sites(base) if not info.calls}
+    assert missed <= {"_softmax"}  # where KerasHub computes attention by one fused operation
+    gate = "transformer_layer_1/_feedforward_gate_dense"
+    edited = edit_model(base, {gate: sample[..., 3].add(Trainable("zeros"))}, train="edits")
+    assert edited.built
+    assert len(edited.trainable_variables) == 1
+    with pytest.raises(PositionError):
+        edit_model(base, {gate: sample[..., 16].set(0.0)})

@@ -1,11 +1,13 @@
 """Patching and ablation studies, beside loops of one edit each, and their example."""
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from _backend import to_numpy
 from kit import check_close
 
 from kedit import sample
@@ -13,6 +15,7 @@ from kedit.errors import EditError, ShapeError
 from kedit.interventions import (
     OtherRun,
     ablation_study,
+    attribution_study,
     capture,
     edit_model,
     patching_study,
@@ -116,6 +119,92 @@ def _is_traced(model):
     return Counting.traces == before
 
 
+@pytest.mark.gradient
+def test_attribution_study_in_closed_form(model):
+    """The gradient by NumPy, of the last layers and the mean, times the difference."""
+    names = ["first", "second"]
+    found = attribution_study(model, CLEAN, CORRUPTED, names, metric, batch_size=2, verbose=0)
+    assert (found.sites, found.positions) == (names, ["0", "1", "2", "3"])
+    check_close(found.clean, value(model, CLEAN))
+    check_close(found.corrupted, value(model, CORRUPTED))
+    now, then = [capture(model, names).predict(x, verbose=0) for x in (CORRUPTED, CLEAN)]
+    second, last = [to_numpy(layer.kernel) for layer in model.layers[-2:]]
+    at_second = np.zeros((3, 4, 6))
+    at_second[:, -1] = last[:, 1] - last[:, 0]
+    mixed = (at_second * (1 - now["second"] ** 2)) @ second.T
+    at_first = mixed + mixed.mean(axis=1, keepdims=True)
+    for row, (name, slopes) in enumerate((("first", at_first), ("second", at_second))):
+        expected = (slopes * (then[name] - now[name])).sum(axis=2).T
+        check_close(found.effects[row], expected, rtol=1e-4)
+    patching = patching_study(model, CLEAN, CORRUPTED, names, metric, verbose=0)
+    check_close(found.effects[1], patching.effects[1], rtol=1e-4)  # linear from there on
+    pairs = [np.ravel(study.recovered) for study in (found, patching)]
+    check_close(found.correlation(patching), np.corrcoef(*pairs)[0, 1])
+
+
+def right(outputs, targets):
+    """The score of the right answer."""
+    return keras.ops.take_along_axis(outputs, targets[:, None], axis=1)[:, 0]
+
+
+@pytest.mark.gradient
+def test_targets_go_with_their_samples_in_batches(model):
+    answers = np.array([1, 0, 0])
+    given = (model, CLEAN, CORRUPTED, "second")
+    found = attribution_study(*given, right, targets=answers, batch_size=2, verbose=0)
+    for sample_, answer in enumerate(answers):
+        alone = attribution_study(
+            *given, lambda y, answer=answer: y[:, answer], batch_size=3, verbose=0
+        )
+        check_close(found.effects[..., sample_], alone.effects[..., sample_], rtol=1e-4)
+        check_close(found.clean[sample_], alone.clean[sample_])
+
+
+def test_targets_of_patches_and_ablations(model):
+    answers = np.array([1, 0, 0])
+    by_hand = lambda y: y.reshape(-1, 3, 2)[:, np.arange(3), answers].reshape(-1)  # noqa: E731
+    given = (model, CLEAN, CORRUPTED, "first")
+    found, expected = [
+        patching_study(*given, one, targets=targets, batch_size=2, verbose=0)
+        for one, targets in ((right, answers), (by_hand, None))
+    ]
+    check_close(found.values, expected.values)
+    check_close(found.effects, expected.values - expected.corrupted)
+    found = ablation_study(model, CLEAN, "first", right, targets=answers, verbose=0)
+    check_close(found.after, ablation_study(model, CLEAN, "first", by_hand, verbose=0).after)
+    with pytest.raises(ShapeError, match="entry for each of 3 samples"):
+        ablation_study(model, CLEAN, "first", right, targets=answers[:2], verbose=0)
+
+
+@pytest.mark.gradient
+def test_attributions_of_places_and_of_a_layer_that_is_called_twice():
+    inputs = keras.Input((4, 3))
+    layer = keras.layers.Rescaling(2.0, name="twice")
+    model = keras.Model(inputs, keras.ops.sum(layer(layer(inputs) + 1.0), axis=1))
+    clean, corrupted = CLEAN[..., :3], CORRUPTED[..., :3]
+    places = [sample[..., 1], sample[:2, 0], sample[3]]
+    found = attribution_study(
+        model, clean, corrupted, "twice", lambda y: y[:, 1], positions=places, verbose=0
+    )
+    assert found.positions == ["sample[..., 1]", "sample[:2, 0]", "sample[3]"]
+    change = 4 * (clean - corrupted)[..., 1]  # of each call, as the first passes it on
+    expected = [2 * change.sum(axis=1), 0 * change[:, 0], 2 * change[:, 3]]
+    check_close(found.effects[0], expected, rtol=1e-4)
+
+
+@pytest.mark.gradient
+def test_what_an_attribution_study_refuses(model):
+    with pytest.raises(EditError, match="one number for each"):
+        attribution_study(model, CLEAN, CORRUPTED, "first", lambda y: y, verbose=0)
+    found = attribution_study(model, CLEAN, CORRUPTED, "first", metric, verbose=0)
+    other = patching_study(model, CLEAN, CORRUPTED, "second", metric, verbose=0)
+    with pytest.raises(EditError, match=r"same sites and positions.*Give `patching_study`"):
+        found.correlation(other)
+    flat = replace(found, effects=np.zeros_like(found.effects))
+    same = patching_study(model, CLEAN, CORRUPTED, "first", metric, verbose=0)
+    assert np.isnan(flat.correlation(same))
+
+
 @pytest.mark.parametrize("baseline", [0.0, 2.5, "mean"])
 def test_ablation_study(model, baseline):
     found = ablation_study(model, CLEAN, ["second", "first"], metric, baseline=baseline, verbose=0)
@@ -156,6 +245,21 @@ def test_what_a_study_refuses(model):
         ablation_study(model, CLEAN, "first", metric, verbose=0).by_group([0, 1])
 
 
+@pytest.mark.gradient
+def test_plots_of_attributions(model):
+    pytest.importorskip("matplotlib")
+    names = ["first", "second"]
+    found = attribution_study(model, CLEAN, CORRUPTED, names, metric, verbose=0)
+    np.testing.assert_array_equal(found.plot().images[0].get_array(), found.recovered)
+    assert "estimated" in found._repr_html_()
+    patching = patching_study(model, CLEAN, CORRUPTED, names, metric, verbose=0)
+    ax = found.plot_beside(patching)
+    points = np.concatenate([drawn.get_offsets() for drawn in ax.collections])
+    expected = [np.ravel(study.recovered) for study in (patching, found)]
+    np.testing.assert_array_equal(points, np.stack(expected, axis=1))
+    assert ax.get_title() == f"correlation {found.correlation(patching):.3f}"
+
+
 def test_plots(model):
     pytest.importorskip("matplotlib")
     found = patching_study(model, CLEAN, CORRUPTED, ["first", "second"], metric, verbose=0)
@@ -175,9 +279,10 @@ def test_example_draws_its_pictures(tmp_path, capsys):
     found = runpy.run_path(str(path))["main"](options)
     assert "matters most" in capsys.readouterr().out
     check_close(found["recovered"][0], [1, 0, 0, 0, 0, 0, 0, 0], rtol=1e-4, atol=1e-4)
+    assert found["correlation"] > 0.9
     assert found["threes"][8] > found["threes"][4] + 0.3
     pictures = sorted(tmp_path.glob("*.png"))
-    names = ["inside_ablation.png", "inside_patching.png", "inside_steering.png"]
+    names = [f"inside_{name}.png" for name in ("ablation", "attribution", "patching", "steering")]
     assert [picture.name for picture in pictures] == names
     assert all(picture.stat().st_size > 5000 for picture in pictures)
     assert all((path.parent / picture.name).exists() for picture in pictures)

@@ -52,6 +52,7 @@ PACKAGES = {
         "Rotated",
         "WeightEditing",
         "ablation_study",
+        "attribution_study",
         "capture",
         "edit_model",
         "edit_weights",

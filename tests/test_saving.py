@@ -158,6 +158,7 @@ FIELDS = [
     (PruningSchedule, [{}, 3, {"initial_sparsity": 0.0}]),
     (Trainable, [{}, {"initializer": 1.0}, 3]),
     (OtherRun, [{}, {"name": "other", "evil": 1}, {"name": "inputs"}]),
+    (OtherRun, [{"name": "other", "at": at} for at in (None, {}, 3, EDIT, {**EDIT, "op": "get"})]),
 ]
 
 

@@ -6,6 +6,8 @@ import weakref
 import keras
 import numpy as np
 import pytest
+from _backend import to_numpy
+from kit import check_close
 from networks import (
     ROWS,
     TOKENS,
@@ -20,8 +22,8 @@ from networks import (
     subclassed,
 )
 
-from kedit import sample
-from kedit.errors import OperandError
+from kedit import Trainable, sample
+from kedit.errors import OperandError, PositionError, SavingError
 from kedit.interventions import capture, edit_model, load_edits, save_edits, site, sites
 
 ADDRESSES = {
@@ -116,6 +118,67 @@ def test_a_model_of_which_nobody_knows_what_it_takes():
     assert seen["blocks.1"].input == (None, 4)
 
 
+class FailsFirst(keras.layers.Layer):
+    """A layer that raises when it is run for the first time, after which Keras tries again."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.failures = [1]
+
+    def call(self, inputs):
+        if self.failures:
+            self.failures.pop()
+            raise TypeError("not like this")
+        return inputs * 2.0
+
+
+class WithFailsFirst(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.into, self.fails, self.out = keras.layers.Dense(4), FailsFirst(), keras.layers.Dense(1)
+
+    def call(self, inputs):
+        return self.out(self.fails(self.into(inputs)))
+
+
+def test_a_run_that_fails_is_not_looked_at():
+    model = WithFailsFirst()
+    model.fails.failures.clear()
+    model(ROWS)
+    model.fails.failures.append(1)
+    edited = edit_model(model, {"out": sample[0].add(Trainable("zeros"))}, train="edits")
+    assert edited.built
+    assert len(edited.trainable_weights) == 1
+    assert {info.calls for info in sites(model)} == {1}
+    with pytest.raises(PositionError):
+        edit_model(model, {"out": sample[1].set(0.0)})
+
+
+class NeedsValues(keras.layers.Layer):
+    """A layer that only runs with values, of which Keras can make no graph."""
+
+    def call(self, inputs):
+        return keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(inputs) * 2)
+
+    def compute_output_shape(self, input_shape):
+        raise NotImplementedError
+
+
+def test_a_sequential_of_which_keras_can_make_no_graph():
+    model = keras.Sequential([NeedsValues(name="needs"), keras.layers.Dense(2, name="out")])
+    expected = to_numpy(model(ROWS))
+    assert [info.address for info in sites(model)] == ["needs", "out"]
+    assert [tuple(info)[3:] for info in sites(model, ROWS)] == [
+        ((None, 4), (None, 4), 1),
+        ((None, 4), (None, 2), 1),
+    ]
+    edited = edit_model(model, {"needs": sample[1].set(3.0)})
+    kernel = to_numpy(model.layers[1].kernel)
+    check_close(edited(ROWS), expected + (3 - 2 * ROWS[:, 1:2]) * kernel[1])
+    acts = capture(edited, "needs")(ROWS)["needs"]
+    assert (to_numpy(acts)[:, 1] == 3).all()
+
+
 def test_prints_as_a_table():
     table = repr(sites(nested())).splitlines()
     assert table[0].split() == ["address", "layer", "name", "input", "output", "calls"]
@@ -171,16 +234,19 @@ def in_parallel():
 
 
 def test_an_address_that_is_the_name_of_another_layer(tmp_path):
-    """Is refused where it is written, and unmistakable where it was found."""
+    """The name decides; files keep the address."""
     keras.utils.clear_session()  # as in a new process
     model = in_parallel()
+    early, late = model.layers[1:]
+    assert (late.name, early.name) == ("dense", "dense_1")
     assert [(info.address, info.name) for info in sites(model)] == [
-        ("dense", "dense_1"),
-        ("dense_1", "dense"),
+        ("dense_1", "dense_1"),
+        ("dense", "dense"),
     ]
-    for pattern in ("dense", "dense_1"):
-        with pytest.raises(OperandError, match=r"name the layers.*name='hidden'"):
-            edit_model(model, {pattern: sample[0].set(0.0)})
+    for name, layer in (("dense", late), ("dense_1", early), (late, late), (early, early)):
+        edited = edit_model(model, {name: sample[0].set(0.0)})
+        assert edited.placed()[0][1] is layer
+        assert capture(model, name).predict(ROWS, verbose=0).keys() == {layer.name}
     edited = edit_model(model, {"dense*": sample[0].set(7.0)})
     edited.save(tmp_path / "model.keras")
     save_edits(edited, tmp_path / "edits.json")
@@ -192,7 +258,106 @@ def test_an_address_that_is_the_name_of_another_layer(tmp_path):
         assert all((act[:, 0] == 7).all() for act in acts.values())
     first, _ = edited.edits[0]
     edited.values(first)[0].assign(8.0)
-    assert [e.operand for _, e in edited.edits] == [8.0, 7.0]
+    edited.values(str(edited.edits[1][0]))[0].assign(9.0)
+    assert [e.operand for _, e in edited.edits] == [8.0, 9.0]
+
+
+def numbered_from(start):
+    """Seven convolutions with names that Keras numbers from `start`, and that a file keeps."""
+    inputs = keras.Input((3, 3, 1))
+    x = inputs
+    for number in range(start, start + 7):
+        name = f"conv2d_{number}" if number else "conv2d"
+        x = keras.layers.Conv2D(1, 1, name=name)(x)
+    return keras.Model(inputs, keras.layers.Flatten()(x))
+
+
+def test_a_loaded_model_whose_names_are_the_addresses_of_others(tmp_path):
+    numbered_from(1).save(tmp_path / "model.keras")
+    base = keras.saving.load_model(tmp_path / "model.keras")
+    layers, entries = base.layers[1:], sites(base)
+    assert [info.address for info in entries] == [
+        *["conv2d", "conv2d_2", "conv2d_3", "conv2d_4", "conv2d_5", "conv2d_6", "conv2d_7"],
+        "flatten",
+    ]
+    for layer, info in zip(layers, entries, strict=True):
+        assert info.name == layer.name
+        table = repr(entries).splitlines()
+        (row,) = [line.split() for line in table if layer.name in line.split()]
+        for key in (layer, layer.name, info, info.address, row[0], site(info), site(layer)):
+            ((place, found, _),) = edit_model(base, {key: sample[0].set(0.0)}).placed()
+            assert found is layer
+            assert str(place) == info.address
+            assert eval(repr(place), {"site": site}).find(base) == place.find(base)
+    assert len(capture(base, "conv2d_*").patterns) == 7
+    assert [str(one) for one in capture(base, "conv2d_[12]").patterns] == ["conv2d", "conv2d_2"]
+    assert len(capture(base, list(entries)).patterns) == len(capture(base, entries).patterns) == 8
+    assert [str(one) for one in capture(base, entries[2]).patterns] == ["conv2d_3"]
+
+
+def test_files_keep_addresses(tmp_path):
+    """What was edited by a name of this session is found in a model that is numbered otherwise."""
+    edited = edit_model(numbered_from(1), {"conv2d_3": sample[..., 0].set(5.0)})
+    save_edits(edited, tmp_path / "edits.json")
+    assert '"conv2d_2"' in (tmp_path / "edits.json").read_text()
+    for start in (0, 1, 40):
+        base = numbered_from(start)
+        again = edit_model(base, load_edits(tmp_path / "edits.json"))
+        ((_, found, _),) = again.placed()
+        assert found is base.layers[3]
+
+
+class Crosswise(keras.Model):
+    """Attributes that hold layers of each other's names, and two layers of one name."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = keras.layers.Dense(2, name="b")
+        self.b = keras.layers.Dense(2, name="a")
+        self.c = keras.layers.Dense(2, name="c")
+        self.d = keras.layers.Dense(2, name="c")
+        self.e = keras.layers.Dense(2, name="f")
+        self.f = keras.layers.Dense(2, name="c")
+        self.g = keras.Sequential([keras.layers.Dense(2, name="a")], name="a")
+
+    def call(self, inputs):
+        for layer in (self.a, self.b, self.c, self.d, self.e, self.f, self.g):
+            inputs = layer(inputs)
+        return inputs
+
+
+def test_every_layer_has_a_spelling_of_its_own():
+    model = Crosswise()
+    model(np.ones((1, 2)))
+    found = {info.address: info for info in sites(model)}
+    assert list(found) == ["a", "/b", "c", "d", "e", "/f", "g", "g/a"]
+    layers = [model.a, model.b, model.c, model.d, model.e, model.f, model.g, *model.g.layers]
+    for layer, info in zip(layers, found.values(), strict=True):
+        for key in (info, info.address, layer):
+            ((_, edited, _),) = edit_model(model, {key: sample[0].set(0.0)}).placed()
+            assert edited is layer
+
+
+def test_nested_layers_go_by_joined_names():
+    model = nested()
+    up, relu = model.get_layer("tower").get_layer("block").layers
+    for key in ("tower/block/up", f"tower/block/{relu.name}", "up", relu.name):
+        ((_, found, _),) = edit_model(model, {key: sample[0].set(0.0)}).placed()
+        assert found is (up if "up" in key else relu)
+
+
+@pytest.mark.parametrize("make", [lambda base: base.layers[0], lambda base: base.layers[0].name])
+def test_an_input_is_no_site(make):
+    base = convolutional()
+    with pytest.raises(OperandError, match=r"an input of the model.*`site\('conv', 'input'\)`"):
+        edit_model(base, {make(base): sample[0].set(0.0)})
+
+
+def test_a_layer_of_another_model_is_no_site():
+    with pytest.raises(OperandError, match=r"'other', a layer that the model does not hold.*conv"):
+        edit_model(convolutional(), {keras.layers.Dense(2, name="other"): sample[0].set(0.0)})
+    with pytest.raises(SavingError, match=r"save_edits\(edited, path\)"):
+        site(keras.layers.Dense(2)).get_config()
 
 
 def test_names_of_layers_are_taken_where_they_are_no_address():

@@ -8,6 +8,7 @@ from kit import saved_and_loaded
 
 from kedit import at
 from kedit.errors import OperandError
+from kedit.interventions import sites
 from kedit.weights import WeightEditing, freeze_elements, prune
 from kedit.weights._names import find_weights, weights_in
 
@@ -79,6 +80,41 @@ def test_weights_are_named_as_layers_are():
             edited = freeze_elements(model, target, 0, 0.0)
             assert meant(edited, target) == expected
     assert len(weights_in(model)) == len(model.weights)
+
+
+def crosswise():
+    """Layers made in another order than they are called in, so that names lie crosswise."""
+    keras.utils.clear_session()  # as in a new process
+    inputs = keras.Input((4,))
+    late, early = keras.layers.Dense(4), keras.layers.Dense(4)
+    return keras.Model(inputs, late(early(inputs)))
+
+
+def test_a_name_that_is_the_address_of_another_is_a_name():
+    model = crosswise()
+    early, late = model.layers[1:]
+    for layer, name in ((late, "dense"), (early, "dense_1")):
+        assert layer.name == name
+        entry = next(info for info in sites(model) if info.name == name)
+        for target in (f"{name}/kernel", f"{name}/k*", layer.kernel):
+            assert [one.variable for one in find_weights(model, target)] == [layer.kernel]
+        for target in (name, f"{name}/*", layer, entry, [entry]):
+            held = [one.variable for one in find_weights(model, target)]
+            assert [id(one) for one in held] == [id(weight) for weight in layer.weights]
+    assert len(find_weights(model, "*/kernel")) == 2
+    pruned = prune(model, "dense/kernel", 0.5)
+    assert (to_numpy(pruned.weight("dense/kernel")) == 0).sum() == 8
+    assert (to_numpy(pruned.weight(early.kernel)) == 0).sum() == 0
+    with pytest.raises(OperandError, match=r"\['dense_1/kernel', 'dense/kernel'\]"):
+        find_weights(model, "kernel")
+
+
+def test_files_keep_addresses_of_weights(tmp_path):
+    model = crosswise()
+    frozen = freeze_elements(model, "dense/kernel", 0, 7.0)
+    assert list(frozen.edits) == ["dense_1/kernel"]
+    loaded = saved_and_loaded(frozen, tmp_path / "model.keras")
+    assert (to_numpy(loaded.weight(loaded.base.layers[2].kernel))[0] == 7).all()
 
 
 def test_a_name_close_by_is_shown():

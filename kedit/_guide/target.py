@@ -295,7 +295,7 @@ def selection_of(index: Any) -> Selection:
     if isinstance(index, Place):
         index = index.selection
     selection = index if isinstance(index, Selection) else Selection("sample", Index(index))
-    if selection.condition is not None or selection.tensors():
+    if selection.condition is not None or selection.index.leaves():
         raise OperandError(
             "Positions should be known beforehand, and the same for every sample. Received: "
             f"`{selection!r}`. Drop `.where(...)`, and write tensors as arrays."

@@ -160,10 +160,12 @@ class Placeholder(Frozen):
         home: The object that owns it.
         fix: Code that passes an edit to the owner, as a format string with a field `edit`.
         owns_weight: Whether each object is a weight of its own, even if it equals another.
+        gives_positions: Whether it can stand for positions, in `each`.
     """
 
     __slots__ = ()
     owns_weight = False
+    gives_positions = False
     home = ""
     fix = ""
 

@@ -685,18 +685,21 @@ def _constants_of(args: tuple[Any, ...]) -> list[Any]:
 def _argument(arg: Any, takes_functions: bool) -> Any:
     """An argument of an expression as it is kept."""
     if isinstance(arg, Each):
-        return Expression("each", per_sample(arg))
+        return per_sample(arg)
     keeps = isinstance(arg, (Expression, Placeholder)) or (callable(arg) and takes_functions)
     return arg if keeps else freeze(arg)
 
 
 def per_sample(item: Each) -> Any:
-    """The numbers of `each`, as an array or a tensor."""
+    """The numbers of `each` as an expression, or the placeholder that has one for each sample."""
     positions = item.positions
+    if isinstance(positions, Placeholder):
+        return positions
     if isinstance(positions, Positions):
         dtype = "uint64" if max(positions.numbers, default=0) >= 2**63 else "int64"
-        return Array(dtype, positions.shape, positions.numbers)
-    return positions.tensor if isinstance(positions, Traced) else positions
+        return Expression("each", Array(dtype, positions.shape, positions.numbers))
+    tensor = positions.tensor if isinstance(positions, Traced) else positions
+    return Expression("each", tensor)
 
 
 def _dtype_of_places(left: Any, right: Any) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from kedit._language.constants import Array, Frozen, Slot
+from kedit._language.constants import Array, Frozen, Placeholder, Slot
 from kedit._language.decoding import refused
 from kedit._language.items import (
     Each,
@@ -87,10 +87,10 @@ class Index(Frozen):
 
     def tensors(self) -> list[Any]:
         """The tensors in the index, in order."""
-        return [leaf for leaf in self.leaves() if not isinstance(leaf, Slot)]
+        return [leaf for leaf in self.leaves() if not isinstance(leaf, (Slot, Placeholder))]
 
     def leaves(self) -> list[Any]:
-        """The tensors in the index, and the slots for them, in order."""
+        """The tensors and placeholders in the index, and the slots for them, in order."""
         return [leaf for item in self.items for leaf in leaves_in_item(item)]
 
     def outline(self) -> tuple[Item, ...]:
@@ -120,11 +120,11 @@ class Index(Frozen):
         return not (isinstance(item, slice) and item in (slice(None), slice(None, None, 1)))
 
     def map(self, replace: Callable[[Any], Any]) -> "Index":
-        """The same index with `replace` applied to every tensor and slot."""
+        """The same index with `replace` applied to every tensor, slot and placeholder."""
 
         def replaced(leaf: Any) -> Item:
             new = replace(leaf.tensor if isinstance(leaf, Traced) else leaf)
-            return new if isinstance(new, Slot) else Traced(new)
+            return new if isinstance(new, (Slot, Placeholder, Positions)) else Traced(new)
 
         return Index(tuple([map_item(item, replaced) for item in self.items]))
 

@@ -13,6 +13,7 @@ from kedit._language.constants import (
     SMALL,
     Array,
     Frozen,
+    Placeholder,
     Slot,
     flatten,
     from_json,
@@ -85,7 +86,11 @@ class TracedSlot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Each:
-    """Different positions for each sample; created by `each`."""
+    """Different positions for each sample; created by `each`.
+
+    Attributes:
+        positions: Integers, a tensor, a `Slot`, or a placeholder for positions.
+    """
 
     positions: Item
 
@@ -121,7 +126,7 @@ def each(positions: Any) -> Each:
             `(batch_size,)` it gives one position per sample and removes the axis,
             as an integer does. With shape `(batch_size, *shape)` it gives an array
             of positions per sample. With size 1 on the first axis, the positions
-            are the same for all samples.
+            are the same for all samples. In an edited model also `Fed("name")`.
 
     Returns:
         An item for `sample[...]`, which can be combined with all other items; with
@@ -140,6 +145,8 @@ def each(positions: Any) -> Each:
     >>> ops.convert_to_numpy(y).tolist()
     [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.0]]
     """
+    if isinstance(positions, Placeholder) and positions.gives_positions:
+        return Each(positions)
     item = canonical(positions)
     if isinstance(item, Slot):  # in a model that is being loaded
         return Each(item)
@@ -224,10 +231,12 @@ def shape_of_item(item: Item) -> Shape:
 
 
 def leaves_in_item(item: Item) -> list[Any]:
-    """The tensors in an item, or the slots for them."""
+    """The tensors and placeholders in an item, or the slots for them."""
     if isinstance(item, (Each, Block)):
         return leaves_in_item(_first(item))
-    return [item.tensor] if isinstance(item, Traced) else [item] if isinstance(item, Slot) else []
+    if isinstance(item, Traced):
+        return [item.tensor]
+    return [item] if isinstance(item, (Slot, Placeholder)) else []
 
 
 def _first(item: Each | Block) -> Item:
@@ -236,12 +245,12 @@ def _first(item: Each | Block) -> Item:
 
 
 def map_item(item: Item, change: Callable[[Any], Item]) -> Item:
-    """The item with `change` applied to the `Traced` or `Slot` that it is or holds."""
+    """The item with `change` applied to the tensor, slot or placeholder that it is or holds."""
     if isinstance(item, Each):
         return Each(map_item(item.positions, change))
     if isinstance(item, Block):
         return Block(map_item(item.start, change), item.size)
-    return change(item) if isinstance(item, (Traced, Slot)) else item
+    return change(item) if isinstance(item, (Traced, Slot, Placeholder)) else item
 
 
 def canonical(item: Any) -> Item:
@@ -308,6 +317,12 @@ def _canonical_list(entries: Any) -> Any:
 
 
 def _canonical_array(item: Any) -> Any:
+    if isinstance(item, Placeholder):
+        fix = f"Write `sample[each({item!r})]`" if item.gives_positions else "Write a number"
+        raise PositionError(
+            "An index should hold positions, which may be given for each sample. Received: "
+            f"{item!r}. {fix}."
+        )
     check_not_read("An index", item)
     if isinstance(item, np.ma.MaskedArray):
         raise PositionError(

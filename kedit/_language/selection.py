@@ -69,7 +69,7 @@ class Selection:
         return self.index.tensors() + tensors_in(self.condition)
 
     def map(self, replace: Callable[[Any], Any]) -> "Selection":
-        """The same selection with `replace` applied to every tensor and slot."""
+        """The same selection with `replace` applied to every tensor, slot and placeholder."""
         condition = map_tensors(self.condition, replace)
         return Selection(self.coordinates, self.index.map(replace), condition)
 
@@ -118,7 +118,7 @@ def after_batch(part: Expression) -> Expression:
 def freeze_operand(value: Any) -> Any:
     """Return an expression, placeholder or function as it is, anything else as a constant."""
     if isinstance(value, Each):
-        return Expression("each", per_sample(value))
+        return per_sample(value)
     keep = isinstance(value, (Expression, Placeholder)) or callable(value)
     return value if keep else freeze(value)
 

@@ -1,10 +1,12 @@
 """Edit activations and weights inside an existing model."""
 
 from kedit.interventions._ablation_study import ablation_study
+from kedit.interventions._attribution_study import attribution_study
 from kedit.interventions._capture import Capture, capture
 from kedit.interventions._edited_model import EditedModel, edit_model
-from kedit.interventions._operands import BatchMean, Fed, OtherRun, Rotated
+from kedit.interventions._operands import BatchMean, Fed, OtherRun
 from kedit.interventions._patching_study import patching_study
+from kedit.interventions._rotated import Rotated
 from kedit.interventions._sharing import load_edits, save_edits
 from kedit.interventions._site import site
 from kedit.interventions._sites import sites
@@ -19,6 +21,7 @@ __all__ = [
     "Rotated",
     "WeightEditing",
     "ablation_study",
+    "attribution_study",
     "capture",
     "edit_model",
     "edit_weights",

@@ -11,8 +11,15 @@ from kedit._show.code import outline
 from kedit._show.plots import axes
 from kedit.errors import OperandError
 from kedit.interventions._capture import capture
-from kedit.interventions._points import activations, gated, gates_of, measured, predict_points
-from kedit.studies._predict import arrays
+from kedit.interventions._points import (
+    activations,
+    checked_targets,
+    gated,
+    gates_of,
+    measured,
+    predict_points,
+)
+from kedit.studies._predict import arrays, length
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +94,9 @@ def ablation_study(
     model: Any,
     x: Any,
     sites: Any,
-    metric: Callable[[Any], Any],
+    metric: Callable[..., Any],
     *,
+    targets: Any = None,
     baseline: float | str = 0.0,
     batch_size: int | None = None,
     verbose: int = 1,
@@ -106,6 +114,9 @@ def ablation_study(
             `kedit.interventions.site`.
         metric: Function that takes predictions, NumPy arrays of shape
             `(num_rows, *output_shape)`, and returns a number for each row.
+        targets: Array or structure of arrays with an entry for each sample, such as the
+            right answers. The metric gets those of its rows as second argument. Defaults
+            to None: it gets predictions only.
         baseline: Value to write: a number, or "mean" for the mean of each activation
             over all of `x`. Defaults to 0.0.
         batch_size: As for `patching_study`.
@@ -128,6 +139,7 @@ def ablation_study(
     [[0.0], [2.0], [0.0]]
     """
     x = arrays(x)
+    targets = checked_targets(targets, length(x))
     if isinstance(baseline, str) and baseline != "mean":
         raise OperandError(
             f"`baseline` should be a number or 'mean'. Received: baseline={baseline!r}."
@@ -143,7 +155,8 @@ def ablation_study(
     none = [np.zeros_like(gate[:1]) for gate in gates]
     before = predict_points(edited, {"inputs": x}, none, batch_size, 0)
     units = [f"{site}[{n}]" for site, activation in seen for n in range(activation.shape[-1])]
-    return AblationStudy(units, measured(metric, before)[0], measured(metric, outputs))
+    after = measured(metric, outputs, targets)
+    return AblationStudy(units, measured(metric, before, targets)[0], after)
 
 
 def _masks(activation: Any) -> list[Any]:

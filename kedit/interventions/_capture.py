@@ -13,9 +13,11 @@ from kedit._run import ops
 from kedit.errors import OperandError
 from kedit.interventions._edited_model import EditedModel
 from kedit.interventions._partly_trained import PartlyTrained
-from kedit.interventions._run import Placed, check_not_fused
+from kedit.interventions._recurrent import check_recurrent
+from kedit.interventions._run import Placed
 from kedit.interventions._safe_running import SafelyRun
 from kedit.interventions._site import Site, as_site
+from kedit.interventions._sites import SiteInfo
 
 
 def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
@@ -26,18 +28,18 @@ def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
 
     Args:
         model: Model of any kind, or a layer.
-        patterns: Site, address or pattern of addresses, or a list of these; see
-            `kedit.interventions.site`.
+        patterns: Layer, its name or address, a pattern of these, a site, or a list of
+            these; see `kedit.interventions.site`.
         **kwargs: Keyword arguments of `keras.Model`, such as `name`.
 
     Returns:
         `kedit.interventions.Capture`: a model that returns a dict of activations by
-        address. `:input` marks the input of a layer, and `#1`, `#2` mark the later
-        calls of a layer that is called several times.
+        address, as `sites(model)` prints it. `:input` marks the input of a layer, and
+        `#1`, `#2` mark the later calls of a layer that is called several times.
 
     Raises:
-        kedit.errors.OperandError: If a site is not in the model, or is not reached
-            when the model runs.
+        kedit.errors.OperandError: If a site is not in the model, is inside a recurrent
+            layer that is not unrolled, or is not reached when the model runs.
 
     Gradient:
         The gradient of the activations. `gradients` returns gradients with respect to
@@ -49,7 +51,7 @@ def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
     >>> acts["h"].tolist()
     [[3.0, 3.0]]
     """
-    several = isinstance(patterns, (list, tuple))
+    several = isinstance(patterns, (list, tuple)) and not isinstance(patterns, SiteInfo)
     return Capture(model, patterns if several else [patterns], **kwargs)
 
 
@@ -69,7 +71,7 @@ class Capture(SafelyRun):
         self.edited = edited
         found = [pair for pattern in patterns for pair in as_site(pattern).find(edited.base)]
         self.patterns = [site for site, _ in found]
-        check_not_fused(edited.base, self.patterns)
+        check_recurrent(edited.base, self.patterns, [True] * len(found))
         self.built = edited.built
         self.found: Callable[[], list[tuple[Site, Any]]] = lambda: found
 
@@ -119,12 +121,12 @@ class Capture(SafelyRun):
         """
         rows = len(keras.tree.flatten(x)[0])
         size = min(batch_size, rows)
-        first = self.predict_on_batch(_rows(x, np.arange(size)))
-        model = _Gradients(self, first, score)
+        first = self.predict_on_batch(rows_of(x, np.arange(size)))
+        model = Gradients(self, first, score)
         found: list[dict[str, Any]] = []
         for start in range(0, rows, size):
             at = np.minimum(np.arange(start, start + size), rows - 1)
-            found.append(model.of_batch(_rows(x, at)))
+            found.append(model.of_batch(rows_of(x, at)))
         return {name: np.concatenate([part[name] for part in found])[:rows] for name in first}
 
     def get_config(self) -> dict[str, Any]:
@@ -147,19 +149,22 @@ def label(site: Site, number: int) -> str:
     return str(site) if site.call is not None or number == 0 else f"{site}#{number}"
 
 
-def _rows(x: Any, at: Any) -> Any:
-    return keras.tree.map_structure(lambda leaf: np.asarray(leaf)[at], x)
+def rows_of(x: Any, at: Any) -> Any:
+    """Return rows of the inputs of a model; None of None."""
+    return None if x is None else keras.tree.map_structure(lambda leaf: np.asarray(leaf)[at], x)
 
 
-class _Gradients(PartlyTrained):
+class Gradients(PartlyTrained):
     """Adds zeros to the activations. One step of descent turns them into negative gradients.
 
     Keras has no other way to get gradients that is the same on every backend.
     """
 
-    def __init__(self, acts: Capture, activations: dict[str, Any], score: Any) -> None:
+    def __init__(
+        self, acts: Capture, activations: dict[str, Any], score: Any, has_targets: bool = False
+    ) -> None:
         super().__init__(name="gradients", autocast=False)
-        self.acts, self.score = acts, score
+        self.acts, self.score, self.has_targets = acts, score, has_targets
         self.zeros = {}
         for number, (name, activation) in enumerate(activations.items()):
             dtype = keras.backend.standardize_dtype(activation.dtype)
@@ -186,14 +191,15 @@ class _Gradients(PartlyTrained):
 
             return act
 
+        x, *targets = (inputs["x"], inputs["targets"]) if self.has_targets else (inputs,)
         placed = [Placed(site, layer, adding(site)) for site, layer in self.acts.found()]
-        outputs = self.acts.edited.run_with(placed, inputs, training)
-        self.add_loss(ops.sum(ops.cast(self.score(outputs), "float32")))
+        outputs = self.acts.edited.run_with(placed, x, training)
+        self.add_loss(ops.sum(ops.cast(self.score(outputs, *targets), "float32")))
         return outputs
 
-    def of_batch(self, x: Any) -> dict[str, Any]:
+    def of_batch(self, x: Any, targets: Any = None) -> dict[str, Any]:
         for zeros in self.zeros.values():
             zeros.assign(ops.zeros(zeros.shape))
-        self.train_on_batch(x)
+        self.train_on_batch({"x": x, "targets": targets} if self.has_targets else x)
         # Subtract from 0, so that no gradient is -0.
         return {name: 0.0 - ops.convert_to_numpy(zeros) for name, zeros in self.zeros.items()}

@@ -6,24 +6,21 @@ from typing import Any
 
 import keras
 
+from kedit._addresses import addresses
 from kedit._edit import Edit, EditSequence, check_is_edit, check_one_of, edit_from_json
 from kedit._language.decoding import check_fields, check_keys, loading
 from kedit._language.types import Tensor
 from kedit.errors import OperandError
 from kedit.interventions._applied import Compiled, as_outside, whole_model
 from kedit.interventions._hooks import intercepted
+from kedit.interventions._look import look
 from kedit.interventions._operands import RunOperand
 from kedit.interventions._partly_trained import PartlyTrained
-from kedit.interventions._run import (
-    Placed,
-    Run,
-    check_not_fused,
-    check_not_rematerialized,
-    owners_of,
-)
+from kedit.interventions._recurrent import check_recurrent
+from kedit.interventions._run import Placed, Run, check_not_rematerialized, owners_of
 from kedit.interventions._site import Site, as_site
 from kedit.interventions._site_editing import SiteEditing
-from kedit.interventions._sites import check_model, look
+from kedit.interventions._sites import check_model
 
 TRAIN = ("none", "edits", "all")
 Edits = Mapping[Any, Any] | Sequence[tuple[Any, Any]]
@@ -40,8 +37,8 @@ def edit_model(
 
     Args:
         model: Model of any kind, including subclassed models, or a layer.
-        edits: Dict that maps sites to edits, or list of such pairs. A site is the
-            address of a layer, which means its output, a pattern of addresses, or
+        edits: Dict that maps sites to edits, or list of such pairs. A site is a layer,
+            its name or its address, which mean its output, a pattern of these, or
             `kedit.interventions.site(...)`. Each layer that matches gets the edit, with
             its own weights. Edits count axes inside one sample, like
             `sample[..., 17].set(0.0)`, or leave axis 0 alone.
@@ -55,7 +52,8 @@ def edit_model(
 
     Raises:
         kedit.errors.OperandError: If a site is not in the model, if a layer of the
-            model is rematerialized, or, when the model runs, if an edit was never
+            model is rematerialized, if a site is one call of a layer inside a recurrent
+            layer that is not unrolled, or, when the model runs, if an edit was never
             reached.
         kedit.errors.EditError: If an edit does not fit its activation.
 
@@ -96,27 +94,26 @@ class EditedModel(PartlyTrained):
         check_one_of("train", train, TRAIN)
         inner: list[Any] = []
         if isinstance(base, EditedModel):  # otherwise the outer edits would come first
-            inner, base = [(site, layer) for site, _, layer in base.placed()], base.base
+            inner, base = base.placed(), base.base
         check_not_rematerialized(base)
         found = []
         for given, edit in edits.items() if isinstance(edits, Mapping) else edits:
             check_is_edit("A site", edit, "edit_model(model, {'dense': sample[2].set(0.0)})")
-            found += [(site, edit) for site, _ in as_site(given).find(base)]
-        check_not_fused(base, [site for site, _ in found])
+            found += [(site, layer, edit) for site, layer in as_site(given).find(base)]
+        reads = [bool(_names_in(edit)[0]) for *_, edit in found]
+        check_recurrent(base, [site for site, *_ in found], reads)
         super().__init__(**{"dtype": base.dtype_policy, "autocast": False, **kwargs})
         self.base = base
         self.trains = train
         self.supports_masking = True
-        found = inner + [(site, SiteEditing(edit)) for site, edit in found]
-        self.edit_layers = [layer for _, layer in found]
-        targets = [layer for site, _ in found for _, layer in site.find(base)]
-        placed = [(site, to, layer) for (site, layer), to in zip(found, targets, strict=True)]
-        owners: list[Any] = owners_of(base, [site for site, _ in found])
+        placed = inner + [(site, layer, SiteEditing(edit)) for site, layer, edit in found]
+        self.edit_layers = [layer for *_, layer in placed]
+        owners: list[Any] = owners_of(addresses(base), [site for site, *_ in placed])
         self.placed = lambda: placed  # in a function, where Keras does not look for layers
         self._owners: Callable[[], list[Any]] = lambda: owners
         self._compiled = Compiled()
         self._was_run = False
-        names = [part.names() for layer in self.edit_layers for part in _operands(layer)]
+        names = [_names_in(layer.original) for layer in self.edit_layers]
         self._runs = sorted({name for runs, _ in names for name in runs})
         self._fed = sorted({name for _, fed in names for name in fed})
         if base.built:
@@ -182,7 +179,8 @@ class EditedModel(PartlyTrained):
         def acting(index: int, layer: SiteEditing) -> Any:
             def act(x: Tensor, number: int, piece: Any) -> Tensor:
                 layer.build_at(x.shape, keras.backend.standardize_dtype(x.dtype))
-                others = {name: values[index, number] for name, values in seen.items()}
+                runs, _ = _names_in(layer.original)
+                others = {name: seen[name][index, number] for name in runs}
                 # Not by keyword: with rematerialization, TensorFlow would lose their gradients.
                 return layer(x, {**fed, **others}, piece=piece)
 
@@ -319,7 +317,8 @@ class EditedModel(PartlyTrained):
         return cls(**{**config, "base": base, "edits": edits})
 
 
-def _operands(layer: SiteEditing) -> list[RunOperand]:
-    """Return the operands of an edit that exist only in a run."""
-    held = [p for part in layer.original.edits for p in part.placeholders()]
-    return [placeholder for placeholder in held if isinstance(placeholder, RunOperand)]
+def _names_in(edit: Edit | EditSequence) -> tuple[set[str], set[str]]:
+    """Return the names of the other runs and of the extra inputs that an edit needs."""
+    held = [placeholder for part in edit.edits for placeholder in part.placeholders()]
+    names = [placeholder.names() for placeholder in held if isinstance(placeholder, RunOperand)]
+    return {name for runs, _ in names for name in runs}, {name for _, fed in names for name in fed}

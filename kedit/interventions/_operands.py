@@ -1,13 +1,14 @@
-"""Operands that exist only in a run of a model: other runs, extra inputs, means, mixtures."""
+"""Operands that exist only in a run of a model: other runs, extra inputs, means."""
 
 from typing import Any
 
 import keras
 
+from kedit._at import Place
+from kedit._edit import Edit
 from kedit._language.constants import Placeholder
 from kedit._language.decoding import check_fields, check_same, loading, refused
 from kedit._language.expression import Operators
-from kedit._language.trainable import Trainable, describe, described
 from kedit._language.types import Tensor
 from kedit._run import ops
 from kedit.errors import OperandError
@@ -71,33 +72,77 @@ class OtherRun(_Named):
     """The activation at the same site when the model runs on other inputs.
 
     `sample[3].set(OtherRun())` patches position 3 with its activation in the other
-    run. The edited model takes `{"inputs": ..., "other": ...}` and runs its base
-    once more for each name. The other runs are not edited.
+    run, `sample[3].set(OtherRun(at=sample[5]))` with that of position 5. The edited
+    model takes `{"inputs": ..., "other": ...}` and runs its base once more for each
+    name. The other runs are not edited.
 
     Args:
         name: Name of the other inputs. Defaults to "other".
+        at: Which elements to read, such as `sample[5]` or `sample[each(Fed("source"))]`.
+            Their shape must broadcast to that of the elements that are written. Defaults
+            to None: the same elements.
 
     Gradient:
         Also flows into the other run.
 
     Example:
-    >>> kedit.sample[3].set(kedit.interventions.OtherRun())
-    sample[3].set(OtherRun())
+    >>> kedit.sample[3].set(kedit.interventions.OtherRun(at=kedit.sample[5]))
+    sample[3].set(OtherRun(at=sample[5]))
     """
 
-    __slots__ = ()
+    __slots__ = ("at",)
+    at: Edit | None
+    """The edit that reads the elements."""
 
-    def __init__(self, name: str = "other") -> None:
+    def __init__(self, name: str = "other", at: Place[Any] | None = None) -> None:
         super().__init__(name)
+        has_place = isinstance(at, Place) and at.selection.condition is None
+        read: Any = at.get() if at is not None and has_place else None
+        if at is not None and not isinstance(read, Edit):
+            raise OperandError(
+                "`at` should be which elements of the other run to read, without a condition or "
+                f"data. Received: at={at!r}. Write `OtherRun(at=sample[3])`."
+            )
+        self._init(at=read)
+
+    def key(self) -> Any:
+        return (*super().key(), None if self.at is None else self.at.selection.key())
+
+    def __reduce__(self) -> Any:
+        return (OtherRun, (self.name, self._place()))
+
+    def _place(self) -> Any:
+        return None if self.at is None else Place(self.at.selection)
 
     def __repr__(self) -> str:
-        return "OtherRun()" if self.name == "other" else f"OtherRun({self.name!r})"
+        given = [] if self.name == "other" else [repr(self.name)]
+        given += [] if self.at is None else [f"at={self.at.selection!r}"]
+        return f"OtherRun({', '.join(given)})"
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        return config if self.at is None else {**config, "at": self.at.get_config()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "OtherRun":
+        with loading("A saved OtherRun", config):
+            fields = check_fields("A saved OtherRun", config, {"name": str}, {"at": dict})
+            at = fields.get("at")
+            held = [] if at is None else at.get("trainables", [])
+            # Check before making it: an OtherRun in an OtherRun could recurse without end.
+            if not isinstance(held, list) or any([_kind_of(part) != "kedit>Fed" for part in held]):
+                raise refused("`at` should hold no operand but `Fed`", held)
+            place: Any = None if at is None else Place(Edit.from_config(at).selection)
+            made = cls(fields["name"], place)
+            check_same("A saved OtherRun", made.get_config(), config)
+            return made
 
     def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
         return given[self.name]
 
     def names(self) -> tuple[list[str], list[str]]:
-        return [self.name], []
+        fed = [] if self.at is None else [held.name for held in self.at.placeholders()]
+        return [self.name], fed
 
 
 @keras.saving.register_keras_serializable(package="kedit")
@@ -106,7 +151,9 @@ class Fed(_Named):
 
     The edited model takes `{"inputs": ..., name: ...}`. The input has the batch axis
     first; its other axes broadcast to the selection in one sample. Floats are cast to
-    the dtype of the activation.
+    the dtype of the activation. `sample[each(Fed("pos"))]` takes integers, the positions
+    of each example: one each for an input of shape `(batch_size,)`, k each for
+    `(batch_size, k)`.
 
     Args:
         name: Name of the input.
@@ -121,6 +168,7 @@ class Fed(_Named):
 
     __slots__ = ()
     is_whole = False
+    gives_positions = True
 
     def __repr__(self) -> str:
         return f"Fed({self.name!r})"
@@ -165,90 +213,5 @@ class BatchMean(RunOperand):
         return ops.broadcast_to(ops.mean(x, axis=0, keepdims=True), ops.shape(x))
 
 
-_ROTATED: dict[str, Any] = {"source": dict, "rank": int, "basis": dict}
-
-
-@keras.saving.register_keras_serializable(package="kedit")
-class Rotated(RunOperand):
-    """The activation, with its component in a learned subspace replaced by that of a source.
-
-    For activation `x` and source `s`, it is `x + (s - x) Q Q^T` along the last axis.
-    The columns of `Q` are orthonormal; they come from the QR decomposition of a learned
-    weight of shape `(features, rank)`. `.set(Rotated(OtherRun(), rank=2))` is a
-    distributed interchange intervention.
-
-    Args:
-        source: Where the values come from: `OtherRun()` or `BatchMean()`. Defaults to
-            None: `OtherRun()`.
-        rank: Number of dimensions of the subspace. Defaults to 1.
-        initializer: Initial value of the weight: an array of shape `(features, rank)`,
-            a Keras initializer or its name. Defaults to "orthogonal".
-
-    Gradient:
-        `x`, the source and the weight receive the gradient of the formula, which is
-        computed in float32.
-
-    References:
-        A. Geiger, Z. Wu, C. Potts, T. Icard and N. D. Goodman, *Finding Alignments
-        Between Interpretable Causal Variables and Distributed Neural
-        Representations*, 2023, arXiv:2303.02536.
-
-    Example:
-    >>> kedit.sample[0].set(kedit.interventions.Rotated(rank=2))
-    sample[0].set(Rotated(OtherRun(), rank=2))
-    """
-
-    __slots__ = ("basis", "rank", "source")
-    owns_weight = True
-    source: RunOperand
-    rank: int
-    basis: Trainable
-
-    def __init__(
-        self, source: RunOperand | None = None, rank: int = 1, initializer: Any = "orthogonal"
-    ) -> None:
-        source = OtherRun() if source is None else source
-        if not isinstance(source, RunOperand) or not source.is_whole or isinstance(source, Rotated):
-            raise OperandError(
-                f"`source` should be `OtherRun()` or `BatchMean()`. Received: {source!r}."
-            )
-        if type(rank) is not int or rank < 1:
-            raise OperandError(f"`rank` should be a positive int. Received: rank={rank!r}.")
-        self._init(source=source, rank=rank, basis=Trainable(initializer, name="rotation"))
-
-    def key(self) -> Any:
-        return ("Rotated", self.source.key(), self.rank, self.basis.key())
-
-    def __repr__(self) -> str:
-        start = self.basis.initializer
-        given = f", initializer={start!r}" if isinstance(start, str) else ", initializer=..."
-        return f"Rotated({self.source!r}, rank={self.rank}{given if start != 'orthogonal' else ''})"
-
-    def __reduce__(self) -> Any:
-        return (Rotated.from_config, (self.get_config(),))
-
-    def get_config(self) -> dict[str, Any]:
-        basis = describe(self.basis)
-        return {"source": describe(self.source), "rank": self.rank, "basis": basis}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Rotated":
-        with loading("A saved Rotated", config):
-            fields = check_fields("A saved Rotated", config, _ROTATED)
-            # Check before making it: a Rotated in a Rotated could recurse without end.
-            if fields["source"].get("placeholder") == "kedit>Rotated":
-                raise refused("`source` should be `OtherRun()` or `BatchMean()`", fields["source"])
-            source: Any = described(fields["source"])
-            basis: Any = described(fields["basis"])
-            made = cls(source, fields["rank"], basis.initializer)
-            check_same("A saved Rotated", made.get_config(), config)
-            return made
-
-    def names(self) -> tuple[list[str], list[str]]:
-        return self.source.names()
-
-    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
-        basis, _ = ops.qr(ops.convert_to_tensor(weight))
-        change = ops.cast(ops.subtract(self.source.value(x, given, None), x), "float32")
-        change = ops.matmul(ops.matmul(change, basis), ops.transpose(basis))
-        return ops.add(x, ops.cast(change, x.dtype))
+def _kind_of(data: Any) -> Any:
+    return data.get("placeholder") if isinstance(data, dict) else None

@@ -6,17 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from kedit._show import html
-from kedit._show.code import outline
-from kedit._show.plots import axes
-from kedit.errors import ShapeError
 from kedit.interventions._operands import OtherRun
-from kedit.interventions._points import activations, gated, gates_of, measured, predict_points
-from kedit.studies._predict import arrays, selected
+from kedit.interventions._points import (
+    activations,
+    checked_targets,
+    gated,
+    gates_of,
+    masks_of,
+    measured,
+    predict_points,
+)
+from kedit.interventions._site_map import SiteMap
+from kedit.studies._predict import arrays, length
 
 
-@dataclass(frozen=True, eq=False)
-class PatchingStudy:
+@dataclass(frozen=True, eq=False, repr=False)
+class PatchingStudy(SiteMap):
     """Results of `patching_study`.
 
     Attributes:
@@ -29,11 +34,16 @@ class PatchingStudy:
             patches.
     """
 
-    sites: list[str]
-    positions: list[str]
     values: Any
     clean: Any
     corrupted: Any
+
+    shows = "part of the difference recovered"
+
+    @property
+    def effects(self) -> Any:
+        """How much a patch raises the metric, `(num_sites, num_positions, num_samples)`."""
+        return self.values - self.corrupted
 
     @property
     def recovered(self) -> Any:
@@ -42,39 +52,7 @@ class PatchingStudy:
         `(value - corrupted) / (clean - corrupted)`, with means over the samples: 0 where
         a patch has no effect, 1 where it recovers everything.
         """
-        before, after = np.mean(self.corrupted), np.mean(self.clean)
-        return (self.values.mean(axis=2) - before) / (after - before)
-
-    def __repr__(self) -> str:
-        return outline(self)
-
-    def _repr_html_(self) -> str:
-        """The recovered fractions in a notebook: a row for each site, a column for a position."""
-        rows = [(site, *row) for site, row in zip(self.sites, self.recovered, strict=True)]
-        title = "Part of the difference recovered, by site and position"
-        return html.table(title, ("site", *self.positions), rows)
-
-    def plot(self, ax: Any = None) -> Any:
-        """Draw the recovered fractions as a map of sites and positions.
-
-        Args:
-            ax: Matplotlib axes to draw on. Defaults to None: new axes.
-
-        Returns:
-            The axes.
-
-        Raises:
-            ImportError: If matplotlib is not installed.
-        """
-        (ax,) = axes(ax)
-        found = self.recovered
-        most = max(1.0, np.abs(found).max())
-        image = ax.imshow(found, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
-        ax.set_xticks(range(len(self.positions)), self.positions)
-        ax.set_yticks(range(len(self.sites)), self.sites)
-        ax.set(xlabel="position", ylabel="site")
-        ax.figure.colorbar(image, ax=ax, label="part of the difference recovered")
-        return ax
+        return self.effects.mean(axis=2) / (np.mean(self.clean) - np.mean(self.corrupted))
 
 
 def patching_study(
@@ -82,8 +60,9 @@ def patching_study(
     clean: Any,
     corrupted: Any,
     sites: Any,
-    metric: Callable[[Any], Any],
+    metric: Callable[..., Any],
     *,
+    targets: Any = None,
     positions: Any = None,
     batch_size: int | None = None,
     verbose: int = 1,
@@ -101,6 +80,9 @@ def patching_study(
             `kedit.interventions.site`.
         metric: Function that takes predictions, NumPy arrays of shape
             `(num_rows, *output_shape)`, and returns a number for each row.
+        targets: Array or structure of arrays with an entry for each sample, such as the
+            right answers. The metric gets those of its rows as second argument. Defaults
+            to None: it gets predictions only.
         positions: List of selections, such as `[sample[3], sample[4:6]]`. Defaults to
             None: each position on the first axis of a sample, or the whole activation
             if it has only one axis.
@@ -132,36 +114,20 @@ def patching_study(
     [[0.0, 1.0, 0.0]]
     """
     clean, corrupted = arrays(clean), arrays(corrupted)
+    targets = checked_targets(targets, length(clean))
     seen = activations(model, clean, sites)
-    masks = [_masks(activation, positions) for _, activation in seen]
-    counts = {len(of_site) for of_site in masks}
-    if len(counts) != 1:
-        shapes = {str(site): activation.shape[1:] for site, activation in seen}
-        raise ShapeError(
-            "Activations that are patched by position should have equally many positions. "
-            f"Received: {shapes}. Study them apart, or give `positions`."
-        )
+    masks, labels = masks_of(seen, positions)
     edited = gated(model, [site for site, _ in seen], [OtherRun()] * len(seen))
     gates = gates_of(masks)
     inputs = {"inputs": corrupted, "other": clean}
     outputs = predict_points(edited, inputs, gates, batch_size, verbose)
     none = [np.zeros_like(gate[:1]) for gate in gates]
     before, after = [
-        measured(metric, predict_points(edited, {"inputs": x, "other": x}, none, batch_size, 0))[0]
-        for x in (corrupted, clean)
+        measured(metric, outputs_of_none, targets)[0]
+        for outputs_of_none in [
+            predict_points(edited, {"inputs": x, "other": x}, none, batch_size, 0)
+            for x in (corrupted, clean)
+        ]
     ]
-    (count,) = counts
-    labels = [repr(p) for p in positions] if positions else [str(n) for n in range(count)]
-    values = measured(metric, outputs).reshape(len(seen), count, -1)
+    values = measured(metric, outputs, targets).reshape(len(seen), len(labels), -1)
     return PatchingStudy([str(site) for site, _ in seen], labels, values, after, before)
-
-
-def _masks(activation: Any, positions: Any) -> list[Any]:
-    """Return a mask of the elements of each position, which broadcasts to a sample."""
-    if positions is not None:
-        return [selected(position, activation)[0] for position in positions]
-    rank = activation.ndim - 1
-    if rank < 2:
-        return [np.ones((1,) * rank, bool)]
-    length = activation.shape[1]
-    return list(np.eye(length, dtype=bool).reshape(length, length, *[1] * (rank - 1)))

@@ -8,11 +8,12 @@ import numpy as np
 
 from kedit._at import sample
 from kedit._run import ops
-from kedit.errors import OperandError
+from kedit.errors import OperandError, ShapeError
 from kedit.interventions._capture import capture
 from kedit.interventions._edited_model import EditedModel, edit_model
 from kedit.interventions._operands import Fed
 from kedit.interventions._site import Site
+from kedit.studies._predict import selected
 
 _MOST_ROWS, _MOST_NUMBERS = 1024, 2**20
 
@@ -22,6 +23,30 @@ def activations(model: Any, x: Any, sites: Any) -> list[tuple[Site, Any]]:
     found = capture(model, sites)
     seen = found.predict_on_batch(keras.tree.map_structure(lambda leaf: leaf[:1], x))
     return [(site, seen[str(site)]) for site in found.patterns]
+
+
+def masks_of(seen: list[tuple[Site, Any]], positions: Any) -> tuple[list[list[Any]], list[str]]:
+    """Return the masks of the positions of each site, and the names of the positions."""
+    masks = [_masks(activation, positions) for _, activation in seen]
+    counts = {len(of_site) for of_site in masks}
+    if len(counts) != 1:
+        shapes = {str(site): activation.shape[1:] for site, activation in seen}
+        raise ShapeError(
+            "Activations that are patched by position should have equally many positions. "
+            f"Received: {shapes}. Study them apart, or give `positions`."
+        )
+    return masks, [repr(p) for p in positions] if positions else [str(n) for n in range(*counts)]
+
+
+def _masks(activation: Any, positions: Any) -> list[Any]:
+    """Return a mask of the elements of each position, which broadcasts to a sample."""
+    if positions is not None:
+        return [selected(position, activation)[0] for position in positions]
+    rank = activation.ndim - 1
+    if rank < 2:
+        return [np.ones((1,) * rank, bool)]
+    length = activation.shape[1]
+    return list(np.eye(length, dtype=bool).reshape(length, length, *[1] * (rank - 1)))
 
 
 def gated(model: Any, sites: list[Site], operands: list[Any]) -> EditedModel:
@@ -86,11 +111,28 @@ def predict_points(
     return keras.tree.map_structure(join, *outputs)
 
 
-def measured(metric: Callable[[Any], Any], outputs: Any) -> Any:
+def checked_targets(targets: Any, count: int) -> Any:
+    """Return the targets of the samples as arrays, or None."""
+    if targets is None:
+        return None
+    targets = keras.tree.map_structure(np.asarray, targets)
+    shapes = [leaf.shape for leaf in keras.tree.flatten(targets)]
+    if any([shape[:1] != (count,) for shape in shapes]):
+        raise ShapeError(
+            f"`targets` should have an entry for each of {count} samples. Received: shapes "
+            f"{shapes}. Write an array, as in `targets=np.array(answers)`."
+        )
+    return targets
+
+
+def measured(metric: Callable[..., Any], outputs: Any, targets: Any = None) -> Any:
     """Return the metric of each prediction, `(num_points, num_samples)`."""
     first = keras.tree.flatten(outputs)[0]
-    flat = keras.tree.map_structure(lambda y: y.reshape(-1, *y.shape[2:]), outputs)
-    values = np.asarray(ops.convert_to_numpy(metric(flat)))
+    flat = [keras.tree.map_structure(lambda y: y.reshape(-1, *y.shape[2:]), outputs)]
+    if targets is not None:
+        repeated = np.tile(np.arange(first.shape[1]), first.shape[0])
+        flat.append(keras.tree.map_structure(lambda y: y[repeated], targets))
+    values = np.asarray(ops.convert_to_numpy(metric(*flat)))
     if values.shape != (first.shape[0] * first.shape[1],):
         raise OperandError(
             "`metric` should give one number for each prediction. Received: shape "

@@ -3,8 +3,6 @@
 from functools import partial
 from typing import Any
 
-import keras
-
 from kedit._addresses import addresses
 from kedit.errors import OperandError
 from kedit.interventions._hooks import Call, Handler
@@ -131,9 +129,8 @@ class Run:
                 )
 
 
-def owners_of(model: Any, sites: list[Site]) -> list[Any]:
-    """Return the layers that contain the layers at the sites."""
-    table = addresses(model)
+def owners_of(table: dict[str, Any], sites: list[Site]) -> list[Any]:
+    """Return the layers, by address in the table, that contain the layers at the sites."""
     parts = [site.pattern.split("/") for site in sites]
     names = {"/".join(part[:count]) for part in parts for count in range(1, len(part))}
     return [table[name] for name in sorted(names & set(table))]
@@ -162,21 +159,6 @@ def _why(one: Placed) -> str:
         "it may use the weights of the layer without calling it, or have no use for it. "
         "`kedit.interventions.sites(model)` shows which layers are called."
     )
-
-
-def check_not_fused(base: Any, sites: list[Site]) -> None:
-    """Raise if a site is inside a recurrent layer that can run as one fused operation.
-
-    Whether it does depends on the backend and the device; whether this raises does not.
-    """
-    for owner in owners_of(base, sites):
-        is_fused = isinstance(owner, (keras.layers.LSTM, keras.layers.GRU))
-        if is_fused and owner.use_cudnn is not False:
-            raise OperandError(
-                f"A {type(owner).__name__} whose cell is edited should compute step by step. "
-                f"Received: {owner.name!r} with use_cudnn={owner.use_cudnn!r}, and sites "
-                f"{[str(site) for site in sites]}. Make it with `use_cudnn=False`."
-            )
 
 
 def check_not_rematerialized(base: Any) -> None:

@@ -1,18 +1,18 @@
 """A site: the address of a layer of a model, and which of its values."""
 
 import difflib
-import fnmatch
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
 
-from kedit._addresses import addresses
+from kedit._addresses import Located, find_layers, located, spelling, spellings
 from kedit._edit import check_one_of
 from kedit._language.decoding import check_fields, check_same, loading
 from kedit._show.code import created
-from kedit.errors import OperandError, PositionError
+from kedit.errors import OperandError, PositionError, SavingError
+from kedit.interventions._sites import SiteInfo
 
 _WHERE = ("output", "input")
 _FIELDS: dict[str, Any] = {
@@ -28,25 +28,25 @@ class Site:
     """A value of one or several layers; made with `kedit.interventions.site`.
 
     Attributes:
-        pattern: Address of a layer, or a pattern of addresses.
+        pattern: Name or address of a layer, a pattern of these, or the layer itself.
         where: "output" or "input".
         leaf: Which of several tensors.
         call: Which call of a layer that is called several times; None for each.
-        is_found: Whether the pattern is an address that was found in a model, and not
-            the name of a layer.
+        spelled: How `sites(model)` spells the layer, once it was found in a model. The
+            pattern is then its address, which is the same in every session.
     """
 
-    pattern: str
+    pattern: Any
     where: str = "output"
     leaf: int | str = 0
     call: int | None = None
-    is_found: bool = field(default=False, compare=False, repr=False)
+    spelled: str | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_one_of("where", self.where, _WHERE)
-        if not isinstance(self.pattern, str) or not self.pattern:
+        if not isinstance(self.pattern, (str, keras.Operation)) or self.pattern == "":
             raise OperandError(
-                "A site should be the address of a layer, a str. Received: "
+                "A site should be a layer, its name, or its address. Received: "
                 f"{self.pattern!r}. `kedit.interventions.sites(model)` lists them."
             )
         if type(self.leaf) not in (int, str) or not (
@@ -58,16 +58,25 @@ class Site:
             )
 
     def __repr__(self) -> str:
-        return created(self, "site", is_found=False)
+        return created(self, "site", pattern=self.spelled or self.pattern, spelled=None)
 
     def __str__(self) -> str:
         """Return the pattern and what differs from the defaults: `dense:input:1#0`."""
         leaf = "" if self.leaf == 0 else f":{self.leaf}"
         where = "" if self.where == "output" and not leaf else f":{self.where}"
         call = "" if self.call is None else f"#{self.call}"
-        return f"{self.pattern}{where}{leaf}{call}"
+        return f"{self._layer()}{where}{leaf}{call}"
+
+    def _layer(self) -> str:
+        return str(self.spelled or getattr(self.pattern, "name", self.pattern))
 
     def get_config(self) -> dict[str, Any]:
+        if not isinstance(self.pattern, str):
+            raise SavingError(
+                "A site that is saved should be an address. Received: the layer "
+                f"{self.pattern.name!r} itself. Save the edited model, or its edits: "
+                "`save_edits(edited, path)`."
+            )
         return {
             "pattern": self.pattern,
             "where": self.where,
@@ -79,14 +88,24 @@ class Site:
     def from_config(cls, config: Any) -> "Site":
         """Rebuild a site from `get_config()`, at an address that was found in a model."""
         with loading("A saved site", config):
-            made = cls(**check_fields("A saved site", config, _FIELDS), is_found=True)
+            made = cls(**check_fields("A saved site", config, _FIELDS))
             check_same("A saved site", made.get_config(), config)
-            return made
+            return replace(made, spelled=made.pattern)
 
     def find(self, model: Any) -> list[tuple["Site", Any]]:
         """Return the layers of a model that match, each with a site at its own address."""
-        found = _find(model, self.pattern, self.is_found)
-        return [(replace(self, pattern=a, is_found=True), layer) for a, layer in found]
+        layers = located(model)
+        known = spellings(layers)
+        if self.spelled is None:
+            found = find_layers(layers, self.pattern)
+        else:
+            found = [one for one in layers if one.address == self.pattern]
+        if not found:
+            raise _nothing_at(self, model, layers)
+        return [
+            (replace(self, pattern=one.address, spelled=spelling(one, known)), one.layer)
+            for one in found
+        ]
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Return the tensor at this site."""
@@ -120,19 +139,21 @@ class Site:
         if not -len(flat) <= self.leaf < len(flat) or not hasattr(flat[self.leaf], "shape"):
             raise PositionError(
                 f"`leaf` should be the number of a tensor among the {len(flat)} of the "
-                f"{self.where} of {self.pattern!r}. Received: leaf={self.leaf}."
+                f"{self.where} of {self._layer()!r}. Received: leaf={self.leaf}."
             )
         flat[self.leaf] = change(flat[self.leaf])
         return keras.tree.pack_sequence_as(values, flat)
 
 
-def site(pattern: str, where: str = "output", leaf: int | str = 0, call: int | None = None) -> Site:
+def site(pattern: Any, where: str = "output", leaf: int | str = 0, call: int | None = None) -> Site:
     """Choose a value of one or several layers of a model.
 
     Args:
-        pattern: Address of a layer, as listed by `kedit.interventions.sites(model)`,
-            or a pattern of addresses, in which `*` matches anything and `?` matches
-            one character.
+        pattern: The layer; its name, as `model.summary()` shows it, with those of
+            nested layers joined by `/`; its address, as `kedit.interventions.sites(model)`
+            lists it, or an entry of that list; or a pattern of these, in which `*` matches
+            anything and `?` matches one character. A name that one layer has comes before
+            the address of another.
         where: "output" or "input" of the layer. Defaults to "output".
         leaf: Which tensor, if there are several: its number in the order of
             `keras.tree.flatten`, or its keys joined by `/`. For an input, the first key
@@ -148,33 +169,37 @@ def site(pattern: str, where: str = "output", leaf: int | str = 0, call: int | N
     >>> str(kedit.interventions.site("dense_*", "input"))
     'dense_*:input'
     """
+    pattern = pattern.address if isinstance(pattern, SiteInfo) else pattern
     return Site(pattern, where, leaf, call)
 
 
 def as_site(given: Any) -> Site:
-    return given if isinstance(given, Site) else Site(given)
+    return given if isinstance(given, Site) else site(given)
 
 
-def _find(model: Any, pattern: str, is_address: bool) -> list[tuple[str, Any]]:
-    table = addresses(model)
-    by_name = [(a, layer) for a, layer in table.items() if layer.name == pattern and not is_address]
-    if pattern in table:
-        others = [address for address, layer in by_name if layer is not table[pattern]]
-        if others:
-            raise OperandError(
-                f"{pattern!r} is the address of a layer named {table[pattern].name!r}, and the "
-                f"name of the one at {others[0]!r}. Write that address, or name the layers when "
-                "you make them: `keras.layers.Dense(8, name='hidden')`."
-            )
-        return [(pattern, table[pattern])]
-    found = [(a, layer) for a, layer in table.items() if fnmatch.fnmatchcase(a, pattern)] or by_name
-    if not found:
-        close = difflib.get_close_matches(pattern, list(table), 5, 0.4) or list(table)[:10]
-        raise OperandError(
-            f"A site should be the address of a layer of the model. Received: {pattern!r}. Close "
-            f"to it: {close}. `kedit.interventions.sites(model)` lists all."
-        )
-    return found
+def _nothing_at(one: Site, model: Any, layers: list[Located]) -> OperandError:
+    """Return the error for a site that is not in a model."""
+    given, known = one._layer(), spellings(layers)
+    listed = [spelling(layer, known) for layer in layers][:10]
+    inputs = [
+        layer.name
+        for layer in getattr(model, "layers", [])
+        if isinstance(layer, keras.layers.InputLayer)
+    ]
+    if given in inputs:
+        what = ", an input of the model"
+        first = (listed or ["dense"])[0]
+        fix = f"Edit the layer that takes it, as in `site({first!r}, 'input')`, or the data"
+    elif isinstance(one.pattern, str):
+        what = ""
+        fix = f"Close to it: {difflib.get_close_matches(given, known, 5, 0.4) or listed}"
+    else:
+        what, fix = ", a layer that the model does not hold", f"It holds: {listed}"
+    error: OperandError = OperandError(
+        "A site should be a layer of the model, its name or its address. Received: "
+        f"{given!r}{what}. {fix}. `kedit.interventions.sites(model)` lists all."
+    )
+    return error
 
 
 def _change_path(values: Any, path: list[str], change: Callable[[Any], Any], site: Site) -> Any:
@@ -188,7 +213,7 @@ def _change_path(values: Any, path: list[str], change: Callable[[Any], Any], sit
     if not known and not (is_sequence and isinstance(key, int) and key < len(values)):
         kind = list(values) if isinstance(values, dict) else type(values).__name__
         raise PositionError(
-            f"`leaf` should lead to a tensor in the {site.where} of {site.pattern!r}. Received: "
+            f"`leaf` should lead to a tensor in the {site.where} of {site._layer()!r}. Received: "
             f"leaf={site.leaf!r}, where {key!r} is not in {kind}."
         )
     new = _change_path(values[key], path[1:], change, site)

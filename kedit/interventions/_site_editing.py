@@ -8,17 +8,19 @@ import numpy as np
 
 from kedit import _run
 from kedit._edit import Edit, EditSequence
-from kedit._language.constants import Array, freeze, is_scalar, to_code
+from kedit._language.constants import Array, Slot, freeze, is_scalar, to_code
 from kedit._language.dtypes import kind
+from kedit._language.index import Index
 from kedit._language.operations import OPERATIONS
 from kedit._language.selection import Selection
 from kedit._language.trainable import Trainable
 from kedit._language.types import Shape, Tensor
 from kedit._plan.bind import bind
 from kedit._run import ops
-from kedit.errors import OperandError
-from kedit.interventions._operands import Rotated, RunOperand
+from kedit.errors import OperandError, PositionError, ShapeError
+from kedit.interventions._operands import Fed, RunOperand
 from kedit.interventions._positions import apply_from
+from kedit.interventions._rotated import Rotated
 from kedit.layers import Editing
 
 
@@ -81,13 +83,12 @@ class SiteEditing(Editing):
     def build(self, input_shape: Shape) -> None:
         shape = (None, *input_shape[1:])
         for part in self.original.edits:
-            stand_ins = part.map(
-                lambda leaf: 1 if isinstance(leaf, RunOperand | Trainable) else leaf
-            )
             part.check_rows(len(shape))
             if not part.placeholders():
-                _run.check(stand_ins, shape, self.site_dtype)
+                _run.check(part, shape, self.site_dtype)
             for held in part.placeholders():
+                if getattr(held, "at", None) is not None:
+                    _check_read(part, held.at, shape)
                 if isinstance(held, Rotated) and (part.op, part.operand) != ("set", held):
                     raise OperandError(
                         "A rotation should be written. Received: "
@@ -111,10 +112,20 @@ class SiteEditing(Editing):
         x, learned = inputs, iter(self._learned)
         # On the NumPy backend, tensors are arrays, which must fit the batch.
         shape = (x.shape[0], *self._shape[1:])
+        given = given or {}
         for plain, held in self._plain:
-            operands = [self._operand(plain, x, next(learned), given or {}) for _ in held]
-            edit = _run.fill(plain, operands) if held else plain
-            x = apply_from(edit, x, shape, piece)
+            weights = [next(learned) for _ in held]
+            places = {
+                leaf.number: _positions(weights[leaf.number][0], given)
+                for leaf in plain.selection.index.leaves()
+                if isinstance(leaf, Slot)
+            }
+            edit = plain.with_index(_filled(plain.selection.index, places)) if places else plain
+            operands = [
+                None if number in places else self._operand(edit, x, one, given)
+                for number, one in enumerate(weights)
+            ]
+            x = apply_from(_run.fill(edit, operands) if held else plain, x, shape, piece)
         return x
 
     def _operand(self, edit: Edit, x: Tensor, held: Any, given: dict[str, Tensor]) -> Tensor:
@@ -123,8 +134,12 @@ class SiteEditing(Editing):
             return ops.cast(held, x.dtype)
         operand, weight = held
         value = operand.value(x, given, weight)
-        place = Selection(edit.selection.coordinates, edit.selection.index)
         shape = (x.shape[0], *self._shape[1:])
+        read: Edit | None = getattr(operand, "at", None)
+        if read is not None:
+            filled = read.map(lambda it: _positions(it, given) if isinstance(it, Fed) else it)
+            return _run.apply(filled, value, shape)
+        place = Selection(edit.selection.coordinates, edit.selection.index)
         if not operand.is_whole:
             # One axis at a time: with rematerialization, TensorFlow does not know its sizes.
             for _ in range(len(bind(place, shape).result) - len(value.shape)):
@@ -149,6 +164,38 @@ class SiteEditing(Editing):
             ]
             edits.append(_run.fill(plain, operands) if held else part)
         return edits[0] if len(edits) == 1 else EditSequence(*edits)
+
+
+def _positions(fed: Fed, given: dict[str, Tensor]) -> Tensor:
+    """Return the positions of each example, which must be integers."""
+    positions = given[fed.name]
+    dtype = keras.backend.standardize_dtype(positions.dtype)
+    if kind(dtype) != 1:
+        raise PositionError(
+            f"Positions that are fed should be integers. Received: {dtype} in {fed!r}. Write "
+            f"`{{..., {fed.name!r}: positions.astype('int32')}}`."
+        )
+    return positions
+
+
+def _filled(index: Index, places: dict[int, Tensor]) -> Index:
+    """Return the index with tensors put in place of its slots."""
+    return index.map(lambda leaf: places[leaf.number] if isinstance(leaf, Slot) else leaf)
+
+
+def _check_read(edit: Edit, read: Edit, shape: Shape) -> None:
+    """Raise if what is read from another run does not fit the activation or the edit."""
+    read.check_rows(len(shape))
+    if read.placeholders() or edit.selection.index.leaves():
+        return  # the number of positions is unknown
+    found, selected = [bind(one.selection, shape).result for one in (read, edit)]
+    sizes = zip(reversed(found), reversed(selected), strict=False)
+    if len(found) > len(selected) or any([n not in (1, m) for n, m in sizes]):
+        raise ShapeError(
+            "What is read from another run should broadcast to what is written, of shape "
+            f"{selected}. Received: shape {found} in `{edit!r}`. Read as many positions as you "
+            "write, as in `sample[3:5].set(OtherRun(at=sample[6:8]))`."
+        )
 
 
 def _with_value(edit: Edit) -> Edit:

@@ -15,7 +15,9 @@ from kedit._edit import (
     condition_of,
     edit_from_json,
 )
+from kedit._language.constants import Slot
 from kedit._language.decoding import check_same, loading
+from kedit._language.items import Positions
 from kedit._language.selection import placeholders_in
 from kedit._language.trainable import Trainable, number_of, take_out
 from kedit._language.types import Gradient, Shape, Tensor, When
@@ -25,6 +27,15 @@ from kedit.layers import _gradient
 from kedit.layers._words import name_of
 
 WHEN = get_args(When)
+
+
+def _stand_ins(plain: Edit, held: list[Any]) -> list[Any]:
+    """Return what stands for placeholders while an edit is checked: 1, or the first position."""
+    found: list[Any] = [1] * len(held)
+    for slot in plain.selection.index.leaves():
+        if isinstance(slot, Slot):
+            found[slot.number] = Positions((1,), (0,))
+    return found
 
 
 @keras.saving.register_keras_serializable(package="kedit")
@@ -167,7 +178,7 @@ class Editing(keras.layers.Layer):
             edit.check_rows(len(input_shape))
             if trainables:
                 _gradient.check_can_learn(edit, self.gradient)
-                stand_in = _run.fill(plain, [1] * len(trainables))
+                stand_in = _run.fill(plain, _stand_ins(plain, trainables))
                 selected = _run.check(stand_in, self._shape, self.compute_dtype).selected
                 in_condition = placeholders_in(condition_of(edit))
                 for trainable in trainables:

@@ -29,7 +29,7 @@ def check_model(model: Any) -> None:
 def edit_of(selection: Any, values: Any, path: str | None) -> Edit:
     """Return the edit that writes values at the selection given to a study."""
     edit = selection.set(values) if isinstance(selection, Place) else None
-    if not isinstance(edit, Edit):
+    if not isinstance(edit, Edit) or edit.placeholders():
         raise OperandError(
             "A study should be given what to edit, without an operation or data. Received: "
             f"{selection!r} of type {type(selection).__name__}. Write `sample[3]` or "

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from kedit._addresses import addresses, children
+from kedit._addresses import addresses, children, find_layers, located, spelling, spellings
 from kedit._language.dtypes import kind
 from kedit.errors import OperandError
 from kedit.weights._weight_chains import EditsWeights
@@ -19,13 +19,21 @@ class Address(str):
 
 
 class Named(NamedTuple):
-    """A weight of a model, with its layer and the names that it goes by."""
+    """A weight of a model, with its layer and the names that it goes by.
+
+    Attributes:
+        address: The address of its layer and its own name, the same in every session.
+        name: The name of its layer, as `summary()` shows it, and its own name.
+        layer: The layer.
+        variable: The weight.
+        names: The path, and then the addresses and names by each layer that holds it.
+    """
 
     address: str
+    name: str
     layer: Any
     variable: Any
     names: tuple[str, ...]
-    """The path, and then those by the address and by the name of each layer that holds it."""
 
     @property
     def is_number(self) -> bool:
@@ -38,16 +46,17 @@ def find_weights(base: Any, target: Any, table: list[Named] | None = None) -> li
 
     Args:
         base: Layer or model.
-        target: The end of a weight's path; the name or address of a layer with the weight, as
-            in "dense/kernel", or alone, for all weights of the layer; a pattern of these with
+        target: The name or address of a layer with the weight, as in "dense/kernel", or alone,
+            for all weights of the layer; the end of a weight's path; a pattern of these with
             `*`, `?` or `[]`; a variable or a layer; a function of (layer, variable) that
-            returns a bool; or a list of these.
+            returns a bool; or a list of these. A name comes before an address.
         table: What `weights_in(base)` returns, for whoever looks for several.
 
     Raises:
         kedit.errors.OperandError: If nothing is meant, or a name stands for several weights.
     """
     table = weights_in(base) if table is None else table
+    target = getattr(target, "address", target)  # of an entry of `sites(model)`
     if isinstance(target, (list, tuple, set, frozenset)) and target:
         parts = [find_weights(base, part, table) for part in target]
         chosen = {id(found.variable) for part in parts for found in part}
@@ -66,31 +75,35 @@ def find_weight(base: Any, target: Any, table: list[Named] | None = None) -> Nam
 
 def weights_in(base: Any) -> list[Named]:
     """Return the weights of a layer or a model, without the masks of pruned models."""
-    root = base
-    while isinstance(root, EditsWeights):
-        root = root.base
-    found: dict[int, tuple[str, Any, Any, list[str]]] = {}
-    names = {"": ""}
-    for address, layer in [("", root), *addresses(root).items()]:
-        if address:
-            above = names.get(address.rpartition("/")[0], "")
-            names[address] = f"{above}/{layer.name}".lstrip("/")
+    root = _root(base)
+    found: dict[int, tuple[str, str, Any, Any, list[str]]] = {}
+    for address, name, layer in [("", getattr(root, "name", ""), root), *located(root)]:
         for variable in _own_weights(layer):
-            entry = (f"{address}/{variable.name}".lstrip("/"), layer, variable, [variable.path])
-            _, _, _, others = found.setdefault(id(variable), entry)
-            prefix = names[address] if address else getattr(layer, "name", "")
-            others += [f"{address}/{variable.name}".lstrip("/"), f"{prefix}/{variable.name}"]
+            names = [f"{address}/{variable.name}".lstrip("/"), f"{name}/{variable.name}"]
+            entry = (*names, layer, variable, [variable.path])
+            *_, others = found.setdefault(id(variable), entry)
+            others += names
     for variable in base.weights:
-        found.setdefault(id(variable), (variable.path, base, variable, [variable.path]))
+        path = variable.path
+        found.setdefault(id(variable), (path, path, base, variable, [path]))
     hidden = _masks_in(base)
     counts: dict[str, int] = {}
     for address, *_ in found.values():
         counts[address] = counts.get(address, 0) + 1
     return [
-        Named(address if counts[address] == 1 else variable.path, layer, variable, tuple(known))
-        for address, layer, variable, known in [found[id(v)] for v in base.weights]
+        Named(
+            address if counts[address] == 1 else variable.path, name, layer, variable, tuple(known)
+        )
+        for address, name, layer, variable, known in [found[id(v)] for v in base.weights]
         if id(variable) not in hidden
     ]
+
+
+def _root(base: Any) -> Any:
+    """Return the model whose weights are edited, without what edits them."""
+    while isinstance(base, EditsWeights):
+        base = base.base
+    return base
 
 
 def _own_weights(layer: Any) -> list[Any]:
@@ -132,23 +145,48 @@ def _matching(base: Any, table: list[Named], target: Any) -> list[Named]:
 def _named(base: Any, table: list[Named], name: str) -> list[Named]:
     if isinstance(name, Address):
         return [weight for weight in table if weight.address == name]
+    known = spellings(table)
+    if len(known.get(name, [])) == 1:
+        return known[name]
     if any([sign in name for sign in "*?["]):
         return [
             weight
             for weight in table
-            if weight.is_number
-            and any([_fits(known, name) for known in (weight.address, *weight.names[1:])])
+            if weight.is_number and any([_fits(own, name) for own in _own_spellings(weight, known)])
         ]
-    ends = [w for w in table if any([f"/{known}".endswith(f"/{name}") for known in w.names])]
-    if len(ends) > 1:  # the whole name of one may be the end of another's
-        whole = [w for w in ends if name in w.names]
-        ends = whole if len(whole) == 1 else ends
-    if len(ends) > 1:
-        raise _not_one(base, name, ends)
-    if ends:
-        return ends
+    for kind_of_name in (_by_name, _by_address):
+        ends = [w for w in table if any([f"/{n}".endswith(f"/{name}") for n in kind_of_name(w)])]
+        if len(ends) > 1:  # the whole name of one may be the end of another's
+            whole = [w for w in ends if name in kind_of_name(w)]
+            ends = whole if len(whole) == 1 else ends
+        if len(ends) > 1:
+            raise _not_one(base, name, ends)
+        if ends:
+            return ends
+    layers = find_layers(located(_root(base)), name)
+    held = {id(weight) for one in layers for weight in getattr(one.layer, "weights", [])}
     start = f"{name}/"
-    return [w for w in table if w.is_number and any([n.startswith(start) for n in w.names])]
+    return [
+        w
+        for w in table
+        if w.is_number
+        and (id(w.variable) in held if held else any([n.startswith(start) for n in w.names]))
+    ]
+
+
+def _by_name(weight: Named) -> tuple[str, ...]:
+    """Return the path of a weight, and its names by the layers that hold it."""
+    return (weight.name, weight.names[0], *weight.names[2::2])
+
+
+def _by_address(weight: Named) -> tuple[str, ...]:
+    return (weight.address, *weight.names[1::2])
+
+
+def _own_spellings(weight: Named, known: dict[str, list[Named]]) -> list[str]:
+    """Return the names and addresses of a weight that do not stand for another."""
+    every = (weight.address, *weight.names[1:])
+    return [text for text in every if any([one is weight for one in known.get(text, [weight])])]
 
 
 def _fits(known: str, pattern: str) -> bool:
@@ -159,9 +197,11 @@ def _fits(known: str, pattern: str) -> bool:
 def _not_one(base: Any, target: Any, found: list[Named]) -> OperandError:
     """Return the error for a name that stands for no weight, or for several."""
     given = getattr(target, "path", None) or target
-    names = [weight.address for weight in weights_in(base)]
+    table = weights_in(base)
+    known = spellings(table)
+    kept = {id(weight.variable) for weight in found}
+    names = [spelling(w, known) for w in table if not found or id(w.variable) in kept]
     if found:
-        names = [weight.address for weight in found]
         pattern = f"*/{str(given).rpartition('/')[2]}"
         fix = f"Write one of {names[:10]!r}, or more of its path, or {pattern!r} for all of them"
     elif not base.built:
@@ -173,6 +213,6 @@ def _not_one(base: Any, target: Any, found: list[Named]) -> OperandError:
     error: OperandError = OperandError(
         "A name should be the end of one weight's path, or the name of its layer and its own, as "
         f"in 'dense/kernel', or a pattern such as '*/kernel'. Received: {given!r}, which is that "
-        f"of {len(found)} of {len(weights_in(base))} weights. {fix}."
+        f"of {len(found)} of {len(table)} weights. {fix}."
     )
     return error

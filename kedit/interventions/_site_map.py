@@ -1,0 +1,62 @@
+"""Results for each site and position of a model, which are drawn as a map."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from kedit._show import html
+from kedit._show.code import outline
+from kedit._show.plots import axes
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SiteMap:
+    """Base class of results of studies that have a row for each site.
+
+    Attributes:
+        sites: Names of the sites.
+        positions: Names of the positions.
+    """
+
+    sites: list[str]
+    positions: list[str]
+
+    shows: ClassVar[str]
+    """What the map shows."""
+
+    @property
+    def recovered(self) -> Any:
+        """What the map shows, `(num_sites, num_positions)`."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return outline(self)
+
+    def _repr_html_(self) -> str:
+        """The recovered fractions in a notebook: a row for each site, a column for a position."""
+        rows = [(site, *row) for site, row in zip(self.sites, self.recovered, strict=True)]
+        title = f"{self.shows.capitalize()}, by site and position"
+        return html.table(title, ("site", *self.positions), rows)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the recovered fractions as a map of sites and positions.
+
+        Args:
+            ax: Matplotlib axes to draw on. Defaults to None: new axes.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+        """
+        (ax,) = axes(ax)
+        found = self.recovered
+        most = max(1.0, np.abs(found).max())
+        image = ax.imshow(found, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+        ax.set_xticks(range(len(self.positions)), self.positions)
+        ax.set_yticks(range(len(self.sites)), self.sites)
+        ax.set(xlabel="position", ylabel="site")
+        ax.figure.colorbar(image, ax=ax, label=self.shows)
+        return ax
