@@ -31,8 +31,10 @@ pytestmark = pytest.mark.tensors
 
 
 @contextlib.contextmanager
-def forced(number, *, hidden=False):
+def forced(number, *, hidden=False, sparse=False):
     """Have plans carried out by the strategy of this number among those that fit.
+
+    If `sparse`, winners are found as where positions are few of many.
 
     Yields the names of those that were taken.
     """
@@ -49,6 +51,8 @@ def forced(number, *, hidden=False):
     Spelled.forget()  # in which are those of `at(x)[...]`; an edit keeps its own
     patches = [mock.patch.object(planning, "choose", take)]
     patches += [mock.patch.object(positions, "seen", unseen)] if hidden else []
+    if sparse:
+        patches += [mock.patch.object(positions.ComputedPositions, "_is_sparse", True)]
     with contextlib.ExitStack() as stack:
         for patch in patches:
             stack.enter_context(patch)
@@ -142,12 +146,28 @@ def test_every_strategy_compiled(number):
 
 
 @test_properties.search(60)
-@given(test_properties.cases("some", ["tensor"]), st.integers(0, 2), st.booleans())
-def test_any_edit_by_any_strategy(case, number, hidden):
+@given(test_properties.cases("some", ["tensor"]), st.integers(0, 2), st.booleans(), st.booleans())
+def test_any_edit_by_any_strategy(case, number, hidden, sparse):
     assume(test_properties.mask_beside_arrays(case.place) == "fine")
     looks = case.place.mode == "raise" or case.op == "get"
-    with forced(number, hidden=hidden and not looks):
+    with forced(number, hidden=hidden and not looks, sparse=sparse):
         test_properties.check(case)
+
+
+@pytest.mark.parametrize("op", ["set", "add", "multiply", "max", "min", "divide"])
+def test_few_positions_on_a_long_axis(op):
+    rng = np.random.default_rng(3)
+    x, values = [rng.uniform(0.5, 2.0, shape).astype(F) for shape in ((3000, 2), (7, 2))]
+    rows = np.array([2999, 5, -1, 5, 5, 17, 0], "int32")
+    given = [ops.convert_to_tensor(array) for array in (x, rows, values)]
+    expected = oracle.update(op, x, oracle.positions(x.shape, rows), values)
+    found = updated(op, at[given[1]], given[0], given[2])
+    np.testing.assert_allclose(to_numpy(found), expected, rtol=1e-6)
+    beyond = ops.convert_to_tensor(np.where(rows == 17, 3000, rows))
+    kept = rows != 17
+    expected = oracle.update(op, x, oracle.positions(x.shape, rows[kept]), values[kept])
+    found = updated(op, at[beyond], given[0], given[2])
+    np.testing.assert_allclose(to_numpy(found), expected, rtol=1e-6)
 
 
 def test_each_strategy_is_met():

@@ -535,7 +535,10 @@ def _is_torch(x: Any) -> bool:
 
 def _of_64_bits(places: Any) -> Any:
     """Integers in 64 bits, as PyTorch requires."""
-    return places.long() if _is_torch(places) else _ops.convert_to_tensor(places, "int64")
+    if _is_torch(places):
+        return places.long()
+    is_array = isinstance(places, np.ndarray)
+    return _ops.convert_to_tensor(places.astype("int64") if is_array else places, "int64")
 
 
 def _along_rows(numbers: Any, x: Any) -> Any:

@@ -104,12 +104,23 @@ class ComputedPositions(Computed):
     @cached_property
     def _winning(self) -> tuple[Any, Any]:
         """The positions in bounds, each once, and the picks that win them, or None if all do."""
-        if self.has_duplicates or self.inside is not None:
+        if not self.has_duplicates and self.inside is None:
+            return self.flat, None
+        if self._is_sparse:
+            order = np.argsort(self.flat, kind="stable")
+            ascending = self.flat[order]
+            is_last = np.append(ascending[1:] != ascending[:-1], True) & (ascending < self.size)
+            named, wins = ascending[is_last], order[is_last]
+        else:
             last = self._last()[:-1]
             named = np.flatnonzero(last >= 0)
-            if len(named) < len(self.flat):
-                return named, last[named]
-        return self.flat, None
+            wins = last[named]
+        return (named, wins) if len(named) < len(self.flat) else (self.flat, None)
+
+    @property
+    def _is_sparse(self) -> bool:
+        """Whether it is faster to sort the positions than to count all places."""
+        return bool(self.size > 100 * len(self.flat))
 
     def read(self, x: Tensor, axis: int, unique: bool = False) -> Tensor:
         """The elements at the positions; arbitrary ones at positions out of bounds."""
@@ -164,8 +175,11 @@ class ComputedPositions(Computed):
     @cached_property
     def _segments(self) -> Any:
         """For each pick, the number of its position among those named; 0 if out of bounds."""
+        named, wins = self._winning
+        if self._is_sparse and wins is not None:  # then they ascend
+            return np.minimum(np.searchsorted(named, self.flat), len(named) - 1).astype("int32")
         numbers = np.zeros(self.size + 1, "int32")
-        numbers[self.named] = np.arange(len(self.named))
+        numbers[named] = np.arange(len(named))
         return numbers[self.flat]
 
     @cached_property
