@@ -182,6 +182,49 @@ def test_each_strategy_is_met():
     assert met == set(STRATEGIES)
 
 
+BESIDE = {
+    "all rows": ([0, 1, 2, 3, 4], (5, 5), [4, 0, 2, 2, 1]),
+    "all rows, some out of bounds": ([0, 1, 2, 3, 4], (5, 5), [4, 5, -2, -9, 1]),
+    "other rows": ([4, 1, 3], (5, 5), [0, 0, 0]),
+    "rows that repeat": ([4, 1, 1], (5, 5), [0, 2, 2]),
+    "several in each row": (
+        [[0], [1], [2], [3], [4]],
+        (5, 5),
+        [[0, 1], [4, 4], [2, 3], [3, 2], [0, 0]],
+    ),
+    "the same in each row": ([[0], [1], [2], [3], [4]], (5, 5), [0, 3]),
+    "with a further axis": ([0, 1, 2, 3, 4], (5, 5, 3), [4, 0, 2, 2, 1]),
+    "too few rows": ([0, 1, 2], (5, 3), [2, 0, 2]),
+    "negative rows": ([0, -1, -2], (5, 3), [2, 0, 2]),
+}
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("name", BESIDE)
+def test_arrays_beside_tensors(name, hidden):
+    """Rows that are known to differ need no search for the winner."""
+    rows, shape, columns = BESIDE[name]
+    rng = np.random.default_rng(5)
+    x = rng.uniform(0.5, 2.0, shape).astype(F)
+    r, c = np.broadcast_arrays(np.array(rows), np.array(columns))
+    flat = np.arange(x.size).reshape(shape)
+    for mode in (None, "clip", "wrap"):
+        size = shape[1]
+        column = c % size if mode == "wrap" else np.where(c < 0, c + size, c)
+        inside = (column >= 0) & (column < size)
+        column = column.clip(0, size - 1)
+        places = flat[r, column]
+        values = rng.uniform(0.5, 2.0, places.shape).astype(F)
+        kept = np.ones_like(inside) if mode else inside
+        for op in [op for op in oracle.UPDATES if op != "apply"]:
+            expected = oracle.update(op, x, places[kept], values[kept])
+            place = at[np.array(rows), ops.convert_to_tensor(np.array(columns, "int32"))]
+            with forced(0, hidden=hidden):
+                edit = getattr(place, op)(ops.convert_to_tensor(values), mode=mode)
+                found = edit(ops.convert_to_tensor(x))
+            np.testing.assert_allclose(to_numpy(found), expected, rtol=1e-6)
+
+
 READS_NOTHING = {
     "set, promised": lambda x, i, v, m: at(x)[i].set(
         v, unique_indices=True, mode="promise_in_bounds"

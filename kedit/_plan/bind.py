@@ -105,7 +105,7 @@ def _bound(
             f"`at{index}`. Write `sample{index}`, where axes are counted after the batch axis."
         )
     if not per_sample:
-        return _bind(index, shape, options, 1)
+        return _with_rows(_bind(index, shape, options, 1))
     if sum([axes_of(item) for item in index.items]) > len(shape) - 1:
         raise PositionError(
             "`sample[...]` should name at most as many axes as a sample has; axis 0 is the "
@@ -121,6 +121,23 @@ def _bound_when_traced(*key: Any) -> Layout:
 
 
 _cached = lru_cache(maxsize=1024)(_bound)
+
+
+def _with_rows(layout: Layout) -> Layout:
+    """The layout, with the numbers of all rows, beside positions in each, known to be that."""
+    rows: Any = layout.shape[:1]
+    for number, pick in enumerate(layout.picks):
+        if not pick.is_computed or pick.positions.parts[0].axes != (0,):
+            continue
+        (first, *others), shape = pick.positions.parts, pick.positions.shape
+        of_all = Positions(rows + (1,) * (len(shape) - 1), tuple(range(rows[0] or 0)))
+        if others and first.source == of_all and shape[:1] == rows:
+            parts = (Part("rows", (0,)), *others)
+            known = Pick(pick.size, pick.positions._replace(parts=parts), pick.dims)
+            picks = (*layout.picks[:number], known, *layout.picks[number + 1 :])
+            given = (layout.shape, layout.result, layout.order, layout.start, layout.merged, picks)
+            return Layout(*given, layout.mask, layout.mask_dim)
+    return layout
 
 
 def _with_batch_axis(layout: Layout, batch: int | None) -> Layout:
@@ -394,6 +411,8 @@ def _computed_joint(
     may_repeat = not options.unique and not one_for_each_true and size_of(joint) != 1
     if may_repeat and not RULES[options.mode].moves:
         may_repeat = _may_repeat(arrays, shape, joint)
+    if any([axis is not None and _differ(item, shape[axis], joint) for item, axis in arrays]):
+        may_repeat = False
     axes_all = [axis for part in parts for axis in part.axes]
     return _Joint(axes_all, joint, None, tuple(parts), may_repeat)
 
@@ -411,6 +430,14 @@ def _without_known_mask(item: Any, axis: int) -> list[tuple[Any, Any]]:
         return [(item, axis)]
     axes = range(axis, axis + len(item.shape)) if item.shape else [None]
     return list(zip(_places(item), axes, strict=True))
+
+
+def _differ(item: Any, size: int | None, joint: Shape) -> bool:
+    """Whether an index array holds a position of its own for each entry of the joint shape."""
+    if not isinstance(item, Positions) or size is None or size_of(joint) != len(item.numbers):
+        return False
+    low, high = min(item.numbers, default=0), max(item.numbers, default=-1)
+    return 0 <= low <= high < size and len(set(item.numbers)) == len(item.numbers)
 
 
 def _may_repeat(arrays: list[tuple[Any, Any]], shape: Shape, joint: Shape) -> bool:
