@@ -44,6 +44,7 @@ PACKAGES = {
     kedit.constraints: ["EditConstraint"],
     kedit.weights: ["WeightEditing", "edit_weights", "freeze_elements", "prune", "remove_channels"],
     kedit.interventions: [
+        "Activations",
         "BatchMean",
         "Capture",
         "EditedModel",

@@ -3,7 +3,9 @@
 import inspect
 import json
 import pkgutil
+import tempfile
 from importlib import import_module
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,6 +17,7 @@ from kedit.callbacks import DualAscent, PenaltySchedule, PruningSchedule
 from kedit.constraints import EditConstraint
 from kedit.inputs import EditedDataset, InputEditing, RandomEdit
 from kedit.interventions import (
+    Activations,
     BatchMean,
     Capture,
     EditedModel,
@@ -195,6 +198,12 @@ RESULTS = {
         "Counterfactual(x=<array of shape (2, 3)>, edited=<array of shape (2, 3)>, "
         "before=<array of shape (2, 3)>, after=<array of shape (2, 3)>, "
         "reached=<array of shape (2,)>)",
+    ),
+    Activations: (
+        lambda: Capture(network(), ["h"]).to_disk(
+            Path(tempfile.mkdtemp()) / "acts.h5", np.ones((4, 3)), verbose=0
+        ),
+        "Activations({'h': <array of shape (4, 3)>})",
     ),
 }
 

@@ -4,6 +4,7 @@ from kedit.interventions._ablation_study import ablation_study
 from kedit.interventions._attribution_study import attribution_study
 from kedit.interventions._capture import Capture, capture
 from kedit.interventions._edited_model import EditedModel, edit_model
+from kedit.interventions._on_disk import Activations
 from kedit.interventions._operands import BatchMean, Fed, OtherRun
 from kedit.interventions._patching_study import patching_study
 from kedit.interventions._rotated import Rotated
@@ -13,6 +14,7 @@ from kedit.interventions._sites import sites
 from kedit.weights import WeightEditing, edit_weights, freeze_elements, prune, remove_channels
 
 __all__ = [
+    "Activations",
     "BatchMean",
     "Capture",
     "EditedModel",

@@ -1,6 +1,7 @@
 """A model that returns the activations of another model."""
 
 from collections.abc import Callable, Sequence
+from os import PathLike
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from kedit._language.types import Tensor
 from kedit._run import ops
 from kedit.errors import OperandError
 from kedit.interventions._edited_model import EditedModel
+from kedit.interventions._on_disk import Activations, write
 from kedit.interventions._partly_trained import PartlyTrained
 from kedit.interventions._recurrent import check_recurrent
 from kedit.interventions._run import Placed
@@ -128,6 +130,43 @@ class Capture(SafelyRun):
             at = np.minimum(np.arange(start, start + size), rows - 1)
             found.append(model.of_batch(rows_of(x, at)))
         return {name: np.concatenate([part[name] for part in found])[:rows] for name in first}
+
+    def to_disk(
+        self, path: str | PathLike[str], x: Any, *, batch_size: int = 32, verbose: int = 1
+    ) -> Activations:
+        """Write activations to a file, batch by batch, so that memory holds one batch.
+
+        A run that was cut off goes on where it stopped: call it again with the same
+        inputs, in the same order.
+
+        Args:
+            path: The file, of HDF5 format; `h5py` and many tools read it.
+            x: Inputs of the model: arrays, a `keras.utils.PyDataset`, a `tf.data.Dataset`, a
+                `DataLoader`, or an iterator over batches. As in `fit`, a batch may be a
+                tuple of inputs and targets, of which the targets are left out.
+            batch_size: Number of examples per batch, if `x` is arrays. Defaults to 32.
+            verbose: 1 shows the progress, 0 nothing. Defaults to 1.
+
+        Returns:
+            `Activations`, a mapping from addresses to what the file holds, read lazily.
+            bfloat16 is written as float32.
+
+        Raises:
+            kedit.errors.ShapeError: If shapes differ between batches.
+            kedit.errors.OperandError: If there is no batch, or another file at `path`.
+
+        Example:
+        >>> import os, tempfile
+        >>> base = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(3.0, name="h")])
+        >>> acts = kedit.interventions.capture(base, "h")
+        >>> batches = (np.full((8, 2), n) for n in range(4))
+        >>> path = os.path.join(tempfile.mkdtemp(), "acts.h5")
+        >>> with acts.to_disk(path, batches, verbose=0) as stored:
+        ...     stored["h"][7:9].tolist()
+        [[0.0, 0.0], [3.0, 3.0]]
+        """
+        write(self.predict_on_batch, path, x, batch_size, verbose)
+        return Activations(path)
 
     def get_config(self) -> dict[str, Any]:
         model = keras.saving.serialize_keras_object(self.edited)
