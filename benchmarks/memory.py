@@ -25,6 +25,7 @@ EDITS = {
     "strided": lambda x: at(x)[:, ::2].multiply(2),
     "condition": lambda x: at(x).where(X > 1).multiply(2),
     "rows": lambda x: at(x)[ops.array([1, 2])].set(1),
+    "sums": lambda x: at(x)[ops.array([1, 2])].add(1),
 }
 
 

@@ -24,17 +24,18 @@ from kedit import X, at, each, sample
 from kedit._edit import Spelled
 from kedit._plan import plan as planning
 from kedit._plan.strategy import STRATEGIES, fitting
-from kedit._run import cast, positions
+from kedit._run import cast, positions, scatter
 
 F = "float32"
 pytestmark = pytest.mark.tensors
 
 
 @contextlib.contextmanager
-def forced(number, *, hidden=False, sparse=False):
+def forced(number, *, hidden=False, sparse=False, compiled=False):
     """Have plans carried out by the strategy of this number among those that fit.
 
-    If `sparse`, winners are found as where positions are few of many.
+    If `sparse`, winners are found as where positions are few of many; if `compiled`, positions are
+    dropped as in a graph.
 
     Yields the names of those that were taken.
     """
@@ -53,6 +54,8 @@ def forced(number, *, hidden=False, sparse=False):
     patches += [mock.patch.object(positions, "seen", unseen)] if hidden else []
     if sparse:
         patches += [mock.patch.object(positions.ComputedPositions, "_is_sparse", True)]
+    if compiled:
+        patches += [mock.patch.object(scatter, "has_value", return_value=False)]
     with contextlib.ExitStack() as stack:
         for patch in patches:
             stack.enter_context(patch)
@@ -146,11 +149,11 @@ def test_every_strategy_compiled(number):
 
 
 @test_properties.search(60)
-@given(test_properties.cases("some", ["tensor"]), st.integers(0, 2), st.booleans(), st.booleans())
-def test_any_edit_by_any_strategy(case, number, hidden, sparse):
+@given(test_properties.cases("some", ["tensor"]), st.integers(0, 2), *[st.booleans()] * 3)
+def test_any_edit_by_any_strategy(case, number, hidden, sparse, compiled):
     assume(test_properties.mask_beside_arrays(case.place) == "fine")
     looks = case.place.mode == "raise" or case.op == "get"
-    with forced(number, hidden=hidden and not looks, sparse=sparse):
+    with forced(number, hidden=hidden and not looks, sparse=sparse, compiled=compiled):
         test_properties.check(case)
 
 

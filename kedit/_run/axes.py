@@ -288,7 +288,10 @@ def scatter(x: Tensor, places: Any, values: Tensor) -> Tensor:
             column for each.
         values: One for each place and along the axes that follow, or one for all.
     """
-    indices = places if len(places.shape) == 2 else ops.expand_dims(places, 1)
+    indices = places
+    if len(places.shape) == 1:  # Keras would make a tensor of an array, and another one later
+        is_array = isinstance(places, np.ndarray)
+        indices = places[:, None] if is_array else ops.expand_dims(places, 1)
     shape = (places.shape[0], *x.shape[indices.shape[1] :])
     if None in shape or tuple(values.shape) != shape:
         shape = (sizes(places)[0], *sizes(x)[indices.shape[1] :])

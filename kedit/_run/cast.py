@@ -36,6 +36,11 @@ def is_on_host(tensor: Tensor) -> bool:
     return "cpu" in str(getattr(tensor, "device", "cpu")).lower()
 
 
+def has_value(tensor: Tensor) -> bool:
+    """Whether a tensor is known to have a value now: it is of no graph that is being built."""
+    return not reads_bytecode() and (hasattr(tensor, "numpy") or hasattr(tensor, "is_ready"))
+
+
 def dtype_of(x: Tensor) -> str:
     return _name_when_traced(x.dtype) if reads_bytecode() else _name_of(x.dtype)
 

@@ -15,6 +15,7 @@ from kedit._plan.plan import Plan
 from kedit._plan.strategy import partial
 from kedit._run import axes, ops
 from kedit._run.axes import scatter, scatter_add, sizes
+from kedit._run.cast import dtype_of, has_value, neutral
 from kedit._run.kept import kept
 from kedit._run.values import chosen_and_values, negative, new_values
 
@@ -98,5 +99,18 @@ def _added(pick: Computed, x: Tensor, values: Tensor) -> Tensor:
         kept = np.flatnonzero(pick.inside)
         values = values if values.shape[0] == 1 else ops.take(values, kept, axis=0)
         return scatter_add(x, pick.flat[kept], values)
-    # One extra place, for what is dropped. Even adding -0.0 changes the bits of some numbers.
-    return scatter_add(axes.pad(x, 0), pick.flat, values)[:-1]
+    known = isinstance(pick.size, int) and pick.size > 0
+    if not known or has_value(x):  # one extra place, for what is dropped
+        return scatter_add(axes.pad(x, 0), pick.flat, values)[:-1]
+    # Where a compiler writes in place, dropped positions add nothing to a place to which something
+    # is added anyway. If there is none, the first place is put back: even adding -0.0 changes the
+    # bits of some numbers.
+    first = ops.argmax(ops.concatenate([ops.cast(pick.inside, "int32"), ops.ones((1,), "int32")]))
+    any_inside = first < ops.shape(pick.inside)[0]
+    spare = ops.take(axes.pad(pick.flat, 0), first, axis=0)
+    inside = axes.along(pick.inside, 0, len(x.shape))
+    values = ops.where(inside, values, neutral("add", dtype_of(x)))
+    added = scatter_add(x, ops.where(pick.inside, pick.flat, spare), values)
+    spare = ops.reshape(spare, (1,))
+    row = ops.where(any_inside, ops.take(added, spare, axis=0), ops.take(x, spare, axis=0))
+    return scatter(added, spare, row)
