@@ -312,9 +312,11 @@ def data(case):
     # Products of infinities and of the ends of ranges are not those that are asked for here.
     ordered = case.op in ("get", "set", "add", "subtract", "min", "max") and not case.form
     plain = case.casting == "unsafe" or kind_of(case.dtype) == "c" or not ordered
-    # Where subnormal numbers are rounded to 0, as by XLA and TensorFlow, they equal it; and powers
-    # of them are far off there, by a vectorized logarithm that does not know them.
-    options = {"subnormal": case.condition in ("", "mask") and case.op != "power"}
+    # Where subnormal numbers are rounded to 0, as by XLA and TensorFlow, they equal it; powers of
+    # them are far off there, by a vectorized logarithm that does not know them; and the remainder
+    # is 0 instead of the divisor, where they differ in sign.
+    leaps = case.op == "power" or "%" in case.form or "//" in case.form
+    options = {"subnormal": case.condition in ("", "mask") and not leaps}
     x = numbers(case.dtype, rng, case.place.shape, **options)
     usual = numbers(case.dtype, rng, x.shape, plain=True)
     if plain and kind_of(case.dtype) in "fc" and not ordered:
