@@ -371,6 +371,17 @@ def test_second_derivatives_compiled(compiler):
         np.testing.assert_allclose(to_numpy(result), to_numpy(wanted), rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("compiler", compilers())
+def test_nan_keeps_its_bits_where_nothing_is_added(compiler, dtype):
+    x = ops.cast(ops.convert_to_tensor(np.array([[1, np.nan], [3, np.nan]], "float32")), dtype)
+    i, v = tensors([np.array([1, 1], "int32")])[0], ops.ones((2, 2), dtype=dtype)
+    before = to_numpy(x).tobytes()[: to_numpy(x).nbytes // 2]
+    for op in ("add", "subtract"):
+        found = compilers()[compiler](lambda x, i, v, op=op: getattr(at(x)[i], op)(v))(x, i, v)
+        assert to_numpy(found).tobytes()[: len(before)] == before
+
+
 GIVEN = {
     "index": lambda x: at(x)[np.array([0, 2])].set(1.0),
     "mask": lambda x: at(x)[np.array([True, False, True])].set(1.0),
