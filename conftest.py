@@ -18,7 +18,7 @@ def names(doctest_namespace):
     doctest_namespace.update(os=os, tempfile=tempfile)
 
 
-_TRAINING = ("counterfactual(", ".gradients(")
+_TRAINING = ("counterfactual(", ".gradients(", "attribution_study(")
 
 
 @pytest.hookimpl(tryfirst=True)
