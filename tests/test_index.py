@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import tracemalloc
 
+import keras
 import numpy as np
 import pytest
 from cases import CASES, OUT_OF_BOUNDS, Case
@@ -192,3 +194,13 @@ def test_places_beyond_32_bits():
     layout = bind(at[[0, -2]].selection, (2**31 + 8,))
     assert layout.targets.tolist() == [[0], [2**31 + 6]]
     assert layout.targets.dtype == "int64"
+
+
+def test_a_long_axis_takes_no_memory_to_plan():
+    i = keras.KerasTensor((3,), dtype="int32")
+    selection = at[i, i].selection
+    tracemalloc.start()
+    bind(selection, (10**6, 2))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10**5

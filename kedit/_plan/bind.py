@@ -130,8 +130,9 @@ def _with_rows(layout: Layout) -> Layout:
         if not pick.is_computed or pick.positions.parts[0].axes != (0,):
             continue
         (first, *others), shape = pick.positions.parts, pick.positions.shape
-        of_all = Positions(rows + (1,) * (len(shape) - 1), tuple(range(rows[0] or 0)))
-        if others and first.source == of_all and shape[:1] == rows:
+        if not others or not isinstance(first.source, Positions) or shape[:1] != rows:
+            continue
+        if first.source == Positions(rows + (1,) * (len(shape) - 1), tuple(range(*rows))):
             parts = (Part("rows", (0,)), *others)
             known = Pick(pick.size, pick.positions._replace(parts=parts), pick.dims)
             picks = (*layout.picks[:number], known, *layout.picks[number + 1 :])
