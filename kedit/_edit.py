@@ -46,7 +46,7 @@ from kedit._language.spelling import holds_arrays, index_of, value_of
 from kedit._language.trainable import Names, describe, described, same_weights, take_out
 from kedit._language.types import Casting, Mode
 from kedit._plan.bounds import RULES
-from kedit._plan.plan import FEW, MANY, Plan, keep, make
+from kedit._plan.plan import KEPT, KEPT_WITH_ARRAYS, Plan, keep, make
 from kedit._show import html, plots
 from kedit._show.words import in_words
 from kedit.errors import CoordinateError, OperandError, SavingError
@@ -123,7 +123,7 @@ class Edit:
     """
 
     _spelling: ClassVar[tuple[Any, ...]] = ()  # each edit keeps its own plans, so they need no key
-    _limit: ClassVar[int] = MANY
+    _limit: ClassVar[int] = KEPT
 
     selection: Selection
     op: str
@@ -460,7 +460,7 @@ class Spelled:
     """
 
     __slots__ = ("_leaves", "_spelling")
-    _kept: ClassVar[dict[int, Any]] = {MANY: ({}, {}), FEW: ({}, {})}
+    _kept: ClassVar[dict[int, Any]] = {KEPT: ({}, {}), KEPT_WITH_ARRAYS: ({}, {})}
 
     def __init__(self, spelling: tuple[Any, ...], leaves: list[Any]) -> None:
         self._spelling = spelling
@@ -468,7 +468,7 @@ class Spelled:
 
     @property
     def _limit(self) -> int:
-        return FEW if holds_arrays(self._spelling) else MANY
+        return KEPT_WITH_ARRAYS if holds_arrays(self._spelling) else KEPT
 
     @property
     def _plans(self) -> dict[Any, Any]:

@@ -50,14 +50,19 @@ def test_the_way_is_short(ways, name):
     assert len({file for file, _ in found}) <= files, found
 
 
-def test_plans_are_made_once(monkeypatch):
-    x = ops.ones((3, 4))
-    made = []
-    before = kedit._run.tensors.make
+@pytest.fixture
+def made(monkeypatch):
+    """What plans are made of, one after the other."""
+    made, make = [], kedit._run.tensors.make
     monkeypatch.setattr(
-        kedit._run.tensors, "make", lambda *given: made.append(given) or before(*given)
+        kedit._run.tensors, "make", lambda *given: made.append(given) or make(*given)
     )
     Spelled.forget()
+    return made
+
+
+def test_plans_are_made_once(made):
+    x = ops.ones((3, 4))
     for number in (1, 1.0, True, 1, 1.0):  # of another type is another edit
         at(x)[0, 1].add(number)
     assert len(made) == 3
@@ -70,14 +75,8 @@ def test_plans_are_made_once(monkeypatch):
     assert len(made) == 7
 
 
-def test_plans_of_arrays_are_made_once(monkeypatch):
+def test_plans_of_arrays_are_made_once(made):
     x = ops.ones((300, 4))
-    made = []
-    before = kedit._run.tensors.make
-    monkeypatch.setattr(
-        kedit._run.tensors, "make", lambda *given: made.append(given) or before(*given)
-    )
-    Spelled.forget()
     rows, mask = np.arange(100), np.arange(300) % 2 == 0
     for index in (rows, rows.tolist(), rows.copy()):  # a long list is an array
         at(x)[index].set(0.0)
@@ -132,7 +131,7 @@ def test_what_is_spelled_alike_is_told_apart():
 def test_plans_do_not_outgrow_their_room():
     x = ops.ones((3, 4))
     Spelled.forget()
-    for number in range(kedit._plan.plan.MANY + 9):
+    for number in range(kedit._plan.plan.KEPT + 9):
         at(x)[0, 1].set(float(number))
         at(x)[np.array([0])].set(float(number))
     for limit, kept in Spelled._kept.items():

@@ -14,7 +14,7 @@ from kedit._plan.check import Edit, check, is_computed, is_one_for_all
 from kedit._plan.layout import Layout, TracedPositions
 from kedit._plan.strategy import COMPUTED, How, choose
 
-MANY, FEW = 1024, 64
+KEPT, KEPT_WITH_ARRAYS = 1024, 64
 """How many plans are kept: as a rule, and with arrays in them, which may be large."""
 
 
@@ -151,7 +151,7 @@ def given(part: Any, leaves: Any) -> Any:
     return leaves[part.number] if isinstance(part, (StandIn, FunctionStandIn)) else part
 
 
-def keep(kept: dict[Any, Any], key: Any, value: Any, limit: int = MANY) -> None:
+def keep(kept: dict[Any, Any], key: Any, value: Any, limit: int = KEPT) -> None:
     """Keep a plan or an edit, and drop all others if there are too many."""
     if len(kept) >= limit:
         kept.clear()
