@@ -154,6 +154,11 @@ class Place(NotATensor, Generic[Made]):
     __itruediv__ = changed_in_place("divide")
     __ipow__ = changed_in_place("power")
 
+    def _has_condition(self) -> bool:
+        if self._spelled is not None:  # without parsing it
+            return bool(self._spelled[2])
+        return self.selection.condition is not None
+
     def where(self, condition: Any) -> "Place[Made]":
         """Narrow the selection to the elements that meet a condition.
 
@@ -174,7 +179,7 @@ class Place(NotATensor, Generic[Made]):
         [1.0, nan, 18.0]
         """
         spelling = self._spelled
-        if spelling[2] if spelling is not None else self.selection.condition is not None:
+        if self._has_condition():
             raise OperandError(
                 "A selection should have one condition. Received: a second one, "
                 f"{condition!r}, after {self.selection.condition!r}. Join them: "
@@ -243,8 +248,7 @@ class Place(NotATensor, Generic[Made]):
         >>> ops.convert_to_numpy(y).tolist()
         [4.0, 0.0, 4.0]
         """
-        spelling = self._spelled
-        if spelling[2] if spelling is not None else self.selection.condition is not None:
+        if self._has_condition():
             raise OperandError(
                 "`get` of a condition has no shape that is known beforehand. Received: "
                 f"`{self.selection!r}.get()`. Keep the shape instead: "
