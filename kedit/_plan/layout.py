@@ -122,6 +122,11 @@ class Pick:
             self._arrays[what] = np.array(numbers, dtype)
         return self._arrays[what]
 
+    @cached_property
+    def merging(self) -> "Merging":
+        """How to combine the values of equal positions; kept with the plan."""
+        return merging(self.array("inverse"))
+
 
 class Computed:
     """A pick whose positions are computed when the edit runs; `kedit._run.positions` does it.

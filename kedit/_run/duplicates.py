@@ -8,7 +8,7 @@ the combined value of its position.
 
 from typing import Any
 
-from kedit._language.operations import OPERATIONS
+from kedit._language.compiler import reads_bytecode
 from kedit._language.types import Tensor
 from kedit._plan.layout import Computed, Layout, Pick, Picked, merging_of
 from kedit._run import ops
@@ -121,13 +121,10 @@ def _pair(op: str, left: Tensor, right: Tensor) -> Tensor:
     return (ops.add if op == "add" else ops.multiply)(left, right)
 
 
-def _alone(op: str, values: Tensor) -> Tensor | None:
-    """What leaves a value unchanged, or None if the value itself does."""
-    return None if OPERATIONS[op].neutral is None else neutral(op, dtype_of(values))
-
-
 def _reduce_axis(pick: Pick, values: Tensor, axis: int, op: str) -> Tensor:
     """Combine the values of each position that is known beforehand."""
+    if not reads_bytecode():
+        return merged(values, axis, op, *pick.merging)
     pairs, orders = merging_of(pick.positions)
     return merged(values, axis, op, pairs, [known(order) for order in orders])
 
@@ -141,24 +138,22 @@ def merged(values: Tensor, axis: int, op: str, pairs: Any, orders: Any) -> Tenso
     return ops.take(values, orders[-1], axis=axis)
 
 
-def scan(values: Tensor, follows: Tensor, op: str, depth: int) -> Tensor:
-    """Combine each value with all values before it in its run, along axis 0.
+def scan(values: Tensor, follows: Tensor, depth: int) -> Tensor:
+    """Multiply each value with all values before it in its run, along axis 0.
 
-    Neighbours are combined, then these pairs in the same way, and the first of each pair takes in
-    what ended before it. This takes fewer than two steps per value, with the gradients of `op`.
+    Neighbours are multiplied, then these pairs in the same way, and the first of each pair takes in
+    what ended before it. This takes fewer than two steps per value, with the gradients of `*`.
 
     Args:
         values: Tensor of shape `(n, ...)`.
         follows: Whether each value is in the run of the one before it, of shape `(n,)`.
-        op: How to combine two values; see `reduced`.
         depth: No run is longer than `2**depth`.
     """
-
-    alone = _alone(op, values)
+    one = neutral("multiply", dtype_of(values))
 
     def joined(left: Tensor, right: Tensor, follows: Tensor) -> Tensor:
         follows = along(follows, 0, len(right.shape))
-        return _pair(op, ops.where(follows, left, right if alone is None else alone), right)
+        return ops.multiply(ops.where(follows, left, one), right)
 
     def behind(values: Tensor) -> Tensor:  # what is before the first is never joined
         return ops.concatenate([values[:1], values[:-1]], axis=0)
@@ -174,7 +169,6 @@ def scan(values: Tensor, follows: Tensor, op: str, depth: int) -> Tensor:
     ended = scan(
         joined(pairs[:, 0], pairs[:, 1], follow[:, 1]),
         ops.logical_and(follow[:, 0], follow[:, 1]),
-        op,
         depth - 1,
     )
     first = joined(behind(ended), pairs[:, 0], follow[:, 0])

@@ -33,18 +33,12 @@ from kedit._run.duplicates import merged, scan
 
 
 class ComputedPositions(Computed):
-    """A pick whose positions have been computed.
-
-    Attributes:
-        library: What computes positions: `keras.ops`, or NumPy if their values can
-            be read.
-    """
+    """A pick whose positions have been computed: by `keras.ops`, or by NumPy if they are seen."""
 
     def __init__(
         self, pick: Pick, plan: Plan, tensors: Any, sizes: tuple[Any, ...], library: Any
     ) -> None:
         positions = pick.positions
-        self.library = library
         self.is_seen = library is np
         self.dims = pick.dims
         self.count = None if pick.count is None else int(pick.count)
@@ -148,20 +142,18 @@ class ComputedPositions(Computed):
 
     def reduce(self, values: Tensor, axis: int, op: str) -> Tensor:
         """For each unique position, the combined value of all that were given."""
-        if self.is_seen and op == "multiply":
-            kept, segments = self._kept
-            values = values if kept is None else ops.take(values, kept, axis=axis)
-            return merged(values, axis, op, *merging(segments))
-        values = _swapped(values, axis)
-        if op == "multiply":
-            return _swapped(self._scanned(values, op), axis)
         if self.is_seen:
             kept, segments = self._kept
-            values = values if kept is None else ops.take(values, kept, axis=0)
+            values = values if kept is None else ops.take(values, kept, axis=axis)
+            if op == "multiply":
+                return merged(values, axis, op, *merging(segments))
             count = len(self.named)
+        elif op == "multiply":
+            return _swapped(self._products(_swapped(values, axis)), axis)
         else:
-            segments = ops.convert_to_tensor(self.winner())
+            segments = self.winner()
             count = sizes(segments)[0]
+        values = _swapped(values, axis)
         if op == "add":
             shape = (count, *sizes(values)[1:])
             start = ops.broadcast_to(neutral("add", dtype_of(values)), shape)
@@ -190,14 +182,14 @@ class ComputedPositions(Computed):
         kept = np.flatnonzero(self.inside)
         return kept, self._segments[kept]
 
-    def _scanned(self, values: Tensor, op: str) -> Tensor:
-        """Like `reduce`, along axis 0, for positions that are hidden."""
+    def _products(self, values: Tensor) -> Tensor:
+        """The products of the values, along axis 0, for positions that are hidden."""
         order, ascending = self._ascending()
         before = ops.concatenate([ops.full((1,), -1, dtype="int32"), ascending[:-1]], axis=0)
         follows = ops.equal(before, ascending)
         longest = 2**31 if self.count is None else self.count
         values = ops.take(values, order, axis=0)
-        values = scan(values, follows, op, (longest - 1).bit_length())
+        values = scan(values, follows, (longest - 1).bit_length())
         # The last pick of each run holds the combined value.
         rank = number_of(order, ops.shape(order)[0])
         return ops.take(values, ops.take(rank, self.winner()), axis=0)
@@ -225,13 +217,12 @@ class ComputedPositions(Computed):
     def picks(self) -> Any:
         """The numbers of the picks."""
         if self._picks is None:
-            count = self.library.shape(self.flat)[0]
-            self._picks = self.library.arange(count, dtype="int32")
+            self._picks = ops.arange(sizes(self.flat)[0], dtype="int32")
         return self._picks
 
     def winner(self) -> Any:
-        """For each pick, the number of the last pick that names its position."""
-        return self.library.take(self._last(), self.flat)
+        """For each pick, the number of the last pick that names its position, which is hidden."""
+        return ops.take(self._last(), self.flat)
 
     def _ascending(self) -> tuple[Any, Any]:
         """The picks, sorted by position, and their positions, for positions that are hidden."""
