@@ -45,6 +45,24 @@ def _matplotlib(module: str) -> Any:
         raise ImportError('A plot needs matplotlib: pip install "kedit[plot]"') from error
 
 
+def draw_map(found: Any, most: float, shows: str, ax: Any = None) -> Any:
+    """Draw numbers of two signs as a map, white at 0, with a scale that says what it shows.
+
+    Args:
+        found: Array of shape `(num_rows, num_columns)`.
+        most: The largest absolute value of the scale.
+        shows: Label of the scale.
+        ax: Matplotlib axes to draw on. Defaults to None: new axes.
+
+    Returns:
+        The axes.
+    """
+    (ax,) = axes(ax)
+    image = ax.imshow(found, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+    ax.figure.colorbar(image, ax=ax, label=shows)
+    return ax
+
+
 def values_of(x: Any) -> Any:
     """Return a tensor, array, list or number to draw as a NumPy array."""
     is_tensor = ops.is_tensor(x) or isinstance(x, keras.Variable)

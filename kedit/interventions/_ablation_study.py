@@ -8,7 +8,7 @@ import numpy as np
 
 from kedit._show import html
 from kedit._show.code import outline
-from kedit._show.plots import axes
+from kedit._show.plots import draw_map
 from kedit.errors import OperandError
 from kedit.interventions._capture import capture
 from kedit.interventions._points import (
@@ -79,14 +79,12 @@ class AblationStudy:
         Raises:
             ImportError: If matplotlib is not installed.
         """
-        (ax,) = axes(ax)
         groups = np.zeros(len(self.before), int) if groups is None else np.asarray(groups)
         found = self.by_group(groups)
-        most = np.abs(found).max() or 1.0
-        image = ax.imshow(found, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+        shows = "mean of the metric lost by ablation"
+        ax = draw_map(found, np.abs(found).max() or 1.0, shows, ax)
         ax.set_yticks(range(len(found)), [str(group) for group in np.unique(groups)])
         ax.set(xlabel="unit", ylabel="group")
-        ax.figure.colorbar(image, ax=ax, label="mean of the metric lost by ablation")
         return ax
 
 

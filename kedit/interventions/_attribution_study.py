@@ -10,7 +10,7 @@ import numpy as np
 from kedit._run import ops
 from kedit._show.plots import axes
 from kedit.errors import OperandError
-from kedit.interventions._capture import Gradients, capture, rows_of
+from kedit.interventions._capture import Gradients, batches_of, capture, rows_of
 from kedit.interventions._patching_study import PatchingStudy
 from kedit.interventions._points import activations, checked_targets, masks_of, measured
 from kedit.interventions._site_map import SiteMap
@@ -154,10 +154,10 @@ def attribution_study(
     acts, model_of_gradients = capture(model, sites), None
     rows = length(corrupted)
     size = min(batch_size or 32, rows)
-    bar = keras.utils.Progbar(-(-rows // size), verbose=verbose, unit_name="batch")
+    numbers = batches_of(rows, size)
+    bar = keras.utils.Progbar(len(numbers), verbose=verbose, unit_name="batch")
     effects, outputs = [], []
-    for start in range(0, rows, size):
-        at = np.minimum(np.arange(start, start + size), rows - 1)
+    for at in numbers:
         batches = [rows_of(x, at) for x in (clean, corrupted)]
         then, now = [acts.predict_on_batch(x) for x in batches]
         if model_of_gradients is None:

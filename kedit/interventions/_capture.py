@@ -126,8 +126,7 @@ class Capture(SafelyRun):
         first = self.predict_on_batch(rows_of(x, np.arange(size)))
         model = Gradients(self, first, score)
         found: list[dict[str, Any]] = []
-        for start in range(0, rows, size):
-            at = np.minimum(np.arange(start, start + size), rows - 1)
+        for at in batches_of(rows, size):
             found.append(model.of_batch(rows_of(x, at)))
         return {name: np.concatenate([part[name] for part in found])[:rows] for name in first}
 
@@ -186,6 +185,12 @@ class Capture(SafelyRun):
 def label(site: Site, number: int) -> str:
     """Return the name of the activation at a site in a call."""
     return str(site) if site.call is not None or number == 0 else f"{site}#{number}"
+
+
+def batches_of(rows: int, size: int) -> list[Any]:
+    """Return the numbers of the rows in batches of one size; the last row fills the last batch."""
+    starts = range(0, rows, size)
+    return [np.minimum(np.arange(start, start + size), rows - 1) for start in starts]
 
 
 def rows_of(x: Any, at: Any) -> Any:

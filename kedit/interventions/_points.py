@@ -9,7 +9,7 @@ import numpy as np
 from kedit._at import sample
 from kedit._run import ops
 from kedit.errors import OperandError, ShapeError
-from kedit.interventions._capture import capture
+from kedit.interventions._capture import batches_of, capture
 from kedit.interventions._edited_model import EditedModel, edit_model
 from kedit.interventions._operands import Fed
 from kedit.interventions._site import Site
@@ -95,10 +95,10 @@ def predict_points(
         numbers = sum([leaf[0].size for leaf in [*leaves, *gates]])
         batch_size = min(_MOST_ROWS, max(1, _MOST_NUMBERS // max(1, numbers)))
     size = min(batch_size, rows)
-    bar = keras.utils.Progbar(-(-rows // size), verbose=verbose, unit_name="batch")
+    batches = batches_of(rows, size)
+    bar = keras.utils.Progbar(len(batches), verbose=verbose, unit_name="batch")
     outputs = []
-    for start in range(0, rows, size):
-        at = np.minimum(np.arange(start, start + size), rows - 1)
+    for at in batches:
         batch = keras.tree.map_structure(lambda leaf, at=at: leaf[at % count], x)
         batch |= {f"gate_{number}": gate[at // count] for number, gate in enumerate(gates)}
         outputs.append(model.predict_on_batch(batch))

@@ -7,7 +7,7 @@ import numpy as np
 
 from kedit._show import html
 from kedit._show.code import outline
-from kedit._show.plots import axes
+from kedit._show.plots import draw_map
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,12 +51,9 @@ class SiteMap:
         Raises:
             ImportError: If matplotlib is not installed.
         """
-        (ax,) = axes(ax)
         found = self.recovered
-        most = max(1.0, np.abs(found).max())
-        image = ax.imshow(found, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+        ax = draw_map(found, max(1.0, np.abs(found).max()), self.shows, ax)
         ax.set_xticks(range(len(self.positions)), self.positions)
         ax.set_yticks(range(len(self.sites)), self.sites)
         ax.set(xlabel="position", ylabel="site")
-        ax.figure.colorbar(image, ax=ax, label=self.shows)
         return ax
