@@ -46,7 +46,7 @@ class Activations(Mapping[str, Any]):
     rows: int
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        self._file = _opened(path, "r")
+        self._file = _opened(path)
         self.rows = int(self._file.attrs[_ROWS])
         self._found = _datasets(self._file)
 
@@ -85,18 +85,19 @@ def write(
 ) -> None:
     """Write what `predict` returns for each batch that is not in the file yet."""
     if Path(path).exists():
-        _opened(path, "r").close()  # before anything is written to a file of another kind
+        _opened(path).close()  # before anything is written to a file of another kind
     with h5py.File(fspath(path), "a") as file:
         done = int(file.attrs.get(_ROWS, 0))
         file.attrs[_FORMAT] = 1
-        batches, count = _batches(x, batch_size, done)
+        batches, seen, count = _batches(x, batch_size, done)
         bar = keras.utils.Progbar(count, verbose=verbose, unit_name="batch")
-        seen = done if batches.starts_late else 0
         for batch in batches:
-            rows = len(keras.tree.flatten(batch)[0])
+            inputs, *_ = keras.utils.unpack_x_y_sample_weight(batch)
+            inputs = keras.tree.map_structure(np.asarray, inputs)
+            rows = len(keras.tree.flatten(inputs)[0])
             skipped, seen = max(0, min(done - seen, rows)), seen + rows
             if skipped < rows:
-                rest = keras.tree.map_structure(lambda leaf, n=skipped: leaf[n:], batch)
+                rest = keras.tree.map_structure(lambda leaf, n=skipped: leaf[n:], inputs)
                 _append(file, predict(rest))
             bar.add(1)
         if not seen:
@@ -106,26 +107,13 @@ def write(
             )
 
 
-class _Batches:
-    """Batches of inputs, as NumPy arrays.
+def _batches(x: Any, batch_size: int, done: int) -> tuple[Iterator[Any], int, int | None]:
+    """Return the batches, the row that they start at, and how many there are, if that is known.
 
-    Attributes:
-        starts_late: Whether those that are in the file are left out.
+    Those of arrays start at row `done`.
     """
-
-    def __init__(self, batches: Iterator[Any], starts_late: bool) -> None:
-        self._batches, self.starts_late = batches, starts_late
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self._batches:
-            inputs, *_ = keras.utils.unpack_x_y_sample_weight(batch)
-            yield keras.tree.map_structure(np.asarray, inputs)
-
-
-def _batches(x: Any, batch_size: int, done: int) -> tuple[_Batches, int | None]:
-    """Return the batches of arrays from row `done` on, or of a dataset, and how many there are."""
     if isinstance(x, keras.utils.PyDataset):
-        return _Batches((x[n] for n in range(x.num_batches)), False), x.num_batches
+        return (x[n] for n in range(x.num_batches)), 0, x.num_batches
     leaves = keras.tree.flatten(x)
     if leaves and all([hasattr(leaf, "shape") for leaf in leaves]):
         rows = len(leaves[0])
@@ -139,28 +127,29 @@ def _batches(x: Any, batch_size: int, done: int) -> tuple[_Batches, int | None]:
             return (keras.tree.map_structure(lambda leaf: leaf[start : start + batch_size], x),)
 
         starts = range(done, rows, batch_size)
-        return _Batches((cut(start) for start in starts), True), len(starts)
+        return (cut(start) for start in starts), done, len(starts)
     if not hasattr(x, "__iter__"):
         raise OperandError(
             "Inputs should be arrays, a dataset, or an iterator over batches. Received: "
             f"{x!r} of type {type(x).__name__}."
         )
-    return _Batches(iter(x), False), len(x) if hasattr(x, "__len__") else None
+    return iter(x), 0, len(x) if hasattr(x, "__len__") else None
 
 
 def _append(file: Any, found: dict[str, Any]) -> None:
     """Write a batch of activations behind those that are complete."""
     known, start = _datasets(file), int(file.attrs.get(_ROWS, 0))
     arrays = {name: _storable(array) for name, array in found.items()}
-    rows = {len(array) if array.ndim else None for array in arrays.values()}
+    rows = {array.shape[:1] for array in arrays.values()}
     layout = {name: (array.shape[1:], array.dtype.name) for name, array in arrays.items()}
     before = {name: (data.shape[1:], data.dtype.name) for name, data in known.items()}
-    if len(rows) != 1 or None in rows or (known and before != layout):
+    if len(rows) != 1 or () in rows or (known and before != layout):
         raise ShapeError(
             "Activations in one file should have the same sites, shapes and dtypes in each batch, "
             f"a row for each example. Received: {layout} after {before or 'none'}. Pad the inputs "
             "to one length, or write to another file."
         )
+    (count,) = rows.pop()
     for number, (name, array) in enumerate(arrays.items()):
         if name not in known:
             shape = array.shape[1:]
@@ -168,10 +157,10 @@ def _append(file: Any, found: dict[str, Any]) -> None:
                 f"{number}", (0, *shape), array.dtype, maxshape=(None, *shape), chunks=True
             )
             known[name].attrs["name"] = name
-        known[name].resize(start + len(array), axis=0)
+        known[name].resize(start + count, axis=0)
         known[name][start:] = array
     file.flush()
-    file.attrs[_ROWS] = start + len(array)
+    file.attrs[_ROWS] = start + count
     file.flush()
 
 
@@ -181,10 +170,11 @@ def _storable(array: Any) -> Any:
     return array.astype("float32") if array.dtype.kind == "V" else array
 
 
-def _opened(path: str | PathLike[str], mode: str) -> Any:
+def _opened(path: str | PathLike[str]) -> Any:
+    """The file, to be read, if `to_disk` has written it."""
     if Path(path).exists():
         try:
-            file = h5py.File(fspath(path), mode)
+            file = h5py.File(fspath(path), "r")
         except OSError:
             file = None
         if file is not None and _FORMAT in file.attrs:
