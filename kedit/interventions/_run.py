@@ -1,5 +1,7 @@
 """One run of a model in which activations are edited or read."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,6 +13,10 @@ from kedit.interventions._by_steps import by_steps
 from kedit.interventions._hooks import Call, Handler
 from kedit.interventions._positions import Piece
 from kedit.interventions._site import Site
+
+
+class _Stopped(BaseException):
+    """All that was wanted of a run is done. Not an `Exception`, which Keras would rewrite."""
 
 
 class Placed:
@@ -62,6 +68,7 @@ class Run:
         self.placed = placed
         self.whole = whole
         self.calls_of_whole = 0
+        self.stops = False
         self.pieces: list[Any] = []
         by_layer: dict[int, list[Placed]] = {}
         for one in placed:
@@ -119,9 +126,18 @@ class Run:
                 if one.inner.where == "output":
                     change = partial(one.handle, number, piece)
                     *_, output = one.inner.change(args, kwargs, output, change)
+            if self.stops and all([one.fired for one in self.placed]):
+                raise _Stopped
             return output
 
         return handler
+
+    @contextmanager
+    def stopping(self, stops: bool = True) -> Iterator[None]:
+        """Run a block; if it `stops`, only until each of what is placed was reached once."""
+        self.stops = stops
+        with suppress(_Stopped):
+            yield
 
     def _check_counts(self, group: list[Placed]) -> None:
         counted = [str(one.site) for one in group if one.site.call is not None]
