@@ -38,6 +38,10 @@ IMAGES = np.random.default_rng(2).normal(size=(2, 8, 8, 3)).astype("float32")
 SMALL = {"vocabulary_size": 11, "num_layers": 1, "hidden_dim": 8, "intermediate_dim": 12}
 MANY = {**SMALL, "num_heads": 4}
 SHARED = {**SMALL, "num_query_heads": 4, "num_key_value_heads": 2}
+SIDE = {
+    **{"hidden_dim": 8, "intermediate_dim": 12, "num_layers": 1, "num_attention_heads": 4},
+    **{"num_key_value_heads": 2, "head_dim": 2, "layer_types": ["full_attention"]},
+}
 FAMILIES = {
     "Bert": (MANY, TEXT | {"segment_ids": 0 * IDS}),
     "RoBERTa": ({**MANY, "dropout": 0.0}, TEXT),
@@ -73,6 +77,15 @@ FAMILIES = {
     "Falcon": ({**SMALL, "num_attention_heads": 4}, TEXT),
     "GPTNeoX": ({**MANY, "rotary_percentage": 1.0}, TEXT),
     "T5": (MANY, BOTH),
+    "T5Gemma": (
+        {
+            "vocabulary_size": 11,
+            **{f"encoder_{name}": value for name, value in SIDE.items()},
+            **{f"decoder_{name}": value for name, value in SIDE.items()},
+            "cross_attention_hidden_size": 8,
+        },
+        BOTH,
+    ),
     "DebertaV3": ({**MANY, "bucket_size": 4, "max_sequence_length": 8}, TEXT),
     "SmolLM3": (
         {
@@ -84,6 +97,30 @@ FAMILIES = {
         },
         TEXT,
     ),
+    "DINOV2": (
+        {
+            **{"patch_size": 4, "num_layers": 1, "hidden_dim": 8, "num_heads": 4},
+            **{"intermediate_dim": 12, "image_shape": (8, 8, 3)},
+            "position_embedding_shape": (8, 8, 3),
+        },
+        {"images": IMAGES},
+    ),
+    "PaliGemma": (
+        {
+            **{"vocabulary_size": 11, "image_size": 8, "num_layers": 1, "hidden_dim": 8},
+            **{"num_query_heads": 4, "num_key_value_heads": 2, "intermediate_dim": 12},
+            **{"head_dim": 2, "vit_patch_size": 4, "vit_num_heads": 4, "vit_hidden_dim": 8},
+            "vit_num_layers": 1,
+        },
+        {"images": IMAGES, "response_mask": 0 * IDS, **TEXT},
+    ),
+    "Gemma3VisionEncoder": (
+        {
+            **{"image_size": 8, "patch_size": 4, "num_heads": 4, "hidden_dim": 8, "num_layers": 1},
+            **{"intermediate_dim": 12, "output_dim": 6, "pool_size": 2},
+        },
+        IMAGES[:, None],
+    ),
     "ViT": (
         {
             **{"image_shape": (8, 8, 3), "patch_size": 4, "num_layers": 1, "num_heads": 4},
@@ -92,9 +129,14 @@ FAMILIES = {
         IMAGES,
     ),
 }
+OTHERS = {"GptOss": ({**SHARED, "num_experts": 2, "head_dim": 2}, TEXT)}
 SPELLED = {"RoBERTa": "Roberta"}
-WITHOUT = {"T5": {"scores"}, "DebertaV3": {"query", "key"}}
-"""What the attention of a family does not show."""
+WITHOUT = {
+    **dict.fromkeys(["T5", "T5Gemma", "Gemma3VisionEncoder"], {"scores"}),
+    "DebertaV3": {"query", "key"},
+    "PaliGemma": {"scores"},
+}
+"""What the attention of a family does not show; of PaliGemma that of the part that sees."""
 WORDS = {"query", "key", "value", "scores", "pattern", "heads"}
 
 
@@ -102,9 +144,10 @@ def backbone(name):
     """A model of random weights, and inputs for it."""
     import keras_hub
 
-    options, inputs = FAMILIES[name]
+    options, inputs = (FAMILIES | OTHERS)[name]
     family = SPELLED.get(name, name.split()[0])
-    model = getattr(keras_hub.models, f"{family}Backbone")(**options)
+    family = family if family.endswith("Encoder") else f"{family}Backbone"
+    model = getattr(keras_hub.models, family)(**options)
     rng = np.random.default_rng(3)
     for variable in model.weights:
         if "float" in str(variable.dtype):
@@ -126,7 +169,8 @@ def test_what_is_inside_the_attention_of_a_family(name):
     found = sites(model).attention
     assert found
     for info in found:
-        assert set(info.inside) == WORDS - WITHOUT.get(name, set())
+        without = WITHOUT.get(name, set()) if info.layer != "CachedGemmaAttention" else set()
+        assert set(info.inside) == WORDS - without
         acts = capture(model, [site(info, word) for word in info.inside])
         values = {
             key.rpartition(":")[2]: value
@@ -170,16 +214,38 @@ def test_edits_inside_the_attention_of_a_family(name):
     real = abs(heads[:, :, 1]).sum(axis=-1) > 0
     expected = np.broadcast_to(shared[:, None], heads[:, :, 1].shape)
     np.testing.assert_allclose(heads[:, :, 1][real], expected[real], rtol=1e-4, atol=1e-5)
+    check_ablated_head(model, inputs, info)
 
+
+def check_ablated_head(model, inputs, info):
+    """Check that a head that is set to zero is one whose output weights are."""
     ablated = edit_model(model, {site(info, "heads"): sample[:, 2].set(0.0)})
     found = outputs(capture(ablated, info), inputs)[info.address]
-    layer = capture(model, info).found()[0][1]
-    dense = site(info, "heads").within(layer)[0]
+    ((_, layer),) = site(info).find(model)
+    dense, *_ = site(info, "heads").within(layer)
     kernel = to_numpy(dense.kernel).copy()
     rows = kernel.reshape(4, -1, kernel.shape[-1])
     rows[2] = 0
     dense.kernel.assign(rows.reshape(kernel.shape))
     check_close(found, outputs(capture(model, info), inputs)[info.address], rtol=1e-4, atol=1e-4)
+
+
+def test_attention_with_a_sink_has_heads():
+    model, inputs = backbone("GptOss")
+    (info,) = sites(model).attention
+    assert set(info.inside) == WORDS - {"scores", "pattern"}
+    check_ablated_head(model, inputs, info)
+
+
+def test_a_class_of_kerashub_that_is_not_known_is_no_attention_layer():
+    """Although it is a subclass of one that is: it computes otherwise."""
+    import keras_hub
+
+    model = keras_hub.models.XLNetBackbone(
+        **{"vocabulary_size": 11, "num_layers": 1, "num_heads": 4, "hidden_dim": 8},
+        intermediate_dim=12,
+    )
+    assert sites(model).attention == ()
 
 
 def test_what_a_family_does_not_show_is_refused():

@@ -85,10 +85,12 @@ _VISION = {
     **_joined("heads", "out_proj", "num_heads"),
 }
 KINDS: dict[str, dict[str, Inner]] = {
-    # Keras; KerasHub's CachedMultiHeadAttention (GPT-2, OPT, BART), Whisper, Moonshine
+    # Keras
     "MultiHeadAttention": _KERAS,
     "GroupedQueryAttention": _KERAS,
     # KerasHub
+    "CachedMultiHeadAttention": _KERAS,
+    "WhisperCachedMultiHeadAttention": _KERAS,
     "LlamaAttention": _KERAS,
     "CachedMistralAttention": _KERAS,
     "QwenAttention": _KERAS,
@@ -135,19 +137,23 @@ KINDS: dict[str, dict[str, Inner]] = {
     },
     # Its softmax is an operation, with a sink that takes part of the attention.
     "GptOssAttention": {word: _PLAIN[word] for word in ("query", "key", "value", "heads")},
+    # They add their mask to the scores before the softmax.
+    "T5GemmaAttention": {word: inner for word, inner in _PLAIN.items() if word != "scores"},
+    "T5Gemma2Attention": {word: inner for word, inner in _PLAIN.items() if word != "scores"},
     "PaliGemmaVitAttention": _VISION,
     "Gemma3VisionAttention": _VISION,
-    # A subclass of MultiHeadAttention that computes otherwise.
-    "TwoStreamRelativeAttention": {},
 }
-"""For each class of Keras and KerasHub, also for its subclasses, where its values are."""
+"""For each class of Keras and KerasHub, also for subclasses elsewhere, where its values are.
+
+Subclasses in KerasHub have rows of their own, as they may compute otherwise.
+"""
 
 
 def kind_of(layer: Any) -> dict[str, Inner]:
     """Return where an attention layer has its values, by word; empty for any other layer."""
     for cls in type(layer).__mro__:
-        if cls.__module__.partition(".")[0] in ("keras", "keras_hub") and cls.__name__ in KINDS:
-            return KINDS[cls.__name__]
+        if cls.__module__.partition(".")[0] in ("keras", "keras_hub"):
+            return KINDS.get(cls.__name__, {})
     return {}
 
 

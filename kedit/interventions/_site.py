@@ -183,7 +183,7 @@ def site(pattern: Any, where: str = "output", leaf: int | str = 0, call: int | N
               and not masked yet, so that what is masked stays masked.
             - "pattern": what the softmax gives, of the same shape, before dropout.
             - "heads": what each head gives, `(batch, queries, heads, head_size)`, before
-              the output projection.
+              the output projection, and after a gate if there is one.
 
             A pattern then means those of the layers that are attention layers: `site("*",
             "pattern")` all in a model. Defaults to "output".
