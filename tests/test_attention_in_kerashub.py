@@ -132,9 +132,11 @@ FAMILIES = {
 OTHERS = {"GptOss": ({**SHARED, "num_experts": 2, "head_dim": 2}, TEXT)}
 SPELLED = {"RoBERTa": "Roberta"}
 WITHOUT = {
-    **dict.fromkeys(["T5", "T5Gemma", "Gemma3VisionEncoder"], {"scores"}),
+    "T5": {"scores"},
+    "T5Gemma": {"scores"},
     "DebertaV3": {"query", "key"},
     "PaliGemma": {"scores"},
+    "Gemma3VisionEncoder": {"scores"},
 }
 """What the attention of a family does not show; of PaliGemma that of the part that sees."""
 WORDS = {"query", "key", "value", "scores", "pattern", "heads"}

@@ -29,6 +29,7 @@ from kedit.interventions import (
     Rotated,
     capture,
     edit_model,
+    prune,
     save_edits,
     site,
     sites,
@@ -499,3 +500,27 @@ def test_other_runs_of_an_edited_model_have_its_edits(tmp_path):
         check_close(model.predict(change, verbose=0), [[30.0, 60.0]])
     with pytest.raises(SavingError, match=r"edited itself.*edited\.save"):
         save_edits(twice, tmp_path / "edits.json")
+
+
+def test_export_is_told_what_a_model_takes(monkeypatch):
+    """Of models of other models, Keras would say that they were never called."""
+    told = []
+    monkeypatch.setattr(keras.Model, "export", lambda self, *given, **more: told.append(given))
+    base = keras.Sequential([keras.Input((6,), name="x"), keras.layers.Dense(4, name="hidden")])
+    patched = edit_model(base, {"hidden": sample[1].set(OtherRun())})
+    for model in (edit_model(base, {}), capture(base, "hidden"), prune(base, "hidden/kernel", 0.5)):
+        model.export("folder")
+        path, form, verbose, (signature,) = told.pop()
+        assert (path, form, verbose) == ("folder", "tf_saved_model", None)
+        assert (signature.shape, signature.dtype, signature.name) == ((None, 6), "float32", "x")
+    patched.export("folder", "onnx")
+    _, form, _, (signature,) = told.pop()
+    assert form == "onnx"
+    assert {name: spec.shape for name, spec in signature.items()} == {
+        "inputs": (None, 6),
+        "other": (None, 6),
+    }
+    fed = edit_model(base, {"hidden": sample[1].set(Fed("value"))})
+    for given in (None, ["mine"]):
+        fed.export("folder", input_signature=given)
+        assert told.pop()[-1] == given

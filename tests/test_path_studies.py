@@ -4,11 +4,13 @@ import keras
 import numpy as np
 import pytest
 from _backend import to_numpy
-from kit import check_close
+from kit import check_close, on_devices
 
 from kedit import sample
 from kedit.errors import EditError, OperandError, ShapeError
 from kedit.interventions import (
+    ablation_study,
+    attribution_study,
     capture,
     direct_effect_study,
     edit_model,
@@ -36,8 +38,7 @@ class Mixing(keras.layers.Layer):
         return keras.ops.tanh((x + keras.ops.mean(x, axis=1, keepdims=True)) @ self.kernel)
 
 
-@pytest.fixture(scope="module")
-def model():
+def made():
     """A residual stream to which three blocks write; a norm and a head."""
     keras.utils.set_random_seed(0)
     inputs = stream = keras.Input((4, 5))
@@ -45,6 +46,11 @@ def model():
         stream = stream + Mixing(name=name)(stream)
     stream = keras.layers.LayerNormalization(name="norm")(stream)
     return keras.Model(inputs, keras.layers.Dense(2, name="head")(stream))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return made()
 
 
 class InNumPy:
@@ -211,6 +217,32 @@ def test_pictures(model):
     assert "Metric read out" in found._repr_html_()
     found = direct_effect_study(model, CLEAN, list(BLOCKS), INTO, last, verbose=0)
     np.testing.assert_array_equal(found.plot().images[0].get_array(), found.effects.mean(axis=2))
+
+
+def studied(devices=1):
+    """What several studies find, as data."""
+    if devices > 1:
+        assert len(keras.distribution.list_devices()) == devices
+        keras.distribution.set_distribution(keras.distribution.DataParallel())
+    model, options = made(), {"batch_size": 8, "verbose": 0}
+    pair = (np.tile(CLEAN, (4, 1, 1)), np.tile(CORRUPTED, (4, 1, 1)))
+    found = [
+        patching_study(model, *pair, ["a", "b"], last, **options).values,
+        path_patching_study(model, *pair, "a", last, frozen="b", **options).values,
+        attribution_study(model, *pair, ["a", "b"], last, **options).effects,
+        ablation_study(model, pair[0], "b", last, **options).after,
+        logit_lens_study(model, pair[0], ["a", "b"], INTO, last, **options).values,
+    ]
+    return [array.tolist() for array in found]
+
+
+@pytest.mark.once
+def test_eight_devices_find_what_one_does():
+    """Under `keras.distribution.DataParallel`, in a process of its own."""
+    for found, expected in zip(
+        on_devices("test_path_studies", "studied", 8), studied(), strict=True
+    ):
+        check_close(found, expected, rtol=1e-4)
 
 
 class Logging(keras.layers.Layer):

@@ -101,6 +101,9 @@ class Capture(SafelyRun):
         self.edited.run_with(placed, inputs, training, stops=self._stops)
         return {name: seen[name] for name in sorted(seen)}  # the order some compilers return
 
+    def takes(self) -> Any:
+        return self.edited.takes()
+
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         return None
 

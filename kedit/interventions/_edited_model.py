@@ -22,6 +22,7 @@ from kedit.interventions._run import Placed, Run, check_not_rematerialized, owne
 from kedit.interventions._site import Site, as_site
 from kedit.interventions._site_editing import SiteEditing
 from kedit.interventions._sites import check_model
+from kedit.weights._exporting import input_spec
 
 TRAIN = ("none", "edits", "all")
 _FIELDS: dict[str, Any] = {"site": dict, "edit": dict}
@@ -262,6 +263,12 @@ class EditedModel(PartlyTrained):
             )
         fed = {name: inputs[name] for name in self._fed}
         return inputs["inputs"], {name: inputs[name] for name in self._runs}, fed
+
+    def takes(self) -> Any:
+        inputs = input_spec(self.base)
+        if inputs is None or self._fed:
+            return None  # nobody knows the shape of an extra input
+        return {"inputs": inputs, **dict.fromkeys(self._runs, inputs)} if self._runs else inputs
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         return None  # the underlying model has set it on its outputs
