@@ -216,6 +216,9 @@ def _constant(operand: Any, weight: Any) -> Any:
     return operand if np.array_equal(now, then) else freeze(now if now.ndim else now[()])
 
 
+_OPTIONS = ("constraint", "regularizer", "name", "trainable")
+
+
 def _now(leaf: Any, weight: Any) -> Any:
     """Return a placeholder that starts from the current value of its weight."""
     if isinstance(leaf, Rotated):
@@ -223,5 +226,5 @@ def _now(leaf: Any, weight: Any) -> Any:
     if isinstance(leaf, RunOperand):
         return leaf
     value = ops.convert_to_numpy(weight)
-    options = {name: getattr(leaf, name) for name in ("constraint", "regularizer", "name")}
+    options = {name: getattr(leaf, name) for name in _OPTIONS}
     return Trainable(value, **options)
