@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from kedit import Trainable, X, at, block, each, sample
-from kedit.interventions import BatchMean, Fed, OtherRun, Rotated
+from kedit.interventions import BatchMean, Fed, Noise, OtherRun, Rotated
 
 
 @keras.saving.register_keras_serializable(package="saving")
@@ -32,6 +32,8 @@ GOOD = [
     sample.where(X > Trainable(np.array([0.5, 1.0]))).multiply(Trainable(2)),
     sample[0].set(Rotated(BatchMean(), rank=2)),
     sample[0].set(OtherRun() + Fed("gate")),
+    sample[0].add(Noise(0.5, seed=3)),
+    sample[0].add(Trainable(1.0, trainable=False)),
     sample[each(Fed("base"))].set(OtherRun(at=sample[each(Fed("source")), 1:])),
 ]
 
@@ -69,6 +71,10 @@ KERAS = {"module": "keras.initializers", "registered_name": None}
 
 def learned(**changes):
     return {**LEARNED, "trainables": [{**TRAINABLE, **changes}]}
+
+
+def held(name, config):
+    return {**LEARNED, "trainables": [{"placeholder": f"kedit>{name}", "config": config}]}
 
 
 BAD = {
@@ -144,6 +150,8 @@ BAD = {
     "trainable: huge shape": learned(shape=[2**40, 2**40]),
     "trainable: slot": learned(initializer=SLOT),
     "trainable: name": learned(name=3),
+    "trainable: trained": learned(trainable=True),
+    "trainable: trained by a number": learned(trainable=0),
     "trainable: unknown": learned(initializer="evil"),
     "trainable: list": learned(initializer=[1.0]),
     "trainable: a layer": learned(
@@ -173,6 +181,9 @@ BAD = {
     },
     "fed": {**LEARNED, "trainables": [{"placeholder": "kedit>Fed", "config": {"name": 3}}]},
     "fed, more": {**LEARNED, "trainables": [{"placeholder": "kedit>Fed", "config": {}}]},
+    "noise: deviation": held("Noise", {"stddev": "1", "seed": 0}),
+    "noise: seed": held("Noise", {"stddev": 1.0, "seed": 2**40}),
+    "noise: int": held("Noise", {"stddev": 1, "seed": 0}),
     "operand: None": values(None),
     "operand: ...": values("..."),
     "operand: slice": values({"slice": [0, 1, 1]}),

@@ -49,6 +49,7 @@ PACKAGES = {
         "Capture",
         "EditedModel",
         "Fed",
+        "Noise",
         "OtherRun",
         "Rotated",
         "WeightEditing",

@@ -14,6 +14,7 @@ from kedit.errors import OperandError
 from kedit.interventions._applied import Compiled, as_outside, whole_model
 from kedit.interventions._hooks import intercepted
 from kedit.interventions._look import look
+from kedit.interventions._noise import held
 from kedit.interventions._operands import RunOperand
 from kedit.interventions._partly_trained import PartlyTrained
 from kedit.interventions._recurrent import check_recurrent
@@ -162,7 +163,7 @@ class EditedModel(PartlyTrained):
             if not (self._was_run or all([layer.built for layer in self.edit_layers])):
                 # Build first, then run: if a weight is made while an inner `WeightEditing` runs,
                 # TensorFlow sees only its initial value in that run.
-                with intercepted(self._run(seen, fed, []).handlers):
+                with intercepted(self._run(seen, fed, [], holds=True).handlers):
                     self.base(inputs, training=False)
             self._was_run = True
             run = self._run(seen, fed, placed)
@@ -172,17 +173,23 @@ class EditedModel(PartlyTrained):
         return outputs
 
     def _run(
-        self, seen: dict[str, Any], fed: dict[str, Tensor], more: list[Placed], whole: Any = None
+        self,
+        seen: dict[str, Any],
+        fed: dict[str, Tensor],
+        more: list[Placed],
+        whole: Any = None,
+        holds: bool = False,
     ) -> Run:
-        """Return a run that applies the edits."""
+        """Return a run that applies the edits; if it holds the draws, these do not go on."""
 
         def acting(index: int, layer: SiteEditing) -> Any:
             def act(x: Tensor, number: int, piece: Any) -> Tensor:
                 layer.build_at(x.shape, keras.backend.standardize_dtype(x.dtype))
                 runs, _ = _names_in(layer.original)
                 others = {name: seen[name][index, number] for name in runs}
-                # Not by keyword: with rematerialization, TensorFlow would lose their gradients.
-                return layer(x, {**fed, **others}, piece=piece)
+                with held(holds):
+                    # Not by keyword: with rematerialization, TensorFlow would lose their gradients.
+                    return layer(x, {**fed, **others}, piece=piece)
 
             return act
 
@@ -256,7 +263,7 @@ class EditedModel(PartlyTrained):
             variable
             for found, _, layer in self.placed()
             if found in sites
-            for variable in layer.variables
+            for variable in layer.weights
         ]
 
     @property
@@ -285,8 +292,13 @@ class EditedModel(PartlyTrained):
                 f"operands from {[*self._runs, *self._fed]}. Call the edited model."
             )
         variables = [v for layer in self.edit_layers for v in layer.variables]
-        with whole_model(self.base, self._run({}, {}, [], self.base), self._compiled, variables):
-            yield
+        run = self._run({}, {}, [], self.base, holds=True)
+        try:
+            with whole_model(self.base, run, self._compiled, variables):
+                yield
+        finally:
+            for draws in [draws for layer in self.edit_layers for draws in layer.draws()]:
+                draws.next()
 
     # --- Saving ----------------------------------------------------------------------------
 
@@ -319,6 +331,6 @@ class EditedModel(PartlyTrained):
 
 def _names_in(edit: Edit | EditSequence) -> tuple[set[str], set[str]]:
     """Return the names of the other runs and of the extra inputs that an edit needs."""
-    held = [placeholder for part in edit.edits for placeholder in part.placeholders()]
-    names = [placeholder.names() for placeholder in held if isinstance(placeholder, RunOperand)]
+    leaves = [placeholder for part in edit.edits for placeholder in part.placeholders()]
+    names = [placeholder.names() for placeholder in leaves if isinstance(placeholder, RunOperand)]
     return {name for runs, _ in names for name in runs}, {name for _, fed in names for name in fed}

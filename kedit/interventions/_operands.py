@@ -9,7 +9,7 @@ from kedit._edit import Edit
 from kedit._language.constants import Placeholder
 from kedit._language.decoding import check_fields, check_same, loading, refused
 from kedit._language.expression import Operators
-from kedit._language.types import Tensor
+from kedit._language.types import Shape, Tensor
 from kedit._run import ops
 from kedit.errors import OperandError
 
@@ -34,9 +34,32 @@ class RunOperand(Operators, Placeholder):
             x: The activation.
             given: Inputs of the model, by name; for another run, the same activation
                 in that run.
-            weight: The weight that `add_to` added, if any.
+            weight: What `add_to` has returned.
         """
         raise NotImplementedError
+
+    def part(self) -> Any:
+        """Return what the layer of the edit holds for it whatever the activation is, or None.
+
+        It is made with the layer, and tracked by it: a layer, or a generator of seeds.
+        """
+
+    def check(self, edit: Edit, shape: Shape, dtype: str) -> None:
+        """Raise if it does not fit an edit of activations of a shape and a dtype."""
+
+    def add_to(self, layer: Any, shape: Shape, part: Any) -> Any:
+        """Add its weights to the layer of the edit, and return what `value` needs of the layer.
+
+        Args:
+            layer: The layer.
+            shape: Shape of the activation, with None for the batch.
+            part: What `part` has returned.
+        """
+        return part
+
+    def now(self, weight: Any) -> "RunOperand":
+        """Return the operand with the values that its weights have now."""
+        return self
 
     def names(self) -> tuple[list[str], list[str]]:
         """Return the names of the other runs and of the extra inputs that it needs."""

@@ -4,9 +4,10 @@ from typing import Any
 
 import keras
 
+from kedit._edit import Edit
 from kedit._language.decoding import check_fields, check_same, loading, refused
 from kedit._language.trainable import Trainable, describe, described
-from kedit._language.types import Tensor
+from kedit._language.types import Shape, Tensor
 from kedit._run import ops
 from kedit.errors import OperandError
 from kedit.interventions._operands import OtherRun, RunOperand
@@ -94,6 +95,18 @@ class Rotated(RunOperand):
             made = cls(source, fields["rank"], basis.initializer)
             check_same("A saved Rotated", made.get_config(), config)
             return made
+
+    def check(self, edit: Edit, shape: Shape, dtype: str) -> None:
+        if (edit.op, edit.operand) != ("set", self):
+            raise OperandError(
+                f"A rotation should be written. Received: `{edit!r}`. Write `.set({self!r})`."
+            )
+
+    def add_to(self, layer: Any, shape: Shape, part: Any) -> Any:
+        return self.basis.add_to(layer, (shape[-1], self.rank), layer.name_for("rotation"))
+
+    def now(self, weight: Any) -> "Rotated":
+        return Rotated(self.source, self.rank, ops.convert_to_numpy(weight))
 
     def names(self) -> tuple[list[str], list[str]]:
         return self.source.names()

@@ -17,10 +17,10 @@ from kedit._language.trainable import Trainable
 from kedit._language.types import Shape, Tensor
 from kedit._plan.bind import bind
 from kedit._run import ops
-from kedit.errors import OperandError, PositionError, ShapeError
+from kedit.errors import PositionError, ShapeError
+from kedit.interventions._noise import Draws
 from kedit.interventions._operands import Fed, RunOperand
 from kedit.interventions._positions import apply_from
-from kedit.interventions._rotated import Rotated
 from kedit.layers import Editing
 
 
@@ -69,6 +69,11 @@ class SiteEditing(Editing):
         super().__init__(edit, autocast=False, **kwargs)
         self.site_dtype = "float32"
         self.site_shape: Shape | None = None
+        owners = {id(leaf): leaf for one in edit.edits for leaf in one.placeholders()}
+        operands = [leaf for leaf in owners.values() if isinstance(leaf, RunOperand)]
+        made = [(id(leaf), leaf.part()) for leaf in operands]
+        self.parts = [part for _, part in made if part is not None]
+        self._part_of = dict(made).get  # a function, as Keras copies dicts
 
     def build_at(self, shape: Shape, dtype: str) -> None:
         """Build the layer for an activation, once."""
@@ -89,21 +94,16 @@ class SiteEditing(Editing):
             for held in part.placeholders():
                 if getattr(held, "at", None) is not None:
                     _check_read(part, held.at, shape)
-                if isinstance(held, Rotated) and (part.op, part.operand) != ("set", held):
-                    raise OperandError(
-                        "A rotation should be written. Received: "
-                        f"`{part!r}`. Write `.set({held!r})`."
-                    )
+                if isinstance(held, RunOperand):
+                    held.check(part, shape, self.site_dtype)
         super().build(input_shape)
 
     def _weight(self, trainable: Any, selected: Shape, role: str, made: Any) -> Any:
-        if isinstance(trainable, Rotated):
-            if id(trainable) not in made:
-                features, name = (self._shape[-1], trainable.rank), self._name("rotation", made)
-                made[id(trainable)] = (trainable, trainable.basis.add_to(self, features, name))
-            return made[id(trainable)]
         if isinstance(trainable, RunOperand):
-            return (trainable, None)
+            if id(trainable) not in made:
+                added = trainable.add_to(self, self._shape, self._part_of(id(trainable)))
+                made[id(trainable)] = (trainable, added)
+            return made[id(trainable)]
         return super()._weight(trainable, selected, role, made)
 
     def call(  # type: ignore[override]
@@ -147,6 +147,22 @@ class SiteEditing(Editing):
             is_float = kind(keras.backend.standardize_dtype(value.dtype)) == 2
             return ops.cast(value, x.dtype) if is_float else value
         return _run.apply(Edit(place, "get", mode=edit.mode), value, shape)
+
+    def draws(self) -> list[Draws]:
+        """Return where the series of draws of its operands are."""
+        return [part for part in self.parts if isinstance(part, Draws)]
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        for number, draws in enumerate(self.draws()):
+            store[f"draws_{number}"] = ops.convert_to_numpy(draws.state)
+
+    def load_own_variables(self, store: Any) -> None:
+        names = [name for name in store.keys() if not name.startswith("draws_")]  # noqa: SIM118
+        super().load_own_variables({name: store[name] for name in names})
+        for number, draws in enumerate(self.draws()):
+            state = np.asarray(store[f"draws_{number}"])
+            draws.state.assign(state.astype(keras.backend.standardize_dtype(draws.state.dtype)))
 
     def current(self) -> Edit | EditSequence:
         """Return the edit, with the current values of its weights."""
@@ -221,10 +237,8 @@ _OPTIONS = ("constraint", "regularizer", "name", "trainable")
 
 def _now(leaf: Any, weight: Any) -> Any:
     """Return a placeholder that starts from the current value of its weight."""
-    if isinstance(leaf, Rotated):
-        return Rotated(leaf.source, leaf.rank, ops.convert_to_numpy(weight[1]))
     if isinstance(leaf, RunOperand):
-        return leaf
+        return leaf.now(weight[1])
     value = ops.convert_to_numpy(weight)
     options = {name: getattr(leaf, name) for name in _OPTIONS}
     return Trainable(value, **options)
