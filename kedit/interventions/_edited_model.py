@@ -183,9 +183,11 @@ class EditedModel(PartlyTrained):
         """Return a run that applies the edits; if it holds the draws, these do not go on."""
 
         def acting(index: int, layer: SiteEditing) -> Any:
+            runs, _ = _names_in(layer.original) if seen else ((), ())
+
             def act(x: Tensor, number: int, piece: Any) -> Tensor:
-                layer.build_at(x.shape, keras.backend.standardize_dtype(x.dtype))
-                runs, _ = _names_in(layer.original)
+                if not layer.built:
+                    layer.build_at(x.shape, keras.backend.standardize_dtype(x.dtype))
                 others = {name: seen[name][index, number] for name in runs}
                 with held(holds):
                     # Not by keyword: with rematerialization, TensorFlow would lose their gradients.

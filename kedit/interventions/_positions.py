@@ -40,20 +40,22 @@ def apply_from(edit: Edit, x: Tensor, shape: Shape, piece: Piece | None) -> Tens
         shape: Shape that the layer was built with.
         piece: Which piece it is; None for the whole sequence.
     """
+    if piece is None:
+        return _run.apply(edit, x, shape)
     edit = _in_sample(edit)
     selection = edit.selection
     items = selection.index.items
     counts = _counts_along(edit, len(x.shape))
-    if piece is not None and piece.length not in (None, x.shape[1]):
+    names = selection.index.names_first_axis(len(x.shape) - 1)
+    if piece.length not in (None, x.shape[1]):
         if items[0] is not ... or len(items) > 2 or counts:
             raise PositionError(
                 "What is edited while a sequence is generated should have its positions on axis 1, "
                 f"or be selected on the last axis alone. Received: `{selection!r}` of shape "
                 f"{tuple(x.shape)}, where {piece.length} positions are generated. Take another."
             )
-        piece = None
-    names = selection.index.names_first_axis(len(x.shape) - 1)
-    if piece is None or not (names or counts):
+        names = False
+    if not (names or counts):
         return _run.apply(edit, x, shape)
     if piece.start is None:
         raise PositionError(

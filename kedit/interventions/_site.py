@@ -135,6 +135,8 @@ class Site:
     def _change(self, values: Any, change: Callable[[Any], Any]) -> Any:
         if isinstance(self.leaf, str):
             return _change_path(values, self.leaf.split("/"), change, self)
+        if self.leaf == 0 and hasattr(values, "shape"):  # the usual case, without its overhead
+            return change(values)
         flat = keras.tree.flatten(values)
         if not -len(flat) <= self.leaf < len(flat) or not hasattr(flat[self.leaf], "shape"):
             raise PositionError(
