@@ -164,6 +164,7 @@ def test_noise_in_the_model_itself():
             drawn = to_numpy(base(x))
             check_close(to_numpy(base(x)), drawn)
             check_close(predict(base, x), drawn)
+            check_close(to_numpy(edited(x)), drawn)
             blocks.append(drawn)
     assert (blocks[0][:, 2:] == 0).all()
     assert not np.allclose(*blocks)

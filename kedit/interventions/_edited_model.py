@@ -163,7 +163,7 @@ class EditedModel(PartlyTrained):
             if not (self._was_run or all([layer.built for layer in self.edit_layers])):
                 # Build first, then run: if a weight is made while an inner `WeightEditing` runs,
                 # TensorFlow sees only its initial value in that run.
-                with intercepted(self._run(seen, fed, [], holds=True).handlers):
+                with held(), intercepted(self._run(seen, fed, []).handlers):
                     self.base(inputs, training=False)
             self._was_run = True
             run = self._run(seen, fed, placed)
@@ -173,14 +173,9 @@ class EditedModel(PartlyTrained):
         return outputs
 
     def _run(
-        self,
-        seen: dict[str, Any],
-        fed: dict[str, Tensor],
-        more: list[Placed],
-        whole: Any = None,
-        holds: bool = False,
+        self, seen: dict[str, Any], fed: dict[str, Tensor], more: list[Placed], whole: Any = None
     ) -> Run:
-        """Return a run that applies the edits; if it holds the draws, these do not go on."""
+        """Return a run that applies the edits."""
 
         def acting(index: int, layer: SiteEditing) -> Any:
             runs, _ = _names_in(layer.original) if seen else ((), ())
@@ -189,9 +184,8 @@ class EditedModel(PartlyTrained):
                 if not layer.built:
                     layer.build_at(x.shape, keras.backend.standardize_dtype(x.dtype))
                 others = {name: seen[name][index, number] for name in runs}
-                with held(holds):
-                    # Not by keyword: with rematerialization, TensorFlow would lose their gradients.
-                    return layer(x, {**fed, **others}, piece=piece)
+                # Not by keyword: with rematerialization, TensorFlow would lose their gradients.
+                return layer(x, {**fed, **others}, piece=piece)
 
             return act
 
@@ -294,9 +288,9 @@ class EditedModel(PartlyTrained):
                 f"operands from {[*self._runs, *self._fed]}. Call the edited model."
             )
         variables = [v for layer in self.edit_layers for v in layer.variables]
-        run = self._run({}, {}, [], self.base, holds=True)
+        run = self._run({}, {}, [], self.base)
         try:
-            with whole_model(self.base, run, self._compiled, variables):
+            with held(), whole_model(self.base, run, self._compiled, variables):
                 yield
         finally:
             for draws in [draws for layer in self.edit_layers for draws in layer.draws()]:

@@ -113,9 +113,9 @@ class Draws(keras.random.SeedGenerator):
 
 
 @contextmanager
-def held(holds: bool) -> Iterator[None]:
-    """Inside the block, draw the next numbers of each series again and again, if it holds."""
-    before = _HELD.set(holds)
+def held() -> Iterator[None]:
+    """Draw the next numbers of each series again and again, inside the block."""
+    before = _HELD.set(True)
     try:
         yield
     finally:
