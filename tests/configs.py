@@ -31,6 +31,8 @@ GOOD = [
     sample[0].add(Trainable("zeros", (2,), "non_neg", keras.regularizers.L2(0.1), "w") * X),
     sample.where(X > Trainable(np.array([0.5, 1.0]))).multiply(Trainable(2)),
     sample[0].set(Rotated(BatchMean(), rank=2)),
+    sample[0].set(Rotated([0.0, 1.0], initializer=[[1.0], [0.5]], trainable=False)),
+    sample[0].set(Rotated(rank=4, temperature=50.0, boundary=Trainable(0.25, regularizer="l1"))),
     sample[0].set(OtherRun() + Fed("gate")),
     sample[0].add(Noise(0.5, seed=3)),
     sample[0].add(Trainable(1.0, trainable=False)),
@@ -71,6 +73,9 @@ KERAS = {"module": "keras.initializers", "registered_name": None}
 
 def learned(**changes):
     return {**LEARNED, "trainables": [{**TRAINABLE, **changes}]}
+
+
+ROTATED = of(sample[0].set(Rotated(rank=2)))["trainables"][0]["config"]
 
 
 def held(name, config):
@@ -179,6 +184,29 @@ BAD = {
             }
         ],
     },
+    "rotated: text": held("Rotated", {**ROTATED, "source": "0.0"}),
+    "rotated: slot": held("Rotated", {**ROTATED, "source": SLOT}),
+    "rotated: fed": held(
+        "Rotated", {**ROTATED, "source": {"placeholder": "kedit>Fed", "config": {"name": "v"}}}
+    ),
+    "rotated: no operand": held(
+        "Rotated", {**ROTATED, "source": {"placeholder": "builtins>eval", "config": {}}}
+    ),
+    "rotated: temperature alone": held("Rotated", {**ROTATED, "temperature": 1.0}),
+    "rotated: boundary alone": held("Rotated", {**ROTATED, "boundary": TRAINABLE}),
+    "rotated: no boundary": held("Rotated", {**ROTATED, "boundary": 0.5, "temperature": 1.0}),
+    "rotated: fed boundary": held(
+        "Rotated",
+        {
+            **ROTATED,
+            "boundary": {"placeholder": "kedit>Fed", "config": {"name": "v"}},
+            "temperature": 1.0,
+        },
+    ),
+    "rotated: fed basis": held(
+        "Rotated", {**ROTATED, "basis": {"placeholder": "kedit>Fed", "config": {"name": "v"}}}
+    ),
+    "rotated: negative": held("Rotated", {**ROTATED, "boundary": TRAINABLE, "temperature": -1.0}),
     "fed": {**LEARNED, "trainables": [{"placeholder": "kedit>Fed", "config": {"name": 3}}]},
     "fed, more": {**LEARNED, "trainables": [{"placeholder": "kedit>Fed", "config": {}}]},
     "noise: deviation": held("Noise", {"stddev": "1", "seed": 0}),

@@ -11,12 +11,16 @@ from kit import check_close, check_roundtrip, saved_and_loaded
 from networks import ROWS, Subclassed, sequential
 
 from kedit import Trainable, X, sample
-from kedit.errors import DTypeError, OperandError
+from kedit.errors import DTypeError, OperandError, ShapeError
 from kedit.interventions import (
+    BatchMean,
     Noise,
+    OtherRun,
+    Rotated,
     capture,
     edit_model,
     load_edits,
+    principal_components,
     save_edits,
 )
 
@@ -188,7 +192,7 @@ def test_noise_is_a_value():
     one = Noise(0.5)
     check_is_value(
         sample[3].add(Noise()),
-        sample[3].add(Noise(2)),
+        sample[3].add(Noise(np.float32(2))),
         sample[3].add(Noise(2.0, seed=0)),
         sample[...].set(X + Noise(seed=1) * Trainable(0.5)),
         sample[1].set(one) | sample[2].set(one),
@@ -222,3 +226,282 @@ def test_noise_for_integers_is_refused():
     base = keras.Model(inputs, keras.layers.Identity(name="h", dtype="int32")(inputs))
     with pytest.raises(DTypeError, match=r"Received: .*'int32'"):
         edit_model(base, {"h": sample[0].set(Noise())})
+
+
+# --- Subspaces -----------------------------------------------------------------------------------
+
+
+def activations(samples, features=5, rank=2, noise=0.01):
+    """Activations that vary in a plane, and hardly beside it."""
+    rng = np.random.default_rng(11)
+    plane = np.linalg.qr(rng.normal(size=(features, rank)))[0]
+    codes = rng.normal(size=(samples, rank)) * np.arange(rank, 0, -1) * 3
+    rows = codes @ plane.T + noise * rng.normal(size=(samples, features)) + 10.0
+    return rows.astype("float32"), plane
+
+
+@pytest.mark.once
+def test_principal_components_are_those_of_the_covariance():
+    rows, plane = activations(300)
+    for given in (rows, rows.reshape(20, 15, 5), rows.astype("float64")):
+        basis = principal_components(given, rank=3)
+        assert basis.shape == (5, 3)
+        assert basis.dtype == given.dtype
+        _, vectors = np.linalg.eigh(np.cov(rows.astype("float64"), rowvar=False))
+        for number in range(3):
+            vector = vectors[:, -1 - number]
+            check_close(basis[:, number], vector * np.sign(vector[abs(vector).argmax()]), atol=1e-3)
+        check_close(basis[:, :2] @ basis[:, :2].T, plane @ plane.T, atol=1e-2)
+        check_close(basis.T @ basis, np.eye(3))
+    assert principal_components(np.arange(12).reshape(4, 3) % 5, rank=2).dtype == "float32"
+    check_close(principal_components(-rows, rank=3), principal_components(rows, rank=3), atol=1e-4)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("rows", "rank", "error"),
+    [
+        (np.ones((4, 3)), 4, ShapeError),
+        (np.ones((2, 3)), 3, ShapeError),
+        (np.ones(3), 1, ShapeError),
+        (np.ones((0, 3)), 1, ShapeError),
+        (np.ones((4, 3)), 0, OperandError),
+        (np.ones((4, 3)), 1.0, OperandError),
+        (np.full((4, 3), np.nan), 1, OperandError),
+        (np.ones((4, 3), complex), 1, OperandError),
+        ([["a", "b"]], 1, OperandError),
+    ],
+)
+def test_bad_principal_components(rows, rank, error):
+    with pytest.raises(error, match="Received"):
+        principal_components(rows, rank)
+
+
+def test_a_subspace_that_is_known_is_exchanged_and_not_trained(tmp_path):
+    rows, _ = activations(6)
+    basis = principal_components(activations(100)[0], rank=2)
+    edit = sample[...].set(Rotated(initializer=basis, trainable=False))
+    base = rescaled((5,))
+    edited = edit_model(base, {"h": edit}, train="edits")
+    given = {"inputs": rows, "other": rows[::-1].copy()}
+    expected = rows + (rows[::-1] - rows) @ basis @ basis.T
+    check_close(predict(edited, given), expected, atol=1e-4)
+    assert not edited.trainable_variables
+    with pytest.raises(OperandError, match="something to train"):
+        edited.make_train_function()
+    check_close(edited.values("h")[0], basis)
+    check_saved(edited, given, tmp_path)
+
+
+@pytest.mark.parametrize("source", [0, 0.5, [1.0, 2.0, 3.0, 4.0, 5.0], [2.0], BatchMean()])
+def test_a_subspace_is_set_to_what_is_known(source, tmp_path):
+    rows, _ = activations(6)
+    basis = RNG.normal(size=(5, 2))
+    rotated = Rotated(source, initializer=basis, trainable=False)
+    edited = edit_model(rescaled((5,)), {"h": sample[...].set(rotated)})
+    q = np.linalg.qr(basis)[0]
+    fixed = rows.mean(0) if isinstance(source, BatchMean) else np.asarray(source)
+    check_close(predict(edited, rows), rows + (fixed - rows) @ q @ q.T, atol=1e-4)
+    check_saved(edited, rows, tmp_path)
+
+
+def test_a_subspace_that_is_removed_is_gone_at_the_positions_alone():
+    x = RNG.normal(size=(4, 3, 5)).astype("float32")
+    basis = RNG.normal(size=(5, 2))
+    edit = sample[1].set(Rotated(0.0, initializer=basis, trainable=False))
+    found = predict(edit_model(rescaled((3, 5)), {"h": edit}), x)
+    check_close(found[:, 1] @ np.linalg.qr(basis)[0], np.zeros((4, 2)))
+    np.testing.assert_array_equal(found[:, [0, 2]], x[:, [0, 2]])
+
+
+@pytest.mark.gradient
+def test_gradients_of_a_subspace_in_closed_form():
+    basis, up = RNG.normal(size=(5, 2)), RNG.normal(size=(4, 5)).astype("float32")
+    x = RNG.normal(size=(4, 5)).astype("float32")
+    rotated = Rotated(0.0, initializer=basis, trainable=False)
+    edited = edit_model(rescaled((5,)), {"h": sample[...].set(rotated)})
+    q = np.linalg.qr(basis)[0]
+    _, (dx,) = vjp(edited, [x], up)
+    check_close(dx, up - up @ q @ q.T, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rotated", "error"),
+    [
+        (Rotated(rank=6), ShapeError),
+        (Rotated(initializer=np.ones((4, 2))), ShapeError),
+        (Rotated(np.ones(4)), ShapeError),
+        (Rotated(np.ones((1, 1, 5))), ShapeError),
+        (Rotated(temperature=1.0, rank=6), ShapeError),
+    ],
+    ids=repr,
+)
+def test_rotations_that_do_not_fit(rotated, error):
+    with pytest.raises(error, match="Received"):
+        edit_model(rescaled((5,)), {"h": sample[...].set(rotated)})
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "arguments",
+    [(None, 1, np.ones((4, 2))), (None, None, np.ones(4)), (None, None, np.ones((4, 2, 1)))],
+)
+def test_arrays_that_are_no_basis(arguments):
+    with pytest.raises(ShapeError, match="Received"):
+        Rotated(*arguments)
+
+
+# --- Soft boundaries -----------------------------------------------------------------------------
+
+
+def soft(rank, boundary, temperature):
+    return 1 / (1 + np.exp(-(rank * boundary - np.arange(rank) - 0.5) / temperature))
+
+
+@pytest.mark.parametrize("rank", [5, 3])
+def test_a_soft_boundary_in_closed_form_and_at_no_temperature_the_hard_one(rank, tmp_path):
+    rows, start = activations(6)[0] - 10, RNG.normal(size=(5, rank))
+    other = rows[::-1].copy()
+    given = {"inputs": rows, "other": other}
+    rotated = Rotated(initializer=start, temperature=2.0, boundary=0.25)
+    edited = edit_model(rescaled((5,)), {"h": sample[...].set(rotated)}, train="edits")
+    _, boundary, temperature = edited.values("h")
+    assert len(edited.trainable_variables) == 2
+    q = np.linalg.qr(start)[0]
+    for b, t in ((0.25, 2.0), (0.6, 0.5)):
+        boundary.assign(b)
+        temperature.assign(t)
+        expected = rows + (other - rows) @ q @ np.diag(soft(rank, b, t)) @ q.T
+        check_close(predict(edited, given), expected, atol=1e-4)
+    check_saved(edited, given, tmp_path)
+    temperature.assign(1e-4)
+    for count in range(1, rank):
+        boundary.assign(count / rank)
+        hard = Rotated(initializer=start[:, :count], trainable=False)
+        expected = predict(edit_model(rescaled((5,)), {"h": sample[...].set(hard)}), given)
+        check_close(predict(edited, given), expected, atol=1e-4)
+    boundary.assign(0.0)
+    np.testing.assert_array_equal(predict(edited, given), rows)
+
+
+@pytest.mark.gradient
+def test_gradients_of_a_soft_boundary_in_closed_form():
+    """One step of descent by a rate of one, also to the regularizer."""
+    x, other, y = RNG.normal(size=(3, 8, 4)).astype("float32")
+    start = np.linalg.qr(RNG.normal(size=(4, 4)))[0].astype("float32")
+    b = Trainable(0.5, regularizer=keras.regularizers.L1(0.01), name="share")
+    rotated = Rotated(initializer=start, temperature=1.5, boundary=b)
+    edited = edit_model(rescaled((4,)), {"h": sample[...].set(rotated)}, train="edits")
+    edited.compile(keras.optimizers.SGD(1.0), "mse")
+    edited.train_on_batch({"inputs": x, "other": other}, y)
+    _, boundary, temperature = edited.values("h")
+    q = np.linalg.qr(start)[0]
+    m = soft(4, 0.5, 1.5)
+    error = 2 * (x + (other - x) @ q @ np.diag(m) @ q.T - y) / y.size
+    slope = ((error @ q) * ((other - x) @ q)).sum(0) @ (m * (1 - m) * 4 / 1.5)
+    check_close(boundary, 0.5 - slope - 0.01, atol=1e-4)
+    check_close(temperature, 1.5)
+
+
+def cooling(variable, factor):
+    """Let a temperature sink, from one epoch to the next."""
+    start = float(to_numpy(variable))
+    return keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: variable.assign(start * factor**epoch)
+    )
+
+
+@pytest.mark.once
+@pytest.mark.gradient
+def test_a_boundary_finds_how_many_dimensions_were_planted():
+    """Two of six dimensions come from the other run; the boundary starts at three."""
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0].astype("float32")
+    x, other = np.random.default_rng(2).normal(size=(2, 256, 6)).astype("float32")
+    plane = turn[:, :2]
+    target = x + (other - x) @ plane @ plane.T
+    start = keras.initializers.Orthogonal(seed=1)
+    rotated = Rotated(rank=6, initializer=start, temperature=2.0)
+    edited = edit_model(rescaled((6,)), {"h": sample[...].set(rotated)}, train="edits")
+    matrix, boundary, temperature = edited.values("h")
+    edited.compile(keras.optimizers.Adam(0.02), "mse")
+    given = {"inputs": x, "other": other}
+    callbacks = [cooling(temperature, 0.95)]
+    history = edited.fit(given, target, 64, 80, verbose=0, callbacks=callbacks).history
+    assert history["loss"][-1] < 1e-2 < history["loss"][0]
+    assert round(6 * float(to_numpy(boundary))) == 2
+    q = np.linalg.qr(to_numpy(matrix))[0][:, :2]
+    check_close(q @ q.T, plane @ plane.T, atol=0.1)
+
+
+@pytest.mark.gradient
+def test_a_boundary_stays_from_0_to_1():
+    rotated = Rotated(rank=4, temperature=1.0, boundary=0.9)
+    edited = edit_model(rescaled((4,)), {"h": sample[...].set(rotated)}, train="edits")
+    edited.compile(keras.optimizers.SGD(1e3), "mse")
+    x, other = RNG.normal(size=(2, 8, 4)).astype("float32")
+    edited.train_on_batch({"inputs": x, "other": other}, 100 * other)
+    assert 0 <= float(to_numpy(edited.values("h")[1])) <= 1
+
+
+def test_rotations_are_values():
+    basis = np.array([[1.0], [0.5]])
+    edits = [
+        sample[...].set(rotated)
+        for rotated in (
+            Rotated(rank=2),
+            Rotated(rank=2, trainable=False),
+            Rotated(rank=2, temperature=50.0),
+            Rotated(rank=2, temperature=50),
+            Rotated(rank=2, temperature=5.0, boundary=0.25),
+            Rotated(rank=2, temperature=5.0, boundary=Trainable(0.25, regularizer="l1")),
+            Rotated(0.0, rank=2),
+            Rotated(0, rank=2),
+            Rotated([0.0, 1.0], rank=2),
+            Rotated(BatchMean(), rank=2, initializer="ones", trainable=False),
+        )
+    ]
+    assert edits[2] == edits.pop(3)
+    check_is_value(*edits)
+    one = sample[...].set(Rotated(0.5, initializer=basis, trainable=False))
+    for again in (check_roundtrip(one), pickle.loads(pickle.dumps(one))):
+        assert again == one
+    assert one != sample[...].set(Rotated(0.5, initializer=2 * basis, trainable=False))
+    assert repr(one) == "sample[...].set(Rotated(0.5, rank=1, initializer=..., trainable=False))"
+
+
+# --- Masks that are learned ----------------------------------------------------------------------
+
+
+def test_a_soft_mask_in_closed_form(tmp_path):
+    x, other = RNG.normal(size=(2, 6, 4)).astype("float32")
+    temperature = Trainable(2.0, trainable=False, name="temperature")
+    mask = (Trainable([-3.0, 0.0, 1.0, 4.0]) / temperature).sigmoid()
+    edit = sample[...].set(X + (OtherRun() - X) * mask)
+    check_is_value(edit)
+    edited = edit_model(rescaled((4,)), {"h": edit}, train="edits")
+    given = {"inputs": x, "other": other}
+    logits, heat = edited.values("h")
+    assert [v is logits for v in edited.trainable_variables] == [True]
+    for t in (2.0, 0.5):
+        heat.assign(t)
+        m = 1 / (1 + np.exp(-np.array([-3, 0, 1, 4]) / t))
+        check_close(predict(edited, given), x + (other - x) * m)
+    check_saved(edited, given, tmp_path)
+    heat.assign(1e-3)
+    logits.assign([-1.0, 1.0, 1.0, -1.0])
+    check_close(predict(edited, given), np.where([0, 1, 1, 0], other, x))
+
+
+@pytest.mark.gradient
+def test_a_mask_finds_the_units_that_were_planted():
+    x, other = np.random.default_rng(3).normal(size=(2, 64, 4)).astype("float32")
+    target = np.where([0, 1, 0, 1], other, x)
+    heat = Trainable(1.0, trainable=False)
+    edit = sample[...].set(X + (OtherRun() - X) * (Trainable("zeros") / heat).sigmoid())
+    edited = edit_model(rescaled((4,)), {"h": edit}, train="edits")
+    edited.compile(keras.optimizers.SGD(4.0), "mse")
+    logits, heat = edited.values("h")
+    given = {"inputs": x, "other": other}
+    edited.fit(given, target, batch_size=64, epochs=3, verbose=0, callbacks=[cooling(heat, 0.8)])
+    assert (to_numpy(logits) > 0).tolist() == [False, True, False, True]
+    check_close(heat, 0.8**2)

@@ -61,6 +61,7 @@ PACKAGES = {
         "freeze_elements",
         "load_edits",
         "patching_study",
+        "principal_components",
         "prune",
         "remove_channels",
         "save_edits",

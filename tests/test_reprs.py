@@ -82,6 +82,11 @@ CODE = [
     (Noise(0.1, seed=0), "Noise(stddev=0.1, seed=0)"),
     (Trainable(2.0, trainable=False), "Trainable(2.0, trainable=False)"),
     (Rotated(rank=2), "Rotated(OtherRun(), rank=2)"),
+    (Rotated(0.0, trainable=False), "Rotated(0.0, rank=1, trainable=False)"),
+    (
+        Rotated(rank=9, temperature=50.0, boundary=0.25),
+        "Rotated(OtherRun(), rank=9, temperature=50.0, boundary=0.25)",
+    ),
     (site("dense"), "site('dense')"),
     (site("dense_*", "input", call=1), "site('dense_*', where='input', call=1)"),
     (IndexPenalty(2, 50.0), "IndexPenalty(2, 50.0)"),

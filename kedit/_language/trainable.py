@@ -171,6 +171,11 @@ class Trainable(Operators, Placeholder):
             trainable=self.trainable,
         )
 
+    def starting_from(self, value: Any) -> "Trainable":
+        """Return the same operand with another initial value: a number or an array."""
+        options = (self.constraint, self.regularizer, self.name, self.trainable)
+        return Trainable(value, None, *options)
+
     def get_config(self) -> dict[str, Any]:
         """Return the operand as plain data for JSON."""
         start = self.initializer

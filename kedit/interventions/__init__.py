@@ -8,6 +8,7 @@ from kedit.interventions._noise import Noise
 from kedit.interventions._on_disk import Activations
 from kedit.interventions._operands import BatchMean, Fed, OtherRun
 from kedit.interventions._patching_study import patching_study
+from kedit.interventions._principal_components import principal_components
 from kedit.interventions._rotated import Rotated
 from kedit.interventions._sharing import load_edits, save_edits
 from kedit.interventions._site import site
@@ -32,6 +33,7 @@ __all__ = [
     "freeze_elements",
     "load_edits",
     "patching_study",
+    "principal_components",
     "prune",
     "remove_channels",
     "save_edits",

@@ -14,7 +14,7 @@ from kedit._language.types import Shape, Tensor
 from kedit._run import ops
 from kedit._show.code import created
 from kedit.errors import DTypeError, OperandError
-from kedit.interventions._operands import RunOperand
+from kedit.interventions._operands import RunOperand, plain
 
 _SEEDS = 2**31  # a backend keeps them in 32 bits with a sign
 _HELD: ContextVar[bool] = ContextVar("held", default=False)
@@ -66,6 +66,7 @@ class Noise(RunOperand):
     seed: int | None
 
     def __init__(self, stddev: float = 1.0, seed: int | None = None) -> None:
+        stddev = plain(stddev)
         if type(stddev) not in (int, float) or not 0 <= stddev < math.inf:
             raise OperandError(
                 f"`stddev` should be a number from 0 on. Received: stddev={stddev!r}."

@@ -6,7 +6,7 @@ import keras
 
 from kedit._at import Place
 from kedit._edit import Edit
-from kedit._language.constants import Placeholder
+from kedit._language.constants import Placeholder, is_array
 from kedit._language.decoding import check_fields, check_same, loading, refused
 from kedit._language.expression import Operators
 from kedit._language.types import Shape, Tensor
@@ -234,6 +234,11 @@ class BatchMean(RunOperand):
 
     def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
         return ops.broadcast_to(ops.mean(x, axis=0, keepdims=True), ops.shape(x))
+
+
+def plain(value: Any) -> Any:
+    """Return a number of NumPy, or an array with one number, as a number of Python."""
+    return value.item() if is_array(value) and value.size == 1 else value
 
 
 def _kind_of(data: Any) -> Any:

@@ -232,13 +232,8 @@ def _constant(operand: Any, weight: Any) -> Any:
     return operand if np.array_equal(now, then) else freeze(now if now.ndim else now[()])
 
 
-_OPTIONS = ("constraint", "regularizer", "name", "trainable")
-
-
 def _now(leaf: Any, weight: Any) -> Any:
     """Return a placeholder that starts from the current value of its weight."""
     if isinstance(leaf, RunOperand):
         return leaf.now(weight[1])
-    value = ops.convert_to_numpy(weight)
-    options = {name: getattr(leaf, name) for name in _OPTIONS}
-    return Trainable(value, **options)
+    return leaf.starting_from(ops.convert_to_numpy(weight))
