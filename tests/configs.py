@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from kedit import Trainable, X, at, block, each, sample
-from kedit.interventions import BatchMean, Fed, Noise, OtherRun, Rotated
+from kedit.interventions import BatchMean, Fed, Noise, OtherRun, Rotated, Through
 
 
 @keras.saving.register_keras_serializable(package="saving")
@@ -14,6 +14,8 @@ def half(x):
     return x / 2
 
 
+DENSE = keras.layers.Dense(2, name="dense")
+DENSE.build((None, 2))
 LARGE = np.arange(1500) % 7
 GOOD = [
     at[0].set(1.0),
@@ -35,6 +37,8 @@ GOOD = [
     sample[0].set(Rotated(rank=4, temperature=50.0, boundary=Trainable(0.25, regularizer="l1"))),
     sample[0].set(OtherRun() + Fed("gate")),
     sample[0].add(Noise(0.5, seed=3)),
+    sample[0].set(Through(keras.layers.Dense(2, half, name="own"))),
+    sample[0].set(Through(DENSE, DENSE, sample[1].set(OtherRun()) | sample[0].set(2.0))),
     sample[0].add(Trainable(1.0, trainable=False)),
     sample[each(Fed("base"))].set(OtherRun(at=sample[each(Fed("source")), 1:])),
 ]
@@ -75,11 +79,21 @@ def learned(**changes):
     return {**LEARNED, "trainables": [{**TRAINABLE, **changes}]}
 
 
+THROUGH = of(sample[0].set(Through(DENSE)))["trainables"][0]["config"]
 ROTATED = of(sample[0].set(Rotated(rank=2)))["trainables"][0]["config"]
 
 
 def held(name, config):
     return {**LEARNED, "trainables": [{"placeholder": f"kedit>{name}", "config": config}]}
+
+
+def layered(**changes):
+    return held("Through", {**THROUGH, "layers": [{**THROUGH["layers"][0], **changes}]})
+
+
+def keras_layer(name, **config):
+    form = {"module": "keras.layers", "registered_name": None}
+    return {**form, "class_name": name, "config": {**DENSE.get_config(), **config}}
 
 
 BAD = {
@@ -184,6 +198,20 @@ BAD = {
             }
         ],
     },
+    "through: no layer": held("Through", {**THROUGH, "layers": []}),
+    "through: three layers": held("Through", {**THROUGH, "layers": 3 * THROUGH["layers"]}),
+    "through: a layer": held("Through", {**THROUGH, "layers": [THROUGH["layers"][0]["layer"]]}),
+    "through: weights": layered(weights=[1.0]),
+    "through: a number of weights": layered(weights=3),
+    "through: shape": layered(input_shape=[2, 2]),
+    "through: shape of floats": layered(input_shape=[None, 2.0]),
+    "through: no edit": held("Through", {**THROUGH, "edit": {}}),
+    "through: an edit without a decoder": held(
+        "Through", {**THROUGH, "edit": keras.saving.serialize_keras_object(sample[0].set(1.0))}
+    ),
+    "through: Lambda": layered(layer=keras_layer("Lambda")),
+    "through: unknown": layered(layer=keras_layer("Evil")),
+    "through: units": layered(layer=keras_layer("Dense", units="2")),
     "rotated: text": held("Rotated", {**ROTATED, "source": "0.0"}),
     "rotated: slot": held("Rotated", {**ROTATED, "source": SLOT}),
     "rotated: fed": held(

@@ -1,5 +1,7 @@
 """Operands that draw, that are learned, that run layers, and that skip one."""
 
+import importlib
+import json
 import pickle
 
 import keras
@@ -10,13 +12,22 @@ from keras import ops
 from kit import check_close, check_roundtrip, saved_and_loaded
 from networks import ROWS, Subclassed, sequential
 
-from kedit import Trainable, X, sample
-from kedit.errors import DTypeError, OperandError, ShapeError
+from kedit import Trainable, X, at, sample
+from kedit.errors import (
+    CoordinateError,
+    DTypeError,
+    OperandError,
+    PositionError,
+    SavingError,
+    ShapeError,
+)
 from kedit.interventions import (
     BatchMean,
+    Fed,
     Noise,
     OtherRun,
     Rotated,
+    Through,
     capture,
     edit_model,
     load_edits,
@@ -31,10 +42,9 @@ def predict(model, x, **options):
     return model.predict(x, verbose=0, **options)
 
 
-def rescaled(shape, dtype="float32", name="h"):
-    """A model that returns what it is given, with a site in between."""
-    layers = [keras.Input(shape), keras.layers.Rescaling(1.0, name=name, dtype=dtype)]
-    return keras.Sequential(layers)
+def plain(shape, dtype="float32"):
+    """A model that returns what it is given."""
+    return keras.Sequential([keras.Input(shape), keras.layers.Identity(name="h", dtype=dtype)])
 
 
 def check_is_value(*edits):
@@ -67,7 +77,7 @@ def check_saved(edited, given, path, predicts=predict):
 
 
 def test_noise_has_the_deviation_and_goes_where_it_is_added():
-    edited = edit_model(rescaled((2000,)), {"h": sample[:1000].add(Noise(0.5, seed=1))})
+    edited = edit_model(plain((2000,)), {"h": sample[:1000].add(Noise(0.5, seed=1))})
     x = RNG.normal(size=(10, 2000)).astype("float32")
     found = predict(edited, x) - x
     assert (found[:, 1000:] == 0).all()
@@ -82,7 +92,7 @@ def test_noise_is_a_series_that_a_seed_repeats():
     x = np.zeros((3, 4), "float32")
 
     def series(seed, compiled, count=3):
-        edited = edit_model(rescaled((4,)), {"h": sample[...].add(Noise(seed=seed))})
+        edited = edit_model(plain((4,)), {"h": sample[...].add(Noise(seed=seed))})
         run = edited.predict_on_batch if compiled else lambda x: to_numpy(edited(x))
         return [run(x) for _ in range(count)]
 
@@ -116,16 +126,16 @@ def test_one_object_is_one_series():
         (sample[0].add(Noise(seed=0)) | sample[1].add(Noise(seed=0)), True),
         (sample[0].add(one) | sample[1].add(one), False),
     ):
-        edited = edit_model(rescaled((4,)), {"h": edit})
+        edited = edit_model(plain((4,)), {"h": edit})
         found = to_numpy(edited(x))
-        alone = to_numpy(edit_model(rescaled((4,)), {"h": sample[...].add(one)})(x))
+        alone = to_numpy(edit_model(plain((4,)), {"h": sample[...].add(one)})(x))
         check_close(found[:, 0], alone[:, 0])
         assert np.allclose(found[:, 1], alone[:, 1]) == is_same
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_noise_takes_the_dtype_of_the_activation(dtype):
-    edited = edit_model(rescaled((400,), dtype), {"h": sample[...].add(X * Noise(0.25, seed=0))})
+    edited = edit_model(plain((400,), dtype), {"h": sample[...].add(X * Noise(0.25, seed=0))})
     found = edited(np.ones((5, 400)))
     assert keras.backend.standardize_dtype(found.dtype) == dtype
     drawn = to_numpy(ops.cast(found, "float32")) - 1
@@ -134,9 +144,7 @@ def test_noise_takes_the_dtype_of_the_activation(dtype):
 
 @pytest.mark.gradient
 def test_no_gradient_flows_to_noise():
-    edited = edit_model(
-        rescaled((4,)), {"h": sample[0].add(Noise(seed=0)) | sample[1].set(Noise())}
-    )
+    edited = edit_model(plain((4,)), {"h": sample[0].add(Noise(seed=0)) | sample[1].set(Noise())})
     up = RNG.normal(size=(3, 4)).astype("float32")
     _, (dx,) = vjp(edited, [np.ones((3, 4), "float32")], up)
     check_close(dx, up * [1, 0, 1, 1])
@@ -146,7 +154,7 @@ def test_no_gradient_flows_to_noise():
 def test_a_vector_is_learned_under_noise():
     """It finds the shift that the targets have, and the draws go on with every batch."""
     edit = sample[...].add(Trainable("zeros")) | sample[...].add(Noise(0.1, seed=5))
-    edited = edit_model(rescaled((3,)), {"h": edit}, train="edits")
+    edited = edit_model(plain((3,)), {"h": edit}, train="edits")
     edited.compile(keras.optimizers.SGD(0.75), "mse")
     x, shift = RNG.normal(size=(64, 3)).astype("float32"), np.array([2, -1, 0.5], "float32")
     (draws,) = edited.edit_layers[0].draws()
@@ -160,7 +168,7 @@ def test_a_vector_is_learned_under_noise():
 
 def test_noise_in_the_model_itself():
     """A block draws once; the next one draws anew."""
-    base, x = rescaled((4,)), np.zeros((3, 4), "float32")
+    base, x = plain((4,)), np.zeros((3, 4), "float32")
     edited = edit_model(base, {"h": sample[:2].add(Noise(seed=0))})
     blocks = []
     for _ in range(2):
@@ -281,7 +289,7 @@ def test_a_subspace_that_is_known_is_exchanged_and_not_trained(tmp_path):
     rows, _ = activations(6)
     basis = principal_components(activations(100)[0], rank=2)
     edit = sample[...].set(Rotated(initializer=basis, trainable=False))
-    base = rescaled((5,))
+    base = plain((5,))
     edited = edit_model(base, {"h": edit}, train="edits")
     given = {"inputs": rows, "other": rows[::-1].copy()}
     expected = rows + (rows[::-1] - rows) @ basis @ basis.T
@@ -298,7 +306,7 @@ def test_a_subspace_is_set_to_what_is_known(source, tmp_path):
     rows, _ = activations(6)
     basis = RNG.normal(size=(5, 2))
     rotated = Rotated(source, initializer=basis, trainable=False)
-    edited = edit_model(rescaled((5,)), {"h": sample[...].set(rotated)})
+    edited = edit_model(plain((5,)), {"h": sample[...].set(rotated)})
     q = np.linalg.qr(basis)[0]
     fixed = rows.mean(0) if isinstance(source, BatchMean) else np.asarray(source)
     check_close(predict(edited, rows), rows + (fixed - rows) @ q @ q.T, atol=1e-4)
@@ -309,7 +317,7 @@ def test_a_subspace_that_is_removed_is_gone_at_the_positions_alone():
     x = RNG.normal(size=(4, 3, 5)).astype("float32")
     basis = RNG.normal(size=(5, 2))
     edit = sample[1].set(Rotated(0.0, initializer=basis, trainable=False))
-    found = predict(edit_model(rescaled((3, 5)), {"h": edit}), x)
+    found = predict(edit_model(plain((3, 5)), {"h": edit}), x)
     check_close(found[:, 1] @ np.linalg.qr(basis)[0], np.zeros((4, 2)))
     np.testing.assert_array_equal(found[:, [0, 2]], x[:, [0, 2]])
 
@@ -319,7 +327,7 @@ def test_gradients_of_a_subspace_in_closed_form():
     basis, up = RNG.normal(size=(5, 2)), RNG.normal(size=(4, 5)).astype("float32")
     x = RNG.normal(size=(4, 5)).astype("float32")
     rotated = Rotated(0.0, initializer=basis, trainable=False)
-    edited = edit_model(rescaled((5,)), {"h": sample[...].set(rotated)})
+    edited = edit_model(plain((5,)), {"h": sample[...].set(rotated)})
     q = np.linalg.qr(basis)[0]
     _, (dx,) = vjp(edited, [x], up)
     check_close(dx, up - up @ q @ q.T, atol=1e-4)
@@ -338,7 +346,7 @@ def test_gradients_of_a_subspace_in_closed_form():
 )
 def test_rotations_that_do_not_fit(rotated, error):
     with pytest.raises(error, match="Received"):
-        edit_model(rescaled((5,)), {"h": sample[...].set(rotated)})
+        edit_model(plain((5,)), {"h": sample[...].set(rotated)})
 
 
 @pytest.mark.once
@@ -364,7 +372,7 @@ def test_a_soft_boundary_in_closed_form_and_at_no_temperature_the_hard_one(rank,
     other = rows[::-1].copy()
     given = {"inputs": rows, "other": other}
     rotated = Rotated(initializer=start, temperature=2.0, boundary=0.25)
-    edited = edit_model(rescaled((5,)), {"h": sample[...].set(rotated)}, train="edits")
+    edited = edit_model(plain((5,)), {"h": sample[...].set(rotated)}, train="edits")
     _, boundary, temperature = edited.values("h")
     assert len(edited.trainable_variables) == 2
     q = np.linalg.qr(start)[0]
@@ -378,7 +386,7 @@ def test_a_soft_boundary_in_closed_form_and_at_no_temperature_the_hard_one(rank,
     for count in range(1, rank):
         boundary.assign(count / rank)
         hard = Rotated(initializer=start[:, :count], trainable=False)
-        expected = predict(edit_model(rescaled((5,)), {"h": sample[...].set(hard)}), given)
+        expected = predict(edit_model(plain((5,)), {"h": sample[...].set(hard)}), given)
         check_close(predict(edited, given), expected, atol=1e-4)
     boundary.assign(0.0)
     np.testing.assert_array_equal(predict(edited, given), rows)
@@ -391,7 +399,7 @@ def test_gradients_of_a_soft_boundary_in_closed_form():
     start = np.linalg.qr(RNG.normal(size=(4, 4)))[0].astype("float32")
     b = Trainable(0.5, regularizer=keras.regularizers.L1(0.01), name="share")
     rotated = Rotated(initializer=start, temperature=1.5, boundary=b)
-    edited = edit_model(rescaled((4,)), {"h": sample[...].set(rotated)}, train="edits")
+    edited = edit_model(plain((4,)), {"h": sample[...].set(rotated)}, train="edits")
     edited.compile(keras.optimizers.SGD(1.0), "mse")
     edited.train_on_batch({"inputs": x, "other": other}, y)
     _, boundary, temperature = edited.values("h")
@@ -421,7 +429,7 @@ def test_a_boundary_finds_how_many_dimensions_were_planted():
     target = x + (other - x) @ plane @ plane.T
     start = keras.initializers.Orthogonal(seed=1)
     rotated = Rotated(rank=6, initializer=start, temperature=2.0)
-    edited = edit_model(rescaled((6,)), {"h": sample[...].set(rotated)}, train="edits")
+    edited = edit_model(plain((6,)), {"h": sample[...].set(rotated)}, train="edits")
     matrix, boundary, temperature = edited.values("h")
     edited.compile(keras.optimizers.Adam(0.02), "mse")
     given = {"inputs": x, "other": other}
@@ -436,7 +444,7 @@ def test_a_boundary_finds_how_many_dimensions_were_planted():
 @pytest.mark.gradient
 def test_a_boundary_stays_from_0_to_1():
     rotated = Rotated(rank=4, temperature=1.0, boundary=0.9)
-    edited = edit_model(rescaled((4,)), {"h": sample[...].set(rotated)}, train="edits")
+    edited = edit_model(plain((4,)), {"h": sample[...].set(rotated)}, train="edits")
     edited.compile(keras.optimizers.SGD(1e3), "mse")
     x, other = RNG.normal(size=(2, 8, 4)).astype("float32")
     edited.train_on_batch({"inputs": x, "other": other}, 100 * other)
@@ -478,7 +486,7 @@ def test_a_soft_mask_in_closed_form(tmp_path):
     mask = (Trainable([-3.0, 0.0, 1.0, 4.0]) / temperature).sigmoid()
     edit = sample[...].set(X + (OtherRun() - X) * mask)
     check_is_value(edit)
-    edited = edit_model(rescaled((4,)), {"h": edit}, train="edits")
+    edited = edit_model(plain((4,)), {"h": edit}, train="edits")
     given = {"inputs": x, "other": other}
     logits, heat = edited.values("h")
     assert [v is logits for v in edited.trainable_variables] == [True]
@@ -498,10 +506,388 @@ def test_a_mask_finds_the_units_that_were_planted():
     target = np.where([0, 1, 0, 1], other, x)
     heat = Trainable(1.0, trainable=False)
     edit = sample[...].set(X + (OtherRun() - X) * (Trainable("zeros") / heat).sigmoid())
-    edited = edit_model(rescaled((4,)), {"h": edit}, train="edits")
+    edited = edit_model(plain((4,)), {"h": edit}, train="edits")
     edited.compile(keras.optimizers.SGD(4.0), "mse")
     logits, heat = edited.values("h")
     given = {"inputs": x, "other": other}
     edited.fit(given, target, batch_size=64, epochs=3, verbose=0, callbacks=[cooling(heat, 0.8)])
     assert (to_numpy(logits) > 0).tolist() == [False, True, False, True]
     check_close(heat, 0.8**2)
+
+
+# --- Layers --------------------------------------------------------------------------------------
+
+WIDTH, FEATURES = 4, 7
+
+
+@keras.saving.register_keras_serializable(package="operands")
+class Shifted(keras.layers.Layer):
+    """A layer of one's own, with a weight."""
+
+    def build(self, input_shape):
+        self.shift = self.add_weight(name="shift", shape=input_shape[-1:], initializer="ones")
+
+    def call(self, x):
+        return x + self.shift
+
+
+@keras.saving.register_keras_serializable(package="operands")
+def cubed(x):
+    return x**3
+
+
+class Unregistered(Shifted):
+    pass
+
+
+def plus_one(x):
+    return x + 1
+
+
+def coder(encoder=None, decoder=None):
+    """An encoder and a decoder of fixed weights, and what they compute in NumPy."""
+    rng = np.random.default_rng(21)
+    encode = encoder or keras.layers.Dense(FEATURES, activation="relu", name="encoder")
+    decode = decoder or keras.layers.Dense(WIDTH, name="decoder")
+    encode.build((None, WIDTH))
+    decode.build((None, FEATURES))
+    for layer in (encode, decode):
+        layer.set_weights([rng.normal(size=w.shape).astype("float32") for w in layer.weights])
+    (w, b), (v, c) = encode.get_weights(), decode.get_weights()
+    return encode, decode, lambda x: np.maximum(x @ w + b, 0), lambda z: z @ v + c
+
+
+def through(edit, x, given=None, shape=(WIDTH,), at=sample[...]):
+    """What an edit of features makes of activations."""
+    encode, decode, *_ = coder()
+    edited = edit_model(plain(shape), {"h": at.set(Through(encode, decode, edit))})
+    return predict(edited, x if given is None else {"inputs": x, **given})
+
+
+def test_features_are_edited_and_the_error_is_kept():
+    x, other = RNG.normal(size=(2, 6, WIDTH)).astype("float32")
+    *_, encode, decode = coder()
+    z, theirs = encode(x), encode(other)
+    v = RNG.normal(size=6).astype("float32")
+    for edit, given, change in (
+        (sample[2].set(0.0), None, {2: 0 * z[:, 2]}),
+        (sample[2].add(1.5) | sample[5].multiply(X), None, {2: z[:, 2] + 1.5, 5: z[:, 5] ** 2}),
+        (sample[1:3].set(OtherRun()), {"other": other}, {1: theirs[:, 1], 2: theirs[:, 2]}),
+        (sample[0].set(Fed("v")), {"v": v}, {0: v}),
+        (sample[3].set(BatchMean()), None, {3: np.full(6, z[:, 3].mean())}),
+    ):
+        edited = z.copy()
+        for number, values in change.items():
+            edited[:, number] = values
+        check_close(through(edit, x, given), x + decode(edited) - decode(z), atol=1e-4)
+
+
+def test_an_edit_that_changes_nothing_leaves_every_bit():
+    x = RNG.normal(size=(6, WIDTH)).astype("float32")
+    x[0], x[1] = -0.0, x[1] * 1e20
+    for edit in (sample[...].multiply(1.0), sample[0].set(X), sample.where(X < -1.0).set(9.0)):
+        np.testing.assert_array_equal(through(edit, x).view("int32"), x.view("int32"))
+
+
+def test_features_at_some_positions():
+    x = RNG.normal(size=(3, 5, WIDTH)).astype("float32")
+    *_, encode, decode = coder()
+    z = encode(x)
+    edited = np.where(np.arange(FEATURES) == 2, 3, z)
+    expected = x.copy()
+    expected[:, 1] += (decode(edited) - decode(z))[:, 1]
+    found = through(sample[..., 2].set(3.0), x, shape=(5, WIDTH), at=sample[1])
+    check_close(found, expected, atol=1e-4)
+    np.testing.assert_array_equal(found[:, [0, 2, 3, 4]], x[:, [0, 2, 3, 4]])
+    found = through(sample[1, 2].set(3.0), x, shape=(5, WIDTH))
+    check_close(found, expected, atol=1e-4)
+
+
+def test_a_layer_and_a_reconstruction_are_written_as_they_are():
+    x = RNG.normal(size=(6, WIDTH)).astype("float32")
+    encode, decode, encoded, decoded = coder()
+    whole = edit_model(plain((WIDTH,)), {"h": sample[...].set(Through(encode, decode))})
+    check_close(predict(whole, x), decoded(encoded(x)), atol=1e-4)
+    shift = Through(Shifted())
+    for edit, expected in (
+        (sample[0].set(shift), x + np.eye(WIDTH)[0]),
+        (sample[...].add(shift), 2 * x + 1),
+        (sample[...].set(X + (shift - X) * 0.5), x + 0.5),
+        (sample[...].where(shift > 1.0).set(0.0), np.where(x > 0, 0, x)),
+    ):
+        check_close(predict(edit_model(plain((WIDTH,)), {"h": edit}), x), expected)
+
+
+def test_layers_are_copied_once_for_each_site_and_not_changed_later():
+    encode, decode, *_ = coder()
+    base = keras.Sequential([keras.Input((WIDTH,)), *[Shifted(name=f"s{n}") for n in (0, 1)]])
+    edit = sample[...].set(Through(encode, decode, sample[...].set(0.0)))
+    edited = edit_model(base, {"s?": edit})
+    x = RNG.normal(size=(3, WIDTH)).astype("float32")
+    before = predict(edited, x)
+    assert len(edited.values("s0")) == len(edited.values("s1")) == 5
+    kernels = [
+        next(v for v in edited.values(a) if v.shape == (WIDTH, FEATURES)) for a in ("s0", "s1")
+    ]
+    assert kernels[0] is not kernels[1] is not encode.kernel
+    encode.kernel.assign(np.zeros((WIDTH, FEATURES)))
+    np.testing.assert_array_equal(predict(edited, x), before)
+    kernels[0].assign(np.zeros((WIDTH, FEATURES)))
+    assert abs(predict(edited, x) - before).max() > 1e-3
+    assert (to_numpy(kernels[1]) != 0).any()
+
+
+@pytest.mark.gradient
+def test_gradients_through_an_autoencoder_in_closed_form():
+    """To the activation, to an operand of features, and to the weights of the decoder."""
+    x, up = RNG.normal(size=(2, 6, WIDTH)).astype("float32")
+    encode, decode, encoded, _ = coder()
+    (w, _), (v, _) = encode.get_weights(), decode.get_weights()
+    edit = sample[1].set(0.0) | sample[2].add(Trainable(0.5))
+    base = plain((WIDTH,))
+    edited = edit_model(base, {"h": sample[...].set(Through(encode, decode, edit))}, train="edits")
+    _, (dx,) = vjp(edited, [x], up)
+    on = encoded(x) > 0
+    gate = np.zeros(FEATURES)
+    gate[1] = 1  # the one feature that no longer depends on x
+    check_close(dx, up - ((up @ v.T) * on * gate) @ w.T, atol=1e-4)
+    edited.compile(keras.optimizers.SGD(1.0), lambda y, z: ops.sum(z * ops.convert_to_tensor(up)))
+    edited.train_on_batch(x, np.zeros_like(x))
+    steer = next(value for value in edited.values("h") if value.shape == () and value.trainable)
+    check_close(steer, 0.5 - (up @ v[2]).sum(), atol=1e-4)
+    z = encoded(x)
+    changed = z.copy()
+    changed[:, 1] = 0
+    changed[:, 2] += 0.5
+    kernel = next(value for value in edited.values("h") if value.shape == (FEATURES, WIDTH))
+    check_close(kernel, v - (changed - z).T @ up, atol=1e-4)
+
+
+@pytest.mark.gradient
+def test_what_a_layer_that_is_not_trained_keeps():
+    encode, decode, *_ = coder()
+    encode.trainable = decode.trainable = False
+    edit = sample[...].set(Through(encode, decode, sample[...].add(Trainable("zeros"))))
+    edited = edit_model(plain((WIDTH,)), {"h": edit}, train="edits")
+    assert [tuple(v.shape) for v in edited.trainable_variables] == [(FEATURES,)]
+    x, y = RNG.normal(size=(2, 32, WIDTH)).astype("float32")
+    edited.compile(keras.optimizers.SGD(0.1), "mse")
+    losses = edited.fit(x, y, batch_size=32, epochs=3, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    known = [*encode.get_weights(), *decode.get_weights()]
+    left = [to_numpy(v) for v in edited.values("h") if not v.trainable]
+    assert len(left) == 4
+    for weight in known:
+        assert any(weight.shape == v.shape and (weight == v).all() for v in left)
+
+
+@pytest.mark.gradient
+def test_a_layer_is_trained_in_place():
+    """An adapter that starts anew, between two layers that stay as they are."""
+    base = sequential()
+    before = [to_numpy(v).copy() for v in base.variables]
+    edit = sample[...].set(X + Through(keras.layers.Dense(5, kernel_initializer="zeros")))
+    edited = edit_model(base, {"dense": edit}, train="edits")
+    edited.compile(keras.optimizers.SGD(0.05), "mse")
+    unedited = predict(base, ROWS)
+    np.testing.assert_array_equal(predict(edited, ROWS), unedited)
+    losses = edited.fit(ROWS, unedited + 1, batch_size=6, epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    for variable, value in zip(base.variables, before, strict=True):
+        np.testing.assert_array_equal(to_numpy(variable), value)
+
+
+CODERS = {
+    "dense": lambda: coder()[:2],
+    "sequential": lambda: coder(
+        keras.Sequential([keras.Input((WIDTH,)), keras.layers.Dense(FEATURES, "relu")], name="e"),
+        keras.Sequential([keras.layers.Dense(WIDTH)], name="d"),
+    )[:2],
+    "with a layer of one's own": lambda: (
+        Shifted(name="own"),
+        keras.layers.Dense(WIDTH, cubed, name="cubes"),
+    ),
+    "of half precision": lambda: coder(
+        keras.layers.Dense(FEATURES, "relu", dtype="bfloat16", name="e"),
+        keras.layers.Dense(WIDTH, dtype="mixed_float16", name="d"),
+    )[:2],
+}
+
+
+@pytest.mark.parametrize("name", CODERS)
+def test_layers_are_saved_with_what_they_learned(name, tmp_path):
+    edit = sample[0].set(2.0) | sample[1].add(Trainable("ones"))
+    one = sample[...].set(Through(*CODERS[name](), edit))
+    check_roundtrip(one)
+    edited = edit_model(plain((WIDTH,)), {"h": one}, train="edits")
+    x = RNG.normal(size=(6, WIDTH)).astype("float32")
+    predict(edited, x)
+    for variable in edited.values("h"):
+        variable.assign(to_numpy(ops.cast(variable, "float32")) * 0.5 + 0.125)
+    loaded, again = check_saved(edited, x, tmp_path)
+    assert len(loaded.values("h")) == len(again.values("h")) == len(edited.values("h"))
+    config = json.dumps(edited.get_config())
+    assert '"weights": null' in config
+    assert '"weights": [' not in config
+
+
+def test_a_model_that_was_not_built_keeps_the_weights_of_layers_in_its_config():
+    encode, decode, *_ = coder()
+    edits = {"blocks.0": sample[...].set(Through(encode, decode, sample[0].set(0.0)))}
+    edited = edit_model(Subclassed(), edits)
+    assert '"weights": [{' in json.dumps([edit.get_config() for _, edit in edited.edits])
+    found = to_numpy(capture(edited, ["blocks.0"])(ROWS)["blocks.0"])
+    base = edited.base
+    again = edit_model(base, edits)
+    check_close(capture(again, ["blocks.0"])(ROWS)["blocks.0"], found)
+
+
+def test_layers_are_values():
+    def edits():
+        encode, decode, *_ = coder()
+        return [
+            sample[...].set(Through(encode)),
+            sample[...].set(Through(encode, decode)),
+            sample[...].set(Through(encode, decode, sample[0].set(0.0))),
+            sample[...].set(Through(encode, decode, sample[0].set(OtherRun()))),
+            sample[...].set(Through(Shifted(name="s")) + Through(Shifted(name="s"))),
+            sample[...].set((t := Through(Shifted(name="s"))) + t),
+        ]
+
+    ones = edits()
+    for one, other in zip(ones, edits(), strict=True):
+        for again in (other, check_roundtrip(one), pickle.loads(pickle.dumps(one))):
+            assert again == one
+            assert hash(again) == hash(one)
+            assert repr(again) == repr(one)
+    assert len({*ones}) == len(ones)
+    encode, decode, *_ = coder()
+    decode.bias.assign(np.ones(WIDTH))
+    assert sample[...].set(Through(encode, decode)) != ones[1]
+    assert repr(ones[2]) == (
+        "sample[...].set(Through(<Dense 'encoder'>, <Dense 'decoder'>, sample[0].set(0.0)))"
+    )
+    with pytest.raises(OperandError, match="edit_model"):
+        ones[2](ROWS)
+
+
+def test_layers_in_the_model_itself_and_compiled():
+    encode, decode, encoded, decoded = coder()
+    base = plain((WIDTH,))
+    edit = sample[...].set(Through(encode, decode, sample[0].set(1.0)))
+    edited = edit_model(base, {"h": edit})
+    x = RNG.normal(size=(6, WIDTH)).astype("float32")
+    z = encoded(x)
+    edited_z = z.copy()
+    edited_z[:, 0] = 1
+    expected = x + decoded(edited_z) - decoded(z)
+    with edited.applied():
+        check_close(predict(base, x), expected, atol=1e-4)
+    check_close(edited(x), expected, atol=1e-4)
+    (constant,) = [v for v in edited.values("h") if v.shape == ()]
+    constant.assign(0.0)
+    edited_z[:, 0] = 0
+    check_close(predict(edited, x), x + decoded(edited_z) - decoded(z), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda e, d: Through(3), OperandError),
+        (lambda e, d: Through(e, np.abs), OperandError),
+        (lambda e, d: Through(keras.layers.Lambda(np.abs)), OperandError),
+        (lambda e, d: Through(keras.Sequential([keras.layers.Lambda(np.abs)])), OperandError),
+        (lambda e, d: Through(keras.layers.Dense(2, lambda x: x)), OperandError),
+        (lambda e, d: Through(e, edit=sample[0].set(0.0)), OperandError),
+        (lambda e, d: Through(e, d, 3), OperandError),
+    ],
+    ids=["number", "function", "lambda", "lambda inside", "activation", "no decoder", "no edit"],
+)
+def test_what_is_no_layer(make, error):
+    encode, decode, *_ = coder()
+    with pytest.raises(error, match="Received"):
+        make(encode, decode)
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda e, d: sample[...].set(Through(e)), ShapeError),
+        (lambda e, d: sample[...].set(Through(d)), ShapeError),
+        (lambda e, d: sample[...].set(Through(e, e)), ShapeError),
+        (lambda e, d: sample[...].set(Through(keras.layers.Dense(3))), ShapeError),
+        (lambda e, d: sample[...].add(Through(e, d, sample[0].set(0.0))), OperandError),
+        (lambda e, d: sample[...].set(Through(e, d, sample[9].set(0.0))), PositionError),
+        (lambda e, d: sample[...].set(Through(e, d, at[0].set(0.0))), CoordinateError),
+        (lambda e, d: sample[...].set(Through(e, d, sample[0].get())), OperandError),
+    ],
+    ids=["encoder", "decoder", "encoders", "fresh", "added", "position", "rows", "read"],
+)
+def test_layers_that_do_not_fit(make, error):
+    encode, decode, *_ = coder()
+    with pytest.raises(error, match="Received"):
+        edit_model(plain((WIDTH,)), {"h": make(encode, decode)})
+
+
+def test_a_layer_that_is_not_registered_is_used_but_not_saved(tmp_path):
+    edited = edit_model(plain((2,)), {"h": sample[...].set(Through(Unregistered()))})
+    check_close(predict(edited, np.zeros((1, 2))), [[1, 1]])
+    with pytest.raises(SavingError, match=r"Received.*register_keras_serializable"):
+        save_edits(edited, tmp_path / "edits.json")
+    with pytest.raises(OperandError, match=r"Received.*register_keras_serializable"):
+        Through(keras.layers.Dense(2, activation=plus_one))
+
+
+def keras_data(name, config=None, module="keras.layers", registered=None):
+    return {
+        "module": module,
+        "class_name": name,
+        "config": {} if config is None else config,
+        "registered_name": registered,
+    }
+
+
+EVIL = {
+    "lambda": keras_data("Lambda", {"function": {"class_name": "__lambda__", "config": {}}}),
+    "a file": keras_data("StringLookup", {"vocabulary": "/etc/passwd"}),
+    "a saved model": keras_data("TFSMLayer", {"filepath": "/tmp/model"}),
+    "a pickle": keras_data("TorchModuleWrapper", {"module": "gASV"}),
+    "a module": keras_data("system", module="os"),
+    "a module of Keras": keras_data("Dense", module="keras.src.layers.core.dense"),
+    "a function of Keras": keras_data("get_file", module="keras.utils"),
+    "another class of Keras": keras_data("Adam", module="keras.optimizers"),
+    "no layer": keras_data("GlorotUniform", module="keras.initializers"),
+    "no layer of kedit": keras_data("Edit", registered="kedit>Edit"),
+    "not registered": keras_data("Evil", module=None, registered="evil>Evil"),
+    "inside": keras_data(
+        "Dense", {"units": 3, "kernel_initializer": keras_data("system", "ls", module="os")}
+    ),
+    "a function": keras_data(
+        "Activation",
+        {"activation": keras_data("function", "eval", module="builtins", registered="function")},
+    ),
+    "a lambda inside": keras_data(
+        "Activation", {"activation": {"class_name": "__lambda__", "config": {"value": "4wE="}}}
+    ),
+    "text": keras_data("Dense", "units"),
+    "a list": keras_data(["Dense"]),
+}
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_loading_layers_runs_and_imports_nothing(name, tmp_path, monkeypatch):
+    edited = edit_model(plain((2,)), {"h": sample[...].set(Through(Shifted()))})
+    predict(edited, np.zeros((1, 2)))
+    save_edits(edited, tmp_path / "edits.json")
+    data = json.loads((tmp_path / "edits.json").read_text())
+    config = data["kedit_edits"][0]["edits"][0]["trainables"][0]["config"]
+    assert config["layers"][0]["layer"]["registered_name"] == "operands>Shifted"
+    config["layers"][0]["layer"] = EVIL[name]
+    (tmp_path / "edits.json").write_text(json.dumps(data))
+
+    def imported(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(importlib, "import_module", imported)
+    with pytest.raises(SavingError, match="Received"):
+        load_edits(tmp_path / "edits.json")

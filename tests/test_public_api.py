@@ -52,6 +52,7 @@ PACKAGES = {
         "Noise",
         "OtherRun",
         "Rotated",
+        "Through",
         "WeightEditing",
         "ablation_study",
         "attribution_study",

@@ -25,6 +25,7 @@ from kedit.interventions import (
     Noise,
     OtherRun,
     Rotated,
+    Through,
     WeightEditing,
     ablation_study,
     patching_study,
@@ -156,6 +157,10 @@ OTHERS = [
     (WeightedSum([Plain()]), "WeightedSum([<Plain>])"),
     (Own(2, weight=3.0), "Own(..., weight=3.0)"),
     (EditSequence(), "EditSequence()"),
+    (
+        Through(keras.layers.Dense(3, name="e"), keras.layers.Dense(2, name="d"), sample[0].set(X)),
+        "Through(<Dense 'e'>, <Dense 'd'>, sample[0].set(X))",
+    ),
 ]
 
 

@@ -13,6 +13,7 @@ from kedit.interventions._rotated import Rotated
 from kedit.interventions._sharing import load_edits, save_edits
 from kedit.interventions._site import site
 from kedit.interventions._sites import sites
+from kedit.interventions._through import Through
 from kedit.weights import WeightEditing, edit_weights, freeze_elements, prune, remove_channels
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Noise",
     "OtherRun",
     "Rotated",
+    "Through",
     "WeightEditing",
     "ablation_study",
     "attribution_study",

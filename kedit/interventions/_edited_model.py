@@ -301,7 +301,7 @@ class EditedModel(PartlyTrained):
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         edits = [
-            {"site": site.get_config(), "edit": serialize(layer.original)}
+            {"site": site.get_config(), "edit": serialize(layer.bare())}
             for site, _, layer in self.placed()
         ]
         return {

@@ -99,7 +99,7 @@ class Noise(RunOperand):
                 f"`{edit!r}`. Edit a layer after this one."
             )
 
-    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
+    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any, piece: Any = None) -> Tensor:
         dtype = keras.backend.standardize_dtype(x.dtype)
         drawn = "float64" if dtype == "float64" else "float32"
         noise = keras.random.normal(ops.shape(x), 0.0, self.stddev, drawn, seed=weight)

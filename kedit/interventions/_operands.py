@@ -27,7 +27,7 @@ class RunOperand(Operators, Placeholder):
     fix = "kedit.interventions.edit_model(model, {{address: {edit!r}}})"
     is_whole = True
 
-    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
+    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any, piece: Any = None) -> Tensor:
         """Return the value of the operand in a run.
 
         Args:
@@ -35,6 +35,7 @@ class RunOperand(Operators, Placeholder):
             given: Inputs of the model, by name; for another run, the same activation
                 in that run.
             weight: What `add_to` has returned.
+            piece: Which piece of the sequence the activation is; None for all of it.
         """
         raise NotImplementedError
 
@@ -59,6 +60,10 @@ class RunOperand(Operators, Placeholder):
 
     def now(self, weight: Any) -> "RunOperand":
         """Return the operand with the values that its weights have now."""
+        return self
+
+    def without_weights(self) -> "RunOperand":
+        """Return the operand without values that the file of a model holds apart from it."""
         return self
 
     def names(self) -> tuple[list[str], list[str]]:
@@ -160,7 +165,7 @@ class OtherRun(_Named):
             check_same("A saved OtherRun", made.get_config(), config)
             return made
 
-    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
+    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any, piece: Any = None) -> Tensor:
         return given[self.name]
 
     def names(self) -> tuple[list[str], list[str]]:
@@ -196,7 +201,7 @@ class Fed(_Named):
     def __repr__(self) -> str:
         return f"Fed({self.name!r})"
 
-    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
+    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any, piece: Any = None) -> Tensor:
         return given[self.name]
 
     def names(self) -> tuple[list[str], list[str]]:
@@ -232,7 +237,7 @@ class BatchMean(RunOperand):
     def get_config(self) -> dict[str, Any]:
         return {}
 
-    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
+    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any, piece: Any = None) -> Tensor:
         return ops.broadcast_to(ops.mean(x, axis=0, keepdims=True), ops.shape(x))
 
 

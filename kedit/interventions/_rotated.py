@@ -231,7 +231,7 @@ class Rotated(RunOperand):
     def names(self) -> tuple[list[str], list[str]]:
         return self.source.names() if isinstance(self.source, RunOperand) else ([], [])
 
-    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
+    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any, piece: Any = None) -> Tensor:
         matrix, boundary, temperature = weight
         basis, _ = ops.qr(ops.cast(ops.convert_to_tensor(matrix), "float32"))
         if isinstance(self.source, RunOperand):

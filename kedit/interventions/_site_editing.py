@@ -122,18 +122,20 @@ class SiteEditing(Editing):
             }
             edit = plain.with_index(_filled(plain.selection.index, places)) if places else plain
             operands = [
-                None if number in places else self._operand(edit, x, one, given)
+                None if number in places else self._operand(edit, x, one, given, piece)
                 for number, one in enumerate(weights)
             ]
             x = apply_from(_run.fill(edit, operands) if held else plain, x, shape, piece)
         return x
 
-    def _operand(self, edit: Edit, x: Tensor, held: Any, given: dict[str, Tensor]) -> Tensor:
+    def _operand(
+        self, edit: Edit, x: Tensor, held: Any, given: dict[str, Tensor], piece: Any
+    ) -> Tensor:
         """Return the tensor for a placeholder in an edit of `x`."""
         if not isinstance(held, tuple):
             return ops.cast(held, x.dtype)
         operand, weight = held
-        value = operand.value(x, given, weight)
+        value = operand.value(x, given, weight, piece)
         shape = (x.shape[0], *self._shape[1:])
         read: Edit | None = getattr(operand, "at", None)
         if read is not None:
@@ -163,6 +165,20 @@ class SiteEditing(Editing):
         for number, draws in enumerate(self.draws()):
             state = np.asarray(store[f"draws_{number}"])
             draws.state.assign(state.astype(keras.backend.standardize_dtype(draws.state.dtype)))
+
+    def bare(self) -> Edit | EditSequence:
+        """Return the edit without numbers that a file of the layer holds apart from it."""
+        if not self.built:
+            return self.original
+        bare: dict[int, Any] = {}  # one object for each weight, as in the edit
+
+        def change(leaf: Any) -> Any:
+            if not isinstance(leaf, RunOperand):
+                return leaf
+            return bare.setdefault(id(leaf), leaf.without_weights())
+
+        edits = [part.map(change) for part in self.original.edits]
+        return edits[0] if len(edits) == 1 else EditSequence(*edits)
 
     def current(self) -> Edit | EditSequence:
         """Return the edit, with the current values of its weights."""
