@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from kedit import Trainable, X, at, block, each, sample
-from kedit.interventions import BatchMean, Fed, Noise, OtherRun, Rotated, Through
+from kedit.interventions import BatchMean, Fed, LayerInput, Noise, OtherRun, Rotated, Through
 
 
 @keras.saving.register_keras_serializable(package="saving")
@@ -37,6 +37,8 @@ GOOD = [
     sample[0].set(Rotated(rank=4, temperature=50.0, boundary=Trainable(0.25, regularizer="l1"))),
     sample[0].set(OtherRun() + Fed("gate")),
     sample[0].add(Noise(0.5, seed=3)),
+    sample[0].set(LayerInput()),
+    sample[0].set(X - LayerInput("bias")),
     sample[0].set(Through(keras.layers.Dense(2, half, name="own"))),
     sample[0].set(Through(DENSE, DENSE, sample[1].set(OtherRun()) | sample[0].set(2.0))),
     sample[0].add(Trainable(1.0, trainable=False)),
@@ -237,6 +239,8 @@ BAD = {
     "rotated: negative": held("Rotated", {**ROTATED, "boundary": TRAINABLE, "temperature": -1.0}),
     "fed": {**LEARNED, "trainables": [{"placeholder": "kedit>Fed", "config": {"name": 3}}]},
     "fed, more": {**LEARNED, "trainables": [{"placeholder": "kedit>Fed", "config": {}}]},
+    "input: a float": held("LayerInput", {"leaf": 0.0}),
+    "input: a bool": held("LayerInput", {"leaf": True}),
     "noise: deviation": held("Noise", {"stddev": "1", "seed": 0}),
     "noise: seed": held("Noise", {"stddev": 1.0, "seed": 2**40}),
     "noise: int": held("Noise", {"stddev": 1, "seed": 0}),

@@ -24,6 +24,7 @@ from kedit.errors import (
 from kedit.interventions import (
     BatchMean,
     Fed,
+    LayerInput,
     Noise,
     OtherRun,
     Rotated,
@@ -33,7 +34,10 @@ from kedit.interventions import (
     load_edits,
     principal_components,
     save_edits,
+    site,
 )
+from kedit.interventions._positions import Piece
+from kedit.interventions._site_editing import SiteEditing
 
 RNG = np.random.default_rng(7)
 
@@ -891,3 +895,149 @@ def test_loading_layers_runs_and_imports_nothing(name, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib, "import_module", imported)
     with pytest.raises(SavingError, match="Received"):
         load_edits(tmp_path / "edits.json")
+
+
+# --- The layer's own input -----------------------------------------------------------------------
+
+
+def blocks(**options):
+    """Two layers of one width, with weights that are known."""
+    inputs = keras.Input((5, WIDTH))
+    h = keras.layers.Dense(WIDTH, name="one", **options)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(WIDTH, name="two", **options)(h))
+    rng = np.random.default_rng(4)
+    model.set_weights([rng.normal(size=w.shape).astype("float32") for w in model.weights])
+    return model
+
+
+def test_a_layer_is_skipped(tmp_path):
+    base = blocks()
+    x = RNG.normal(size=(3, 5, WIDTH)).astype("float32")
+    (v, c) = base.get_layer("two").get_weights()
+    w, b = base.get_layer("one").get_weights()
+    h = x @ w + b
+    third = np.arange(5)[:, None] == 2
+    for edit, expected in (
+        (sample[...].set(LayerInput()), x),
+        (sample[2].set(LayerInput()), np.where(third, x, h)),
+        (sample[..., 1].set(LayerInput()), np.where(np.arange(WIDTH) == 1, x, h)),
+        (sample[...].set(X + (LayerInput() - X) * 0.25), 0.75 * h + 0.25 * x),
+        (sample[...].subtract(LayerInput()), h - x),
+        (sample[...].where(LayerInput() > 0.0).set(7.0), np.where(x > 0, 7, h)),
+        (sample[...].multiply(2.0) | sample[2].set(LayerInput()), np.where(third, x, 2 * h)),
+    ):
+        edited = edit_model(base, {"one": edit})
+        for found in (edited(x), predict(edited, x)):
+            check_close(found, expected @ v + c, atol=1e-4)
+        check_is_value(edit)
+    check_saved(edited, x, tmp_path)
+
+
+def test_what_a_layer_received_is_what_an_edit_left_of_it():
+    base = blocks()
+    x = RNG.normal(size=(3, 5, WIDTH)).astype("float32")
+    edits = [(site("two", "input"), sample[0].set(5.0)), ("two", sample[...].set(LayerInput()))]
+    w, b = base.get_layer("one").get_weights()
+    h = x @ w + b
+    h[:, 0] = 5
+    check_close(predict(edit_model(base, edits), x), h, atol=1e-4)
+
+
+@pytest.mark.gradient
+def test_gradients_go_past_a_layer_that_is_skipped():
+    base = blocks()
+    x, up = RNG.normal(size=(2, 3, 5, WIDTH)).astype("float32")
+    w, v = [base.get_layer(name).get_weights()[0] for name in ("one", "two")]
+    edit = sample[...].set(X * Trainable(0.5, shape=()) + LayerInput() * 0.25)
+    edited = edit_model(base, {"one": edit})
+    _, (dx,) = vjp(edited, [x], up)
+    check_close(dx, (up @ v.T) @ (0.5 * w + 0.25 * np.eye(WIDTH)).T, atol=1e-4)
+
+
+class Adding(keras.layers.Layer):
+    """A layer of several inputs, one of them by keyword."""
+
+    def call(self, pair, bias=None):
+        return pair[0] + 2 * pair[1] + (0 if bias is None else bias)
+
+
+def test_one_of_several_inputs():
+    one, two, three = [keras.Input((WIDTH,)) for _ in range(3)]
+    base = keras.Model([one, two, three], Adding(name="sum")([one, two], bias=three))
+    given = list(RNG.normal(size=(3, 6, WIDTH)).astype("float32"))
+    for leaf, expected in ((0, given[0]), (1, given[1]), ("bias", given[2])):
+        edited = edit_model(base, {"sum": sample[...].set(LayerInput(leaf))})
+        check_close(predict(edited, given), expected)
+        assert repr(LayerInput(leaf)) == f"LayerInput({leaf!r})".replace("(0)", "()")
+    for leaf in (2, "other"):
+        with pytest.raises(PositionError, match="Received"):
+            edit_model(base, {"sum": sample[...].set(LayerInput(leaf))})(given)
+
+
+def test_a_layer_is_skipped_in_the_model_itself():
+    base = blocks()
+    x = RNG.normal(size=(3, 5, WIDTH)).astype("float32")
+    edited = edit_model(base, {"*": sample[1:3].set(LayerInput())})
+    expected = predict(edited, x)
+    np.testing.assert_array_equal(expected[:, 1:3], x[:, 1:3])
+    with edited.applied():
+        check_close(predict(base, x), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_skipped_layer_keeps_its_dtype(dtype):
+    base, x = blocks(dtype=f"mixed_{dtype}"), np.ones((2, 5, WIDTH))
+    edited = edit_model(base, {"two": sample[...].set(LayerInput())})
+    found = edited(x)
+    assert keras.backend.standardize_dtype(found.dtype) == dtype
+    received = capture(base, "one")(x)["one"]
+    check_close(found, to_numpy(ops.cast(received, "float32")))
+
+
+def test_layers_that_cannot_be_skipped():
+    base = sequential()
+    for key, edit, error, message in (
+        ("dense", sample[...].set(LayerInput()), ShapeError, "the block around it"),
+        ("dense", sample[0].set(LayerInput()), ShapeError, "the block around it"),
+        (site("dense", "input"), sample[0].set(LayerInput()), OperandError, r"`site\('dense'\)`"),
+    ):
+        with pytest.raises(error, match=f"Received.*{message}"):
+            edit_model(base, {key: edit})
+    edited = edit_model(Subclassed(), {"heads.logits": sample[0].set(LayerInput())})
+    with pytest.raises(ShapeError, match="the block around it"):
+        edited(ROWS)
+    for leaf in (None, 1.0, "", True):
+        with pytest.raises(OperandError, match="Received"):
+            LayerInput(leaf)
+    encode, decode, *_ = coder()
+    with pytest.raises(OperandError, match="Received"):
+        Through(encode, decode, sample[0].set(LayerInput()))
+    with pytest.raises(OperandError, match="edit_model"):
+        sample[0].set(LayerInput())(ROWS)
+
+
+# --- Pieces of a sequence ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [0, 2, 4])
+def test_operands_at_positions_in_a_piece_of_a_sequence(start):
+    """Positions 4 and 5 are edited in the piece that holds them, and nowhere else."""
+    x = RNG.normal(size=(3, 2, WIDTH)).astype("float32")
+    edit = (
+        sample[4].set(BatchMean())
+        | sample[5].set(Rotated(0.0, rank=WIDTH))
+        | sample[:, 1].set(0.0)
+        | sample[4:6, 2].set(BatchMean())
+    )
+    layer = SiteEditing(edit)
+    layer.build_at((None, None, WIDTH), "float32")
+    piece = Piece(ops.convert_to_tensor(start), 2)
+    found = to_numpy(layer(ops.convert_to_tensor(x), {}, piece=piece))
+    expected = x.copy()
+    if start == 4:
+        expected[:, 0] = x[:, 0].mean(0)
+        expected[:, 1] = 0
+    expected[:, :, 1] = 0
+    if start == 4:
+        expected[:, :, 2] = expected[:, :, 2].mean(0)
+    check_close(found, expected)

@@ -49,6 +49,7 @@ PACKAGES = {
         "Capture",
         "EditedModel",
         "Fed",
+        "LayerInput",
         "Noise",
         "OtherRun",
         "Rotated",

@@ -4,6 +4,7 @@ from kedit.interventions._ablation_study import ablation_study
 from kedit.interventions._attribution_study import attribution_study
 from kedit.interventions._capture import Capture, capture
 from kedit.interventions._edited_model import EditedModel, edit_model
+from kedit.interventions._layer_input import LayerInput
 from kedit.interventions._noise import Noise
 from kedit.interventions._on_disk import Activations
 from kedit.interventions._operands import BatchMean, Fed, OtherRun
@@ -22,6 +23,7 @@ __all__ = [
     "Capture",
     "EditedModel",
     "Fed",
+    "LayerInput",
     "Noise",
     "OtherRun",
     "Rotated",

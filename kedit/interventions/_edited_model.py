@@ -13,6 +13,7 @@ from kedit._language.types import Tensor
 from kedit.errors import OperandError
 from kedit.interventions._applied import Compiled, as_outside, whole_model
 from kedit.interventions._hooks import intercepted
+from kedit.interventions._layer_input import key_of
 from kedit.interventions._look import look
 from kedit.interventions._noise import held
 from kedit.interventions._operands import RunOperand
@@ -109,6 +110,12 @@ class EditedModel(PartlyTrained):
         self.supports_masking = True
         placed = inner + [(site, layer, SiteEditing(edit)) for site, layer, edit in found]
         self.edit_layers = [layer for *_, layer in placed]
+        for site, _, layer in placed:
+            if site.where == "input" and layer.inputs():
+                raise OperandError(
+                    "The input of a layer should take the place of its output. Received: "
+                    f"`{layer.original!r}` at `{site}`. Write `site({site._layer()!r})`."
+                )
         owners: list[Any] = owners_of(addresses(base), [site for site, *_ in placed])
         self.placed = lambda: placed  # in a function, where Keras does not look for layers
         self._owners: Callable[[], list[Any]] = lambda: owners
@@ -135,6 +142,9 @@ class EditedModel(PartlyTrained):
                 if site.where == "output" or isinstance(site.leaf, int):
                     spec = site.read(args, {}, output)
                     layer.build_at(spec.shape, spec.dtype)
+                    for leaf in [leaf for leaf in layer.inputs() if isinstance(leaf, int)]:
+                        received = Site(site.pattern, "input", leaf).read(args, {}, None)
+                        layer.check_inputs({leaf: received.shape})
         self.built = all([layer.built for layer in self.edit_layers])
 
     def build(self, input_shape: Any) -> None:
@@ -180,16 +190,22 @@ class EditedModel(PartlyTrained):
         def acting(index: int, layer: SiteEditing) -> Any:
             runs, _ = _names_in(layer.original) if seen else ((), ())
 
-            def act(x: Tensor, number: int, piece: Any) -> Tensor:
+            def act(x: Tensor, number: int, piece: Any, inputs: Any = None) -> Tensor:
                 if not layer.built:
                     layer.build_at(x.shape, keras.backend.standardize_dtype(x.dtype))
                 others = {name: seen[name][index, number] for name in runs}
+                if inputs is not None:
+                    layer.check_inputs({leaf: tensor.shape for leaf, tensor in inputs.items()})
+                    others |= {key_of(leaf): tensor for leaf, tensor in inputs.items()}
                 # Not by keyword: with rematerialization, TensorFlow would lose their gradients.
                 return layer(x, {**fed, **others}, piece=piece)
 
             return act
 
-        acts = [Placed(s, t, acting(n, layer)) for n, (s, t, layer) in enumerate(self.placed())]
+        acts = [
+            Placed(s, t, acting(n, layer), layer.inputs())
+            for n, (s, t, layer) in enumerate(self.placed())
+        ]
         return Run(acts + more, self._owners(), whole)
 
     def _seen(self, inputs: Any, training: bool | None) -> dict[tuple[int, int], Tensor]:

@@ -66,6 +66,13 @@ class RunOperand(Operators, Placeholder):
         """Return the operand without values that the file of a model holds apart from it."""
         return self
 
+    def inputs(self) -> list[int | str]:
+        """Return the numbers or names of the inputs of the layer that it needs."""
+        return []
+
+    def check_input(self, edit: Edit, shape: Shape, given: Shape) -> None:
+        """Raise if an input of shape `given` does not fit an edit of the output."""
+
     def names(self) -> tuple[list[str], list[str]]:
         """Return the names of the other runs and of the extra inputs that it needs."""
         return [], []

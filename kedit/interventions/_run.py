@@ -1,5 +1,6 @@
 """One run of a model in which activations are edited or read."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -18,15 +19,19 @@ class Placed:
         layer: The layer.
         act: Function that takes the activation, the number of the call and the piece
             of a sequence, and returns what replaces the activation.
+        inputs: Numbers or keys of inputs of the layer that `act` takes, too, as a dict.
     """
 
-    def __init__(self, site: Site, layer: Any, act: Any) -> None:
+    def __init__(self, site: Site, layer: Any, act: Any, inputs: Sequence[int | str] = ()) -> None:
         self.site, self.layer, self.act = site, layer, act
+        self.inputs = {leaf: Site(site.pattern, "input", leaf) for leaf in inputs}
         self.fired = 0
 
-    def handle(self, number: int, piece: Any, x: Any) -> Any:
+    def handle(self, number: int, piece: Any, given: Any, x: Any) -> Any:
         self.fired += 1
-        y = self.act(x, number, piece)
+        args, kwargs = given
+        inputs = {leaf: one.read(args, kwargs, None) for leaf, one in self.inputs.items()}
+        y = self.act(x, number, piece, inputs) if inputs else self.act(x, number, piece)
         if tuple(y.shape) != tuple(x.shape):
             raise OperandError(
                 f"What takes the place of an activation should have its shape, {tuple(x.shape)}. "
@@ -98,12 +103,12 @@ class Run:
             due = [one for one in group if one.site.call in (None, number)]
             for one in due:
                 if one.site.where == "input":
-                    change = partial(one.handle, number, piece)
+                    change = partial(one.handle, number, piece, (args, kwargs))
                     args, kwargs, _ = one.site.change(args, kwargs, None, change)
             output = call(*args, **kwargs)
             for one in due:
                 if one.site.where == "output":
-                    change = partial(one.handle, number, piece)
+                    change = partial(one.handle, number, piece, (args, kwargs))
                     *_, output = one.site.change(args, kwargs, output, change)
             return output
 

@@ -20,7 +20,7 @@ from kedit._run import ops
 from kedit.errors import PositionError, ShapeError
 from kedit.interventions._noise import Draws
 from kedit.interventions._operands import Fed, RunOperand
-from kedit.interventions._positions import apply_from
+from kedit.interventions._positions import apply_from, read_from
 from kedit.layers import Editing
 
 
@@ -113,7 +113,7 @@ class SiteEditing(Editing):
         # On the NumPy backend, tensors are arrays, which must fit the batch.
         shape = (x.shape[0], *self._shape[1:])
         given = given or {}
-        for plain, held in self._plain:
+        for (plain, held), original in zip(self._plain, self.original.edits, strict=True):
             weights = [next(learned) for _ in held]
             places = {
                 leaf.number: _positions(weights[leaf.number][0], given)
@@ -125,7 +125,11 @@ class SiteEditing(Editing):
                 None if number in places else self._operand(edit, x, one, given, piece)
                 for number, one in enumerate(weights)
             ]
-            x = apply_from(_run.fill(edit, operands) if held else plain, x, shape, piece)
+            operand = original.operand
+            is_whole = isinstance(operand, RunOperand) and operand.is_whole
+            is_whole = is_whole and getattr(operand, "at", None) is None
+            filled = _run.fill(edit, operands) if held else plain
+            x = apply_from(filled, x, shape, piece, is_whole)
         return x
 
     def _operand(
@@ -141,14 +145,30 @@ class SiteEditing(Editing):
         if read is not None:
             filled = read.map(lambda it: _positions(it, given) if isinstance(it, Fed) else it)
             return _run.apply(filled, value, shape)
-        place = Selection(edit.selection.coordinates, edit.selection.index)
         if not operand.is_whole:
+            place = Selection(edit.selection.coordinates, edit.selection.index)
             # One axis at a time: with rematerialization, TensorFlow does not know its sizes.
             for _ in range(len(bind(place, shape).result) - len(value.shape)):
                 value = ops.expand_dims(value, 1)
             is_float = kind(keras.backend.standardize_dtype(value.dtype)) == 2
             return ops.cast(value, x.dtype) if is_float else value
+        place = read_from(edit.selection, x, piece)
         return _run.apply(Edit(place, "get", mode=edit.mode), value, shape)
+
+    def inputs(self) -> list[int | str]:
+        """Return the numbers or names of the inputs of the layer that its operands need."""
+        return sorted({leaf for _, held in self._operands() for leaf in held.inputs()}, key=str)
+
+    def check_inputs(self, shapes: dict[int | str, Shape]) -> None:
+        """Raise if inputs of these shapes do not fit the activation."""
+        for part, held in self._operands():
+            for leaf in held.inputs():
+                if leaf in shapes:
+                    held.check_input(part, self._shape, tuple(shapes[leaf]))
+
+    def _operands(self) -> list[tuple[Edit, RunOperand]]:
+        held = [(part, leaf) for part in self.original.edits for leaf in part.placeholders()]
+        return [(part, leaf) for part, leaf in held if isinstance(leaf, RunOperand)]
 
     def draws(self) -> list[Draws]:
         """Return where the series of draws of its operands are."""

@@ -88,6 +88,12 @@ class Through(RunOperand):
                     f"Received: decoder={decoder!r}, `{edit!r}`. Write "
                     "`Through(encoder, decoder, sample[17].set(0.0))`."
                 )
+            held = [leaf for part in edit.edits for leaf in part.placeholders()]
+            if any([isinstance(leaf, RunOperand) and leaf.inputs() for leaf in held]):
+                raise OperandError(
+                    "An edit of features should not be given the input of a layer, which has none. "
+                    f"Received: `{edit!r}`. Write `sample[...].set(LayerInput())` at the layer."
+                )
         given = [encoder] if decoder is None else [encoder, decoder]
         kept = [layer if isinstance(layer, KeptLayer) else KeptLayer.of(layer) for layer in given]
         self._init(layers=tuple(kept), edit=edit)
