@@ -2,14 +2,16 @@
 
 import importlib
 import json
+import pathlib
 import pickle
+import runpy
 
 import keras
 import numpy as np
 import pytest
 from _backend import to_numpy, vjp
 from keras import ops
-from kit import check_close, check_roundtrip, saved_and_loaded
+from kit import check_close, check_roundtrip, model_files, saved_and_loaded
 from networks import ROWS, Subclassed, sequential
 
 from kedit import Trainable, X, at, sample
@@ -1041,3 +1043,68 @@ def test_operands_at_positions_in_a_piece_of_a_sequence(start):
     if start == 4:
         expected[:, :, 2] = expected[:, :, 2].mean(0)
     check_close(found, expected)
+
+
+# --- All of them, from one backend to another ----------------------------------------------------
+
+
+def every_operand():
+    """A model with edits by all of them, none of which holds what it was made with."""
+    encode, decode, *_ = coder()
+    share = Trainable(0.25, regularizer="l1", name="share")
+    heat = Trainable(2.0, trainable=False, name="heat")
+    rotated = Rotated(None, 3, np.eye(WIDTH, 3), temperature=5.0, boundary=share)
+    soft = X + (OtherRun() - X) * (Trainable("zeros") / heat).sigmoid()
+    edits = [
+        ("one", sample[0].add(Noise(seed=1)) | sample[0].set(LayerInput())),
+        ("one", sample[...].set(Rotated(0.5, initializer=np.eye(WIDTH)[:, :2], trainable=False))),
+        ("one", sample[1:].set(rotated)),
+        ("one", sample[3].set(soft)),
+        ("two", sample[...].set(Through(encode, decode, sample[..., 1].add(Trainable(1.0))))),
+        ("two", sample[4].set(Through(Shifted(name="own")))),
+    ]
+    edited = edit_model(blocks(), edits, train="edits", name="operands")
+    rng = np.random.default_rng(8)
+    for layer in edited.edit_layers:
+        for variable in layer.weights:
+            change = rng.normal(size=variable.shape) / 8
+            variable.assign(to_numpy(variable) + change.astype("float32"))
+    return edited
+
+
+@pytest.mark.once
+@pytest.mark.gradient
+def test_example_finds_a_feature(tmp_path, capsys):
+    path = pathlib.Path(__file__).parent.parent / "examples" / "sparse_features.py"
+    picture = tmp_path / "picture.png"
+    found = runpy.run_path(str(path))["main"](["--epochs", "12", "--out", str(picture)])
+    assert "of the variance" in capsys.readouterr().out
+    digit = found["digit"]
+    assert found["after"][digit] < found["before"][digit] - 0.02
+    others = np.delete(found["before"] - found["after"], digit)
+    assert abs(others).max() < found["before"][digit] - found["after"][digit]
+    assert found["read"][-1] > found["read"][0] + 0.2
+    assert picture.stat().st_size > 10_000
+    assert path.with_suffix(".png").exists()
+
+
+@pytest.mark.brief
+@pytest.mark.gradient
+def test_example_briefly(tmp_path):
+    path = pathlib.Path(__file__).parent.parent / "examples" / "sparse_features.py"
+    picture = tmp_path / "picture.png"
+    found = runpy.run_path(str(path))["main"](["--epochs", "2", "--out", str(picture)])
+    assert found["read"][-1] > found["read"][0]
+    assert picture.stat().st_size > 10_000
+
+
+def test_models_of_every_backend(tmp_path):
+    edited = every_operand()
+    rng = np.random.default_rng(9)
+    x, other = rng.normal(size=(2, 3, 5, WIDTH)).astype("float32")
+    given = {"inputs": x, "other": other}
+    expected = predict(edited, given)
+    for path in model_files("operands", tmp_path, edited):
+        loaded = keras.saving.load_model(path)
+        check_close(predict(loaded, given), expected, atol=1e-4)
+        assert len(loaded.trainable_variables) == len(edited.trainable_variables)
