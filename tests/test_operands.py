@@ -1,7 +1,9 @@
 """Operands that draw, that are learned, that run layers, and that skip one."""
 
+import functools
 import importlib
 import json
+import operator
 import pathlib
 import pickle
 import runpy
@@ -835,6 +837,15 @@ def test_layers_that_do_not_fit(make, error):
         edit_model(plain((WIDTH,)), {"h": make(encode, decode)})
 
 
+def test_a_functional_model_is_used_but_not_saved(tmp_path):
+    inputs = keras.Input((2,))
+    doubled = keras.Model(inputs, keras.layers.Rescaling(2.0)(inputs) + 1.0)
+    edited = edit_model(plain((2,)), {"h": sample[...].set(Through(doubled))})
+    check_close(predict(edited, np.ones((1, 2))), [[3, 3]])
+    with pytest.raises(SavingError, match=r"keras\.Sequential.*Received"):
+        save_edits(edited, tmp_path / "edits.json")
+
+
 def test_a_layer_that_is_not_registered_is_used_but_not_saved(tmp_path):
     edited = edit_model(plain((2,)), {"h": sample[...].set(Through(Unregistered()))})
     check_close(predict(edited, np.zeros((1, 2))), [[1, 1]])
@@ -1096,6 +1107,45 @@ def test_example_briefly(tmp_path):
     found = runpy.run_path(str(path))["main"](["--epochs", "2", "--out", str(picture)])
     assert found["read"][-1] > found["read"][0]
     assert picture.stat().st_size > 10_000
+
+
+def one_of_each():
+    encode, decode, *_ = coder()
+    return {
+        "noise": sample[1].add(Noise(seed=0)),
+        "rotated": sample[...].set(Rotated(0.5, 2, np.eye(WIDTH, 2), temperature=2.0)),
+        "through": sample[...].set(Through(encode, decode, sample[1].add(Trainable(1.0)))),
+    }
+
+
+@pytest.mark.usefixtures("without_building")
+@pytest.mark.parametrize("name", ["noise", "rotated", "through"])
+def test_compiled_by_the_compiler_of_the_backend(name):
+    """`jit_compile=True`: what is predicted without it, with numbers drawn anew."""
+    edit = one_of_each()[name] | sample[0].set(LayerInput() * 2.0)
+    x = np.random.default_rng(9).normal(size=(3, WIDTH)).astype("float32")
+    found = []
+    for jit_compile in (False, True):
+        edited = edit_model(plain((WIDTH,)), {"h": edit})
+        edited.compile("sgd", "mse", jit_compile=jit_compile)
+        first, second = [edited.predict_on_batch(x) for _ in range(2)]
+        assert np.allclose(first, second) == (name != "noise")
+        # TensorFlow draws other numbers if XLA compiles it.
+        found.append(np.delete(first, 1, axis=1) if name == "noise" else first)
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.once
+@pytest.mark.gradient
+def test_trained_by_the_compiler_of_the_backend():
+    x, y = np.random.default_rng(9).normal(size=(2, 3, WIDTH)).astype("float32")
+    losses = []
+    for jit_compile in (False, True):
+        edit = functools.reduce(operator.or_, one_of_each().values())
+        edited = edit_model(plain((WIDTH,)), {"h": edit}, train="edits")
+        edited.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=jit_compile)
+        losses.append([float(edited.train_on_batch(x, y)) for _ in range(3)])
+    np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
 def test_models_of_every_backend(tmp_path):

@@ -44,9 +44,10 @@ def edit_model(
             `kedit.interventions.site(...)`. Each layer that matches gets the edit, with
             its own weights. Edits count axes inside one sample, like
             `sample[..., 17].set(0.0)`, or leave axis 0 alone.
-        train: What `fit` trains. "edits": each `Trainable` and rotation in the edits,
-            while the underlying model runs in inference mode and keeps its weights.
-            "all": both. "none": nothing, and `fit` raises. Defaults to "none".
+        train: What `fit` trains. "edits": each `Trainable`, rotation and layer in the
+            edits that does not have `trainable=False`, while the underlying model runs in
+            inference mode and keeps its weights. "all": both. "none": nothing, and `fit`
+            raises. Defaults to "none".
         **kwargs: Keyword arguments of `keras.Model`, such as `name`.
 
     Returns:
@@ -258,8 +259,9 @@ class EditedModel(PartlyTrained):
     # --- What the edits hold ---------------------------------------------------------------
 
     def values(self, site: str | Site) -> list[Any]:
-        """Return the variables of the edits at a site, in order: constants and each `Trainable`.
+        """Return the variables of the edits at a site: constants, each `Trainable`, and others.
 
+        For each edit of the site, those that are trained come first, and those of layers last.
         A compiled model sees the values that you assign to them.
 
         Example:

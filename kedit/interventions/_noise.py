@@ -29,7 +29,8 @@ class Noise(RunOperand):
 
     The layer of the edit keeps where the series of draws is, and a `.keras` file holds it.
     With the same `seed`, the series is the same on the same backend. As in all Keras
-    layers, other backends draw other numbers. Inside `edited.applied()`, calls with one
+    layers, other backends draw other numbers, and so does TensorFlow in a model that
+    XLA compiles. Inside `edited.applied()`, calls with one
     shape draw the same numbers, and each block draws new ones.
 
     Args:

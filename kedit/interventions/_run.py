@@ -27,11 +27,13 @@ class Placed:
         self.inputs = {leaf: Site(site.pattern, "input", leaf) for leaf in inputs}
         self.fired = 0
 
-    def handle(self, number: int, piece: Any, given: Any, x: Any) -> Any:
+    def handle(self, number: int, piece: Any, args: Any, kwargs: Any, x: Any) -> Any:
         self.fired += 1
-        args, kwargs = given
-        inputs = {leaf: one.read(args, kwargs, None) for leaf, one in self.inputs.items()}
-        y = self.act(x, number, piece, inputs) if inputs else self.act(x, number, piece)
+        if self.inputs:
+            inputs = {leaf: one.read(args, kwargs, None) for leaf, one in self.inputs.items()}
+            y = self.act(x, number, piece, inputs)
+        else:
+            y = self.act(x, number, piece)
         if tuple(y.shape) != tuple(x.shape):
             raise OperandError(
                 f"What takes the place of an activation should have its shape, {tuple(x.shape)}. "
@@ -103,12 +105,12 @@ class Run:
             due = [one for one in group if one.site.call in (None, number)]
             for one in due:
                 if one.site.where == "input":
-                    change = partial(one.handle, number, piece, (args, kwargs))
+                    change = partial(one.handle, number, piece, args, kwargs)
                     args, kwargs, _ = one.site.change(args, kwargs, None, change)
             output = call(*args, **kwargs)
             for one in due:
                 if one.site.where == "output":
-                    change = partial(one.handle, number, piece, (args, kwargs))
+                    change = partial(one.handle, number, piece, args, kwargs)
                     *_, output = one.site.change(args, kwargs, output, change)
             return output
 

@@ -98,6 +98,10 @@ class SiteEditing(Editing):
                     held.check(part, shape, self.site_dtype)
         super().build(input_shape)
 
+    def name_for(self, role: str) -> str:
+        """Return a name for a weight of an operand, which no other weight has."""
+        return self._name(role)
+
     def _weight(self, trainable: Any, selected: Shape, role: str, made: Any) -> Any:
         if isinstance(trainable, RunOperand):
             if id(trainable) not in made:

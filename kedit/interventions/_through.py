@@ -34,7 +34,8 @@ class Through(RunOperand):
 
     Loading such a file imports and runs nothing that the file names: layers are Keras's
     own, without `Lambda` and others that hold code or read files, a `keras.Sequential` of
-    these, or registered with Keras in the session that loads it.
+    these, or registered with Keras in the session that loads it. Other layers, and
+    functional models, can be used, but not saved.
 
     Args:
         encoder: A Keras layer. Takes the whole activation, with the batch axis.

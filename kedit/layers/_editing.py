@@ -191,7 +191,7 @@ class Editing(keras.layers.Layer):
                 name="enabled", shape=(), dtype="bool", initializer="ones", trainable=False
             )
 
-    def name_for(self, role: str) -> str:
+    def _name(self, role: str) -> str:
         """Return a name for a weight: on PyTorch, Keras would lose one of two of the same name."""
         held = [leaf for _, leaves in self._plain for leaf in leaves if isinstance(leaf, Trainable)]
         taken = {leaf.name for leaf in held} | {weight.name for weight in self.weights}
@@ -211,7 +211,7 @@ class Editing(keras.layers.Layer):
                 "take a Trainable for each place."
             )
         if key not in made:
-            name = trainable.name or self.name_for(role)
+            name = trainable.name or self._name(role)
             made[key] = (trainable, trainable.add_to(self, selected, name))
         known, weight = made[key]
         if known != trainable:
