@@ -3,14 +3,17 @@
 Each check raises an `AssertionError` that says which part of the contract broke.
 """
 
+import json
 import os
 import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import oracle
 import pytest
-from _backend import FLOATS, TRAINING, to_numpy
+from _backend import FLOATS, TRAINING, sees_devices, to_numpy
 from keras import ops
 
 import kedit
@@ -244,3 +247,15 @@ def model_files(name, tmp_path, model=None, suffix=".keras"):
     kept = sorted((pathlib.Path(__file__).parent / "models" / name).glob(f"*{suffix}"))
     assert len(kept) == 3
     return [*kept, *sorted(directory.glob(f"*{suffix}"))]
+
+
+def on_devices(module, name, count):
+    """What a function of a test module returns, as data, in a process that has so many devices."""
+    code = f"import json, {module} as t; print('FOUND' + json.dumps(t.{name}({count})))"
+    path = os.pathsep.join([str(pathlib.Path(__file__).parent), *sys.path])
+    environment = {**os.environ, **sees_devices(count), "PYTHONPATH": path}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.rpartition("FOUND")[2])

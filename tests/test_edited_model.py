@@ -20,7 +20,7 @@ from networks import (
 )
 
 from kedit import X, at, sample
-from kedit.errors import EditError, OperandError, PositionError
+from kedit.errors import EditError, OperandError, PositionError, SavingError
 from kedit.interventions import (
     BatchMean,
     EditedModel,
@@ -29,6 +29,8 @@ from kedit.interventions import (
     Rotated,
     capture,
     edit_model,
+    prune,
+    save_edits,
     site,
     sites,
 )
@@ -472,3 +474,53 @@ def test_no_call_of_the_base_is_compiled_again():
     predict(base, ROWS)
     # PyTorch compiles nothing: it calls the model each time.
     assert base.traces - traces == (2 if BACKEND in ("torch", "numpy") else 0)
+
+
+def test_other_runs_of_an_edited_model_have_its_edits(tmp_path):
+    """An edit of an edited model reads what that gives for other inputs; so after saving."""
+    inputs = keras.Input((2,))
+    x = keras.layers.Rescaling(2.0, name="a")(inputs)
+    base = keras.Model(inputs, keras.layers.Rescaling(3.0, name="b")(x))
+    once = edit_model(base, {"a": sample[0].set(5.0)})
+    one, other = np.ones((1, 2), "float32"), np.full((1, 2), 7.0, "float32")
+    given = {"inputs": one, "other": other}
+    twice = edit_model(once, {"b": sample[...].set(OtherRun())})
+    check_close(twice.predict(given, verbose=0), once.predict(other, verbose=0))
+    together = edit_model(base, [("a", sample[0].set(5.0)), ("b", sample[...].set(OtherRun()))])
+    check_close(together.predict(given, verbose=0), base.predict(other, verbose=0))
+    again = edit_model(once, {"a": sample[...].add(OtherRun())})
+    check_close(again.predict(given, verbose=0), [[30.0, 48.0]])
+    third = edit_model(again, {"b": sample[1].set(OtherRun("third"))})
+    found = third.predict({**given, "third": 2 * one}, verbose=0)
+    check_close(found, [[30.0, 54.0]])  # 3 * (2 * 2 + 2 * 7) in the third run, in which a is edited
+    third.save(tmp_path / "third.keras")
+    loaded = keras.saving.load_model(tmp_path / "third.keras")
+    for model in (third, loaded):
+        change = {**given, "third": 2 * one, "other": other + 1}
+        check_close(model.predict(change, verbose=0), [[30.0, 60.0]])
+    with pytest.raises(SavingError, match=r"edited itself.*edited\.save"):
+        save_edits(twice, tmp_path / "edits.json")
+
+
+def test_export_is_told_what_a_model_takes(monkeypatch):
+    """Of models of other models, Keras would say that they were never called."""
+    told = []
+    monkeypatch.setattr(keras.Model, "export", lambda self, *given, **more: told.append(given))
+    base = keras.Sequential([keras.Input((6,), name="x"), keras.layers.Dense(4, name="hidden")])
+    patched = edit_model(base, {"hidden": sample[1].set(OtherRun())})
+    for model in (edit_model(base, {}), capture(base, "hidden"), prune(base, "hidden/kernel", 0.5)):
+        model.export("folder")
+        path, form, verbose, (signature,) = told.pop()
+        assert (path, form, verbose) == ("folder", "tf_saved_model", None)
+        assert (signature.shape, signature.dtype, signature.name) == ((None, 6), "float32", "x")
+    patched.export("folder", "onnx")
+    _, form, _, (signature,) = told.pop()
+    assert form == "onnx"
+    assert {name: spec.shape for name, spec in signature.items()} == {
+        "inputs": (None, 6),
+        "other": (None, 6),
+    }
+    fed = edit_model(base, {"hidden": sample[1].set(Fed("value"))})
+    for given in (None, ["mine"]):
+        fed.export("folder", input_signature=given)
+        assert told.pop()[-1] == given

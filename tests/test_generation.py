@@ -231,3 +231,34 @@ def test_what_a_layer_that_fails_without_values_hides_is_seen():
     assert len(edited.trainable_variables) == 1
     with pytest.raises(PositionError):
         edit_model(base, {gate: sample[..., 16].set(0.0)})
+
+
+@pytest.mark.parametrize("name", ["a position", "by positions", "a unit"])
+def test_what_was_computed_can_be_captured_afterwards(model, name):
+    """The last block, of which the norm and the embedding make the tokens that were chosen."""
+    edited = edit_model(model, EDITS[name])
+    with edited.applied():
+        tokens = generate(model)
+    given = {"token_ids": tokens, "padding_mask": np.ones_like(tokens)}
+    hidden = capture(edited, OUTPUT).predict(given, verbose=0)[OUTPUT]
+    backbone = model.backbone
+    logits = backbone.token_embedding(backbone.layer_norm(hidden), reverse=True)
+    chosen = np.asarray(to_numpy(logits)).argmax(-1)
+    for row, count in enumerate((TOKENS > 0).sum(1)):
+        np.testing.assert_array_equal(chosen[row, count - 1 : -1], tokens[row, count:])
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_an_edit_of_one_step(model, step):
+    """The tokens before it stay; what is chosen at the step is what its edit makes of it."""
+    prompt = TOKENS[1:, :].copy()
+    given = {"token_ids": prompt, "padding_mask": (prompt > 0).astype("int32")}
+    plain = np.asarray(to_numpy(model.generate(given, stop_token_ids=None)["token_ids"]))
+    place = int((prompt > 0).sum()) + step
+    edited = edit_model(model, {OUTPUT: sample[place].set(-VECTOR)})
+    with edited.applied():
+        found = np.asarray(to_numpy(model.generate(given, stop_token_ids=None)["token_ids"]))
+    np.testing.assert_array_equal(found[:, : place + 1], plain[:, : place + 1])
+    backbone = model.backbone
+    logits = backbone.token_embedding(backbone.layer_norm(-VECTOR[None]), reverse=True)
+    assert found[0, place + 1] == np.asarray(to_numpy(logits)).argmax()

@@ -7,7 +7,7 @@ import pytest
 from _backend import BACKEND
 
 from kedit.errors import OperandError, ShapeError
-from kedit.interventions import Activations, capture
+from kedit.interventions import Activations, ablation_study, capture, patching_study
 from kedit.interventions import _capture as capturing
 
 
@@ -166,3 +166,32 @@ def test_progress_is_shown(tmp_path, capsys):
     made().to_disk(tmp_path / "acts.h5", X, batch_size=25).close()
     assert "2/2" in capsys.readouterr().out
     assert capturing.Activations is Activations
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_studies_take_the_same_data(name):
+    model = made().edited.base
+    given = {"metric": lambda y: y[:, 0, 0], "verbose": 0}
+    found = ablation_study(model, GIVEN[name](), "block/hidden", **given)
+    expected = ablation_study(model, X, "block/hidden", **given)
+    np.testing.assert_allclose(found.after, expected.after, rtol=1e-6, atol=1e-6)
+    patches = patching_study(model, GIVEN[name](), X[::-1].copy(), "block", **given)
+    assert patches.clean.shape == (50,)
+    np.testing.assert_allclose(patches.clean, expected.before, rtol=1e-6, atol=1e-6)
+
+
+class Endless(Batches):
+    @property
+    def num_batches(self):
+        return None
+
+
+def test_data_without_an_end_or_used_up_is_refused(tmp_path):
+    acts = made()
+    with pytest.raises(OperandError, match="should end"):
+        acts.to_disk(tmp_path / "acts.h5", Endless(), verbose=0)
+    used_up = batches()
+    assert len(list(used_up)) == 5
+    for x in (Endless(), used_up):
+        with pytest.raises(OperandError, match=r"should end|is not used up"):
+            ablation_study(acts.edited.base, x, "block", lambda y: y[:, 0, 0], verbose=0)

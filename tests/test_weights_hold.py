@@ -1,16 +1,17 @@
 """Pruned and frozen elements hold under what else is done to a model."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
-from _backend import sees_devices, to_numpy
-from kit import check_close, check_holds_no_code, in_full_once, model_files, saved_and_loaded
+from _backend import to_numpy
+from kit import (
+    check_close,
+    check_holds_no_code,
+    in_full_once,
+    model_files,
+    on_devices,
+    saved_and_loaded,
+)
 
 from kedit import at
 from kedit.callbacks import PruningSchedule
@@ -236,15 +237,7 @@ def trained(devices=1):
 @pytest.mark.once
 def test_eight_devices_prune_and_hold_what_one_does():
     """Under `keras.distribution.DataParallel`, in a process of its own."""
-    here = str(pathlib.Path(__file__).parent)
-    code = "import json, test_weights_hold as t; print('FOUND' + json.dumps(t.trained(8)))"
-    path = os.pathsep.join([here, *sys.path])
-    environment = {**os.environ, **sees_devices(8), "PYTHONPATH": path}
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    found, expected = json.loads(run.stdout.rpartition("FOUND")[2]), trained()
+    found, expected = on_devices("test_weights_hold", "trained", 8), trained()
     assert found.keys() == expected.keys()
     for name, one in expected.items():
         check_close(found[name], one, rtol=1e-4)

@@ -9,7 +9,9 @@ from kedit.interventions._noise import Noise
 from kedit.interventions._on_disk import Activations
 from kedit.interventions._operands import BatchMean, Fed, OtherRun
 from kedit.interventions._patching_study import patching_study
+from kedit.interventions._path_patching_study import path_patching_study
 from kedit.interventions._principal_components import principal_components
+from kedit.interventions._readout_studies import direct_effect_study, logit_lens_study
 from kedit.interventions._rotated import Rotated
 from kedit.interventions._sharing import load_edits, save_edits
 from kedit.interventions._site import site
@@ -32,11 +34,14 @@ __all__ = [
     "ablation_study",
     "attribution_study",
     "capture",
+    "direct_effect_study",
     "edit_model",
     "edit_weights",
     "freeze_elements",
     "load_edits",
+    "logit_lens_study",
     "patching_study",
+    "path_patching_study",
     "principal_components",
     "prune",
     "remove_channels",

@@ -107,7 +107,8 @@ def ablation_study(
     Args:
         model: Model of any kind; it is left unchanged.
         x: Input of the model, of shape `(num_samples, *sample_shape)`, or a list or
-            dict of inputs.
+            dict of inputs. Batches are collected: of a `keras.utils.PyDataset`, a
+            `tf.data.Dataset`, a `DataLoader` or an iterator, without targets.
         sites: Site, address or pattern of addresses, or a list of these; see
             `kedit.interventions.site`.
         metric: Function that takes predictions, NumPy arrays of shape

@@ -34,12 +34,17 @@ class AttributionStudy(SiteMap):
     clean: Any
     corrupted: Any
 
-    shows = "part of the difference recovered, estimated"
+    shows, scale = "part of the difference recovered, estimated", 1.0
 
     @property
     def recovered(self) -> Any:
         """Estimated fraction that a patch recovers, as in `patching_study`."""
         return self.effects.mean(axis=2) / (np.mean(self.clean) - np.mean(self.corrupted))
+
+    @property
+    def shown(self) -> Any:
+        """What the map shows: `recovered`."""
+        return self.recovered
 
     def correlation(self, patching: PatchingStudy) -> float:
         """Return the correlation of the estimates with what the patches do.

@@ -1,6 +1,6 @@
 """A model that returns the activations of another model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from os import PathLike
 from typing import Any
 
@@ -13,6 +13,7 @@ from kedit._language.types import Tensor
 from kedit._run import ops
 from kedit.errors import OperandError
 from kedit.interventions._edited_model import EditedModel
+from kedit.interventions._look import look
 from kedit.interventions._on_disk import Activations, write
 from kedit.interventions._partly_trained import PartlyTrained
 from kedit.interventions._recurrent import check_recurrent
@@ -25,8 +26,9 @@ from kedit.interventions._sites import SiteInfo
 def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
     """Make a model that returns the activations of `model`.
 
-    `model` is shared, left unchanged, and runs in inference mode. The activations of an
-    edited model are those after its edits.
+    `model` is shared, left unchanged, and runs in inference mode, no further than the
+    last of the sites if each is called once. The activations of an edited model are
+    those after its edits.
 
     Args:
         model: Model of any kind, or a layer.
@@ -53,8 +55,7 @@ def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
     >>> acts["h"].tolist()
     [[3.0, 3.0]]
     """
-    several = isinstance(patterns, (list, tuple)) and not isinstance(patterns, SiteInfo)
-    return Capture(model, patterns if several else [patterns], **kwargs)
+    return Capture(model, patterns, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="kedit")
@@ -67,14 +68,20 @@ class Capture(SafelyRun):
 
     edited: EditedModel
 
-    def __init__(self, model: Any, patterns: Sequence[str | Site], **kwargs: Any) -> None:
+    def __init__(self, model: Any, patterns: Any, **kwargs: Any) -> None:
         edited = model if isinstance(model, EditedModel) else EditedModel(model, {})
         super().__init__(**{"dtype": edited.dtype_policy, "autocast": False, **kwargs})
         self.edited = edited
-        found = [pair for pattern in patterns for pair in as_site(pattern).find(edited.base)]
+        several = isinstance(patterns, (list, tuple)) and not isinstance(patterns, SiteInfo)
+        given = patterns if several else [patterns]
+        found = [pair for pattern in given for pair in as_site(pattern).find(edited.base)]
         self.patterns = [site for site, _ in found]
         check_recurrent(edited.base, self.patterns, [True] * len(found))
         self.built = edited.built
+        # Where each site has one activation in a run, it may stop after the last.
+        calls = (look(edited.base) if edited.base.built else None) or {}
+        known = [one.call is not None or len(calls.get(id(layer), ())) == 1 for one, layer in found]
+        self._stops = all(known)
         self.found: Callable[[], list[tuple[Site, Any]]] = lambda: found
 
     def build(self, input_shape: Any) -> None:
@@ -91,8 +98,11 @@ class Capture(SafelyRun):
             return act
 
         placed = [Placed(site, layer, noting(site)) for site, layer in self.found()]
-        self.edited.run_with(placed, inputs, training)
+        self.edited.run_with(placed, inputs, training, stops=self._stops)
         return {name: seen[name] for name in sorted(seen)}  # the order some compilers return
+
+    def takes(self) -> Any:
+        return self.edited.takes()
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         return None

@@ -1,5 +1,6 @@
 """A model that runs another model with edited activations."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,15 +17,19 @@ from kedit.interventions._hooks import intercepted
 from kedit.interventions._layer_input import key_of
 from kedit.interventions._look import look
 from kedit.interventions._noise import held
-from kedit.interventions._operands import RunOperand
+from kedit.interventions._operands import names_in
 from kedit.interventions._partly_trained import PartlyTrained
 from kedit.interventions._recurrent import check_recurrent
 from kedit.interventions._run import Placed, Run, check_not_rematerialized, owners_of
 from kedit.interventions._site import Site, as_site
 from kedit.interventions._site_editing import SiteEditing
 from kedit.interventions._sites import check_model
+from kedit.weights._exporting import input_spec
 
 TRAIN = ("none", "edits", "all")
+_FIELDS: dict[str, Any] = {"site": dict, "edit": dict}
+Seen = dict[tuple[str, int, int], Tensor]
+"""Activations in other runs, by the name of the run, and the numbers of the edit and the call."""
 Edits = Mapping[Any, Any] | Sequence[tuple[Any, Any]]
 
 
@@ -103,13 +108,14 @@ class EditedModel(PartlyTrained):
         for given, edit in edits.items() if isinstance(edits, Mapping) else edits:
             check_is_edit("A site", edit, "edit_model(model, {'dense': sample[2].set(0.0)})")
             found += [(site, layer, edit) for site, layer in as_site(given).find(base)]
-        reads = [bool(_names_in(edit)[0]) for *_, edit in found]
+        reads = [bool(names_in(edit)[0]) for *_, edit in found]
         check_recurrent(base, [site for site, *_ in found], reads)
         super().__init__(**{"dtype": base.dtype_policy, "autocast": False, **kwargs})
         self.base = base
         self.trains = train
         self.supports_masking = True
-        placed = inner + [(site, layer, SiteEditing(edit)) for site, layer, edit in found]
+        level = 1 + max([layer.level for *_, layer in inner], default=-1)
+        placed = inner + [(site, layer, SiteEditing(edit, level)) for site, layer, edit in found]
         self.edit_layers = [layer for *_, layer in placed]
         for site, _, layer in placed:
             if site.where == "input" and layer.inputs():
@@ -122,9 +128,11 @@ class EditedModel(PartlyTrained):
         self._owners: Callable[[], list[Any]] = lambda: owners
         self._compiled = Compiled()
         self._was_run = False
-        names = [_names_in(layer.original) for layer in self.edit_layers]
-        self._runs = sorted({name for runs, _ in names for name in runs})
-        self._fed = sorted({name for _, fed in names for name in fed})
+        # By level, as what an edit reads in another run may depend on edits of lower levels.
+        others = {(layer.level, name) for layer in self.edit_layers for name in layer.runs}
+        self._others = sorted(others)
+        self._runs = sorted({name for _, name in others})
+        self._fed = sorted({name for layer in self.edit_layers for name in layer.fed})
         if base.built:
             self._build_edits()
 
@@ -163,14 +171,26 @@ class EditedModel(PartlyTrained):
     def call(self, inputs: Tensor, training: bool | None = None) -> Any:
         return self.run_with([], inputs, training)
 
-    def run_with(self, placed: list[Placed], inputs: Any, training: bool | None) -> Any:
-        """Call the model; at each site, do what else is placed after the edits."""
+    def run_with(
+        self, placed: list[Placed], inputs: Any, training: bool | None, stops: bool = False
+    ) -> Any:
+        """Call the model; at each site, do what else is placed after the edits.
+
+        Args:
+            placed: What else to do.
+            inputs: The inputs of the model.
+            training: Whether the model is being trained.
+            stops: Whether the run may stop, and return None, when all edits were reached
+                and all else is done. Defaults to False.
+        """
         training = training if self.trains == "all" else False
         inputs, others, fed = self._split(inputs)
         with as_outside(self.base):
             if not self.base.built:  # building calls layers one extra time
                 self.base(inputs, training=False)
-            seen = {name: self._seen(other, training) for name, other in others.items()}
+            seen: Seen = {}
+            for level, name in self._others:
+                seen |= self._seen(name, others[name], level, seen, fed, training)
             if not (self._was_run or all([layer.built for layer in self.edit_layers])):
                 # Build first, then run: if a weight is made while an inner `WeightEditing` runs,
                 # TensorFlow sees only its initial value in that run.
@@ -178,23 +198,27 @@ class EditedModel(PartlyTrained):
                     self.base(inputs, training=False)
             self._was_run = True
             run = self._run(seen, fed, placed)
-            with intercepted(run.handlers):
+            outputs = None
+            with run.stopping(stops), intercepted(run.handlers):
                 outputs = self.base(inputs, training=training)
         run.check_fired()
         return outputs
 
     def _run(
-        self, seen: dict[str, Any], fed: dict[str, Tensor], more: list[Placed], whole: Any = None
+        self,
+        seen: "Seen",
+        fed: dict[str, Tensor],
+        more: list[Placed],
+        whole: Any = None,
+        below: float = math.inf,
     ) -> Run:
-        """Return a run that applies the edits."""
+        """Return a run that applies the edits that are below a level."""
 
         def acting(index: int, layer: SiteEditing) -> Any:
-            runs, _ = _names_in(layer.original) if seen else ((), ())
-
             def act(x: Tensor, number: int, piece: Any, inputs: Any = None) -> Tensor:
                 if not layer.built:
                     layer.build_at(x.shape, keras.backend.standardize_dtype(x.dtype))
-                others = {name: seen[name][index, number] for name in runs}
+                others = {name: seen[name, index, number] for name in layer.runs}
                 if inputs is not None:
                     layer.check_inputs({leaf: tensor.shape for leaf, tensor in inputs.items()})
                     others |= {key_of(leaf): tensor for leaf, tensor in inputs.items()}
@@ -204,26 +228,42 @@ class EditedModel(PartlyTrained):
             return act
 
         acts = [
-            Placed(s, t, acting(n, layer), layer.inputs())
-            for n, (s, t, layer) in enumerate(self.placed())
+            Placed(site, target, acting(index, layer), layer.inputs())
+            for index, (site, target, layer) in enumerate(self.placed())
+            if layer.level < below
         ]
         return Run(acts + more, self._owners(), whole)
 
-    def _seen(self, inputs: Any, training: bool | None) -> dict[tuple[int, int], Tensor]:
-        """Return the activations at the sites for other inputs, by site and call."""
-        seen: dict[tuple[int, int], Tensor] = {}
+    def _seen(
+        self,
+        name: str,
+        inputs: Any,
+        level: int,
+        seen: "Seen",
+        fed: dict[str, Tensor],
+        training: bool | None,
+    ) -> "Seen":
+        """Return the activations for other inputs that the edits of a level need.
+
+        The edits below that level are applied, since these are edits of the same model.
+        """
+        found: Seen = {}
 
         def noting(index: int) -> Any:
             def act(x: Tensor, number: int, piece: Any) -> Tensor:
-                seen[index, number] = x
+                found[name, index, number] = x
                 return x
 
             return act
 
-        acts = [Placed(s, t, noting(n)) for n, (s, t, _) in enumerate(self.placed())]
-        with intercepted(Run(acts, []).handlers):
+        acts = [
+            Placed(site, target, noting(index))
+            for index, (site, target, layer) in enumerate(self.placed())
+            if layer.level == level and name in layer.runs
+        ]
+        with intercepted(self._run(seen, fed, acts, below=level).handlers):
             self.base(inputs, training=training)
-        return seen
+        return found
 
     def _split(self, inputs: Any) -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
         names = {"inputs", *self._runs, *self._fed}
@@ -238,6 +278,12 @@ class EditedModel(PartlyTrained):
             )
         fed = {name: inputs[name] for name in self._fed}
         return inputs["inputs"], {name: inputs[name] for name in self._runs}, fed
+
+    def takes(self) -> Any:
+        inputs = input_spec(self.base)
+        if inputs is None or self._fed:
+            return None  # nobody knows the shape of an extra input
+        return {"inputs": inputs, **dict.fromkeys(self._runs, inputs)} if self._runs else inputs
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         return None  # the underlying model has set it on its outputs
@@ -319,7 +365,7 @@ class EditedModel(PartlyTrained):
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         edits = [
-            {"site": site.get_config(), "edit": serialize(layer.bare())}
+            {"site": site.get_config(), "edit": serialize(layer.bare()), "level": layer.level}
             for site, _, layer in self.placed()
         ]
         return {
@@ -334,17 +380,15 @@ class EditedModel(PartlyTrained):
         check_keys("A saved edited model", config, {"base": dict, "edits": list, "train": str})
         with loading("A saved edited model", config["edits"]):
             fields = [
-                check_fields("An edit of a saved model", part, {"site": dict, "edit": dict})
+                check_fields("An edit of a saved model", part, _FIELDS, {"level": int})
                 for part in config["edits"]
             ]
             edits = [(Site.from_config(f["site"]), edit_from_json(f["edit"])) for f in fields]
         deserialize = keras.saving.deserialize_keras_object
         base = deserialize(config["base"], custom_objects=custom_objects)
+        levels = [f.get("level", 0) for f in fields]
+        *lower, last = sorted({0, *levels})
+        for level in lower:
+            base = cls(base, [e for e, its in zip(edits, levels, strict=True) if its == level])
+        edits = [e for e, its in zip(edits, levels, strict=True) if its == last]
         return cls(**{**config, "base": base, "edits": edits})
-
-
-def _names_in(edit: Edit | EditSequence) -> tuple[set[str], set[str]]:
-    """Return the names of the other runs and of the extra inputs that an edit needs."""
-    leaves = [placeholder for part in edit.edits for placeholder in part.placeholders()]
-    names = [placeholder.names() for placeholder in leaves if isinstance(placeholder, RunOperand)]
-    return {name for runs, _ in names for name in runs}, {name for _, fed in names for name in fed}

@@ -9,7 +9,7 @@ import numpy as np
 from kedit._addresses import addresses
 from kedit._run import ops
 from kedit.interventions._hooks import intercepted
-from kedit.weights._weight_chains import EditsWeights
+from kedit.weights._exporting import input_spec, spec_of
 
 
 def look(model: Any, inputs: Any = None) -> dict[int, list[Any]] | None:
@@ -112,10 +112,10 @@ def _noted(model: Any, inputs: Any) -> tuple[Any, dict[int, list[Any]]]:
     def note(layer: Any) -> Any:
         def handler(call: Any, args: Any, kwargs: Any) -> Any:
             calls = seen.setdefault(id(layer), [])
-            calls.append((keras.tree.map_structure(_spec, args), None))
+            calls.append((keras.tree.map_structure(spec_of, args), None))
             number = len(calls) - 1
             output = call(*args, **kwargs)
-            calls[number] = (calls[number][0], keras.tree.map_structure(_spec, output))
+            calls[number] = (calls[number][0], keras.tree.map_structure(spec_of, output))
             return output
 
         return handler
@@ -146,37 +146,6 @@ def _joined(*runs: Any) -> Any:
         return keras.KerasTensor(shape, dtype=found[0].dtype)
 
     return keras.tree.map_structure(join, *runs)
-
-
-def input_spec(model: Any) -> Any:
-    """Return the inputs that a model was built for, or None if unknown."""
-    if isinstance(model, EditsWeights):
-        return input_spec(model.base)
-    given = None
-    if isinstance(model, keras.Sequential):
-        # It has no inputs if Keras could not make a graph of its layers.
-        (given,) = getattr(model, "inputs", None) or (None,)
-    elif isinstance(model, keras.Function):
-        given = model.input
-    if model.built and given is not None:
-        return keras.tree.map_structure(_spec, given)
-    shape = (model.get_build_config() or {}).get("input_shape") if model.built else None
-    return None if shape is None else _of_shapes(shape)
-
-
-def _of_shapes(shape: Any) -> Any:
-    if isinstance(shape, dict):
-        return {name: _of_shapes(part) for name, part in shape.items()}
-    if all(size is None or isinstance(size, int) for size in shape):
-        return keras.KerasTensor((None, *shape[1:]))
-    return [_of_shapes(part) for part in shape]
-
-
-def _spec(x: Any) -> Any:
-    """Return a tensor without its values."""
-    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
-        return x
-    return keras.KerasTensor(tuple(x.shape), dtype=keras.backend.standardize_dtype(x.dtype))
 
 
 def _sized(spec: Any, size: int) -> Any:

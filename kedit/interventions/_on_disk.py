@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from kedit.errors import OperandError, ShapeError
+from kedit.studies._batches import are_batches, as_array, batches_in
 
 _FORMAT, _ROWS = "kedit_activations", "rows"
 
@@ -91,9 +92,7 @@ def write(
         file.attrs[_FORMAT] = 1
         batches, seen, count = _batches(x, batch_size, done)
         bar = keras.utils.Progbar(count, verbose=verbose, unit_name="batch")
-        for batch in batches:
-            inputs, *_ = keras.utils.unpack_x_y_sample_weight(batch)
-            inputs = keras.tree.map_structure(np.asarray, inputs)
+        for inputs in batches:
             rows = len(keras.tree.flatten(inputs)[0])
             skipped, seen = max(0, min(done - seen, rows)), seen + rows
             if skipped < rows:
@@ -112,28 +111,26 @@ def _batches(x: Any, batch_size: int, done: int) -> tuple[Iterator[Any], int, in
 
     Those of arrays start at row `done`.
     """
-    if isinstance(x, keras.utils.PyDataset):
-        return (x[n] for n in range(x.num_batches)), 0, x.num_batches
+    if are_batches(x):
+        batches, count = batches_in(x)
+        return batches, 0, count
     leaves = keras.tree.flatten(x)
-    if leaves and all([hasattr(leaf, "shape") for leaf in leaves]):
-        rows = len(leaves[0])
-        if any([len(leaf) != rows for leaf in leaves]):
-            shapes = [tuple(leaf.shape) for leaf in leaves]
-            raise ShapeError(
-                f"Inputs should have one number of examples. Received: shapes {shapes}."
-            )
-
-        def cut(start: int) -> Any:
-            return (keras.tree.map_structure(lambda leaf: leaf[start : start + batch_size], x),)
-
-        starts = range(done, rows, batch_size)
-        return (cut(start) for start in starts), done, len(starts)
-    if not hasattr(x, "__iter__"):
+    if not leaves or not all([hasattr(leaf, "shape") for leaf in leaves]):
         raise OperandError(
             "Inputs should be arrays, a dataset, or an iterator over batches. Received: "
             f"{x!r} of type {type(x).__name__}."
         )
-    return iter(x), 0, len(x) if hasattr(x, "__len__") else None
+    rows = len(leaves[0])
+    if any([len(leaf) != rows for leaf in leaves]):
+        shapes = [tuple(leaf.shape) for leaf in leaves]
+        raise ShapeError(f"Inputs should have one number of examples. Received: shapes {shapes}.")
+
+    def cut(start: int) -> Any:
+        part = slice(start, start + batch_size)
+        return keras.tree.map_structure(lambda leaf: as_array(leaf[part]), x)
+
+    starts = range(done, rows, batch_size)
+    return (cut(start) for start in starts), done, len(starts)
 
 
 def _append(file: Any, found: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from kedit._at import Place
-from kedit._edit import Edit
+from kedit._edit import Edit, EditSequence
 from kedit._language.constants import Placeholder, is_array
 from kedit._language.decoding import check_fields, check_same, loading, refused
 from kedit._language.expression import Operators
@@ -109,7 +109,8 @@ class OtherRun(_Named):
     `sample[3].set(OtherRun())` patches position 3 with its activation in the other
     run, `sample[3].set(OtherRun(at=sample[5]))` with that of position 5. The edited
     model takes `{"inputs": ..., "other": ...}` and runs its base once more for each
-    name. The other runs are not edited.
+    name. The other runs do not have the edits that are made with it; those of a model
+    that was edited before they do have.
 
     Args:
         name: Name of the other inputs. Defaults to "other".
@@ -246,6 +247,15 @@ class BatchMean(RunOperand):
 
     def value(self, x: Tensor, given: dict[str, Tensor], weight: Any, piece: Any = None) -> Tensor:
         return ops.broadcast_to(ops.mean(x, axis=0, keepdims=True), ops.shape(x))
+
+
+def names_in(edit: Edit | EditSequence) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the other runs and of the extra inputs that an edit needs, sorted."""
+    held = [placeholder for part in edit.edits for placeholder in part.placeholders()]
+    names = [placeholder.names() for placeholder in held if isinstance(placeholder, RunOperand)]
+    runs = {name for of_one, _ in names for name in of_one}
+    fed = {name for _, of_one in names for name in of_one}
+    return tuple(sorted(runs)), tuple(sorted(fed))
 
 
 def plain(value: Any) -> Any:

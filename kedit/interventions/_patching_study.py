@@ -38,7 +38,7 @@ class PatchingStudy(SiteMap):
     clean: Any
     corrupted: Any
 
-    shows = "part of the difference recovered"
+    shows, scale = "part of the difference recovered", 1.0
 
     @property
     def effects(self) -> Any:
@@ -53,6 +53,11 @@ class PatchingStudy(SiteMap):
         a patch has no effect, 1 where it recovers everything.
         """
         return self.effects.mean(axis=2) / (np.mean(self.clean) - np.mean(self.corrupted))
+
+    @property
+    def shown(self) -> Any:
+        """What the map shows: `recovered`."""
+        return self.recovered
 
 
 def patching_study(
@@ -74,7 +79,8 @@ def patching_study(
     Args:
         model: Model of any kind; it is left unchanged.
         clean: Input of the model, of shape `(num_samples, *sample_shape)`, or a list or
-            dict of inputs.
+            dict of inputs. Batches are collected: of a `keras.utils.PyDataset`, a
+            `tf.data.Dataset`, a `DataLoader` or an iterator, without targets.
         corrupted: Corrupted inputs, with the same shapes as `clean`.
         sites: Site, address or pattern of addresses, or a list of these; see
             `kedit.interventions.site`.

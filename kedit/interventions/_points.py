@@ -49,13 +49,26 @@ def _masks(activation: Any, positions: Any) -> list[Any]:
     return list(np.eye(length, dtype=bool).reshape(length, length, *[1] * (rank - 1)))
 
 
-def gated(model: Any, sites: list[Site], operands: list[Any]) -> EditedModel:
-    """Return a model that writes operands at sites where the gate of the site is open."""
-    pairs = [
+def check_called_once(found: dict[str, Any], names: list[str]) -> None:
+    """Raise if a site, of which one activation is wanted, has one for each of several calls."""
+    if more := sorted(set(found) - set(names)):
+        raise OperandError(
+            "Each of these sites should be one call of a layer. Received: a layer that is called "
+            f"several times, with {more} as well. Write `site({more[0].split('#')[0]!r}, call=0)`."
+        )
+
+
+def gating(sites: list[Site], operands: list[Any]) -> list[tuple[Site, Any]]:
+    """Return edits that write operands at sites where the gate of the site is open."""
+    return [
         (site, sample[...].where(Fed(f"gate_{number}") > 0).set(operand))
         for number, (site, operand) in enumerate(zip(sites, operands, strict=True))
     ]
-    return edit_model(model, pairs)
+
+
+def gated(model: Any, sites: list[Site], operands: list[Any]) -> EditedModel:
+    """Return a model that writes operands at sites where the gate of the site is open."""
+    return edit_model(model, gating(sites, operands))
 
 
 def gates_of(masks: list[list[Any]]) -> list[Any]:
@@ -71,7 +84,7 @@ def gates_of(masks: list[list[Any]]) -> list[Any]:
 
 
 def predict_points(
-    model: EditedModel,
+    model: Any,
     x: dict[str, Any],
     gates: Sequence[Any],
     batch_size: int | None,
@@ -82,7 +95,7 @@ def predict_points(
     Every batch has the same number of rows, so that the model is traced once.
 
     Args:
-        model: An edited model that takes a gate for each site.
+        model: What predicts on a batch: an edited model that takes a gate for each site.
         x: Its other inputs.
         gates: For each site, an array of shape `(num_points, ...)`.
         batch_size: Number of rows per batch, or None.

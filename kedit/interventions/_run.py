@@ -1,6 +1,7 @@
 """One run of a model in which activations are edited or read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,10 @@ from kedit.errors import OperandError
 from kedit.interventions._hooks import Call, Handler
 from kedit.interventions._positions import Piece
 from kedit.interventions._site import Site
+
+
+class _Stopped(BaseException):
+    """All that was wanted of a run is done. Not an `Exception`, which Keras would rewrite."""
 
 
 class Placed:
@@ -56,6 +61,7 @@ class Run:
         self.placed = placed
         self.whole = whole
         self.calls_of_whole = 0
+        self.stops = False
         self.pieces: list[Any] = []
         by_layer: dict[int, list[Placed]] = {}
         for one in placed:
@@ -112,9 +118,18 @@ class Run:
                 if one.site.where == "output":
                     change = partial(one.handle, number, piece, args, kwargs)
                     *_, output = one.site.change(args, kwargs, output, change)
+            if self.stops and all([one.fired for one in self.placed]):
+                raise _Stopped
             return output
 
         return handler
+
+    @contextmanager
+    def stopping(self, stops: bool = True) -> Iterator[None]:
+        """Run a block; if it `stops`, only until each of what is placed was reached once."""
+        self.stops = stops
+        with suppress(_Stopped):
+            yield
 
     def _check_counts(self, group: list[Placed]) -> None:
         counted = [str(one.site) for one in group if one.site.call is not None]

@@ -4,13 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import keras
-
 from kedit._run import ops
 from kedit.errors import EditError
+from kedit.weights._exporting import Exporting
 
 
-class SafelyRun(keras.Model):
+class SafelyRun(Exporting):
     """Base class of models that keep the values of their variables if a run raises an error.
 
     An error of kedit is raised as it is, without what Keras writes around it.

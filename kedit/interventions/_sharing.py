@@ -43,6 +43,12 @@ def save_edits(model: EditedModel, path: Any) -> None:
             "Edits should be those of a model that `edit_model` made. Received: "
             f"{model!r} of type {type(model).__name__}."
         )
+    if any([layer.level and layer.runs for layer in model.edit_layers]):
+        raise SavingError(
+            "Edits that are saved alone should not read other runs of a model that is edited "
+            "itself. Received: `OtherRun` in an edit of an edited model. Save the model: "
+            "`edited.save('edited.keras')`."
+        )
     edits = [
         {"site": site.get_config(), "edits": [part.get_config() for part in edit.edits]}
         for site, edit in model.edits

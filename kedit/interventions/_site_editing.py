@@ -19,7 +19,7 @@ from kedit._plan.bind import bind
 from kedit._run import ops
 from kedit.errors import PositionError, ShapeError
 from kedit.interventions._noise import Draws
-from kedit.interventions._operands import Fed, RunOperand
+from kedit.interventions._operands import Fed, RunOperand, names_in
 from kedit.interventions._positions import apply_from, read_from
 from kedit.layers import Editing
 
@@ -50,6 +50,8 @@ class SiteEditing(Editing):
 
     Args:
         edit: The edit.
+        level: How often the model that is edited was edited before. Other runs of it
+            have the edits of lower levels. Defaults to 0.
         **kwargs: Base layer keyword arguments.
 
     Call arguments:
@@ -62,8 +64,10 @@ class SiteEditing(Editing):
     placeholders = (Trainable, RunOperand)
     built: bool
 
-    def __init__(self, edit: Edit | EditSequence, **kwargs: Any) -> None:
+    def __init__(self, edit: Edit | EditSequence, level: int = 0, **kwargs: Any) -> None:
         self.original = edit
+        self.level = level
+        self.runs, self.fed = names_in(edit)
         held = [_with_value(part) for part in edit.edits]
         edit = held[0] if len(held) == 1 else EditSequence(*held)
         super().__init__(edit, autocast=False, **kwargs)
@@ -114,8 +118,7 @@ class SiteEditing(Editing):
         self, inputs: Tensor, given: dict[str, Tensor] | None = None, piece: Any = None
     ) -> Tensor:
         x, learned = inputs, iter(self._learned)
-        # On the NumPy backend, tensors are arrays, which must fit the batch.
-        shape = (x.shape[0], *self._shape[1:])
+        shape = self._shape_of(x)
         given = given or {}
         for (plain, held), original in zip(self._plain, self.original.edits, strict=True):
             weights = [next(learned) for _ in held]
@@ -136,6 +139,16 @@ class SiteEditing(Editing):
             x = apply_from(filled, x, shape, piece, is_whole)
         return x
 
+    def _shape_of(self, x: Tensor) -> Shape:
+        """Return the shape that the layer was built with, for a batch.
+
+        On the NumPy backend, values from a run are arrays, which must fit what they are written to.
+        """
+        if isinstance(x, np.ndarray) and any([isinstance(held, tuple) for held in self._learned]):
+            shape: Shape = x.shape
+            return shape
+        return (x.shape[0], *self._shape[1:])
+
     def _operand(
         self, edit: Edit, x: Tensor, held: Any, given: dict[str, Tensor], piece: Any
     ) -> Tensor:
@@ -144,7 +157,7 @@ class SiteEditing(Editing):
             return ops.cast(held, x.dtype)
         operand, weight = held
         value = operand.value(x, given, weight, piece)
-        shape = (x.shape[0], *self._shape[1:])
+        shape = self._shape_of(x)
         read: Edit | None = getattr(operand, "at", None)
         if read is not None:
             filled = read.map(lambda it: _positions(it, given) if isinstance(it, Fed) else it)

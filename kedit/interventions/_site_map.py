@@ -23,10 +23,12 @@ class SiteMap:
     positions: list[str]
 
     shows: ClassVar[str]
-    """What the map shows."""
+    """What the map shows, in words."""
+    scale: ClassVar[float] = 0.0
+    """What the colours reach to at least."""
 
     @property
-    def recovered(self) -> Any:
+    def shown(self) -> Any:
         """What the map shows, `(num_sites, num_positions)`."""
         raise NotImplementedError
 
@@ -34,13 +36,13 @@ class SiteMap:
         return outline(self)
 
     def _repr_html_(self) -> str:
-        """The recovered fractions in a notebook: a row for each site, a column for a position."""
-        rows = [(site, *row) for site, row in zip(self.sites, self.recovered, strict=True)]
+        """What the map shows in a notebook: a row for each site, a column for a position."""
+        rows = [(site, *row) for site, row in zip(self.sites, self.shown, strict=True)]
         title = f"{self.shows.capitalize()}, by site and position"
         return html.table(title, ("site", *self.positions), rows)
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the recovered fractions as a map of sites and positions.
+        """Draw a map of sites and positions.
 
         Args:
             ax: Matplotlib axes to draw on. Defaults to None: new axes.
@@ -51,8 +53,8 @@ class SiteMap:
         Raises:
             ImportError: If matplotlib is not installed.
         """
-        found = self.recovered
-        ax = draw_map(found, max(1.0, np.abs(found).max()), self.shows, ax)
+        found = self.shown
+        ax = draw_map(found, max(self.scale, np.abs(found).max()) or 1.0, self.shows, ax)
         ax.set_xticks(range(len(self.positions)), self.positions)
         ax.set_yticks(range(len(self.sites)), self.sites)
         ax.set(xlabel="position", ylabel="site")

@@ -181,7 +181,7 @@ class Coder(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.layers = [layer.make() for layer in through.layers]
         self.editing = None if through.edit is None else SiteEditing(through.edit)
-        self.runs = through.names()[0]
+        self.runs = () if self.editing is None else self.editing.runs
         self.shapes: list[Any] = []
 
     def build_at(self, shape: Shape, dtype: str) -> None:

@@ -122,7 +122,9 @@ def ablate(
     Args:
         model: Any `keras.Model`; it is left unchanged.
         x: Input of the model, of shape `(num_samples, *sample_shape)`, or a list or
-            dict of inputs; it is left unchanged.
+            dict of inputs. Batches are collected: of a `keras.utils.PyDataset`, a
+            `tf.data.Dataset`, a `DataLoader` or an iterator, without targets.
+            It is left unchanged.
         groups: Integer array that broadcasts to `sample_shape`, with the group number
             of each element, starting at 0, or -1 for no group. Or a list of selections,
             such as `[sample[i : i + 2] for i in range(7)]`, which may overlap. Defaults

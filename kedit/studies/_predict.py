@@ -12,8 +12,8 @@ from kedit._at import Place
 from kedit._edit import Edit
 from kedit._language.batch import edit_batch, leaf_at
 from kedit._language.expression import Expression
-from kedit._run import ops
 from kedit.errors import OperandError
+from kedit.studies._batches import are_batches, as_array, batches_in, joined
 
 _MOST_ROWS, _MOST_NUMBERS = 4096, 2**22
 
@@ -40,19 +40,23 @@ def edit_of(selection: Any, values: Any, path: str | None) -> Edit:
 
 
 def arrays(x: Any) -> Any:
-    """Return the inputs of a model as NumPy arrays of one length, in lists and dicts."""
-    x = keras.tree.map_structure(_array, list(x) if isinstance(x, tuple) else x)
+    """Return the inputs of a model as NumPy arrays of one length, in lists and dicts.
+
+    Those that come in batches are collected.
+    """
+    if are_batches(x):
+        batches, _ = batches_in(x)
+        parts = list(batches)
+        x = joined(parts) if parts else np.zeros((0,))
+    x = keras.tree.map_structure(as_array, list(x) if isinstance(x, tuple) else x)
     lengths = {len(leaf) if leaf.ndim else None for leaf in keras.tree.flatten(x)}
     if len(lengths) != 1 or not lengths.pop():
         raise OperandError(
-            "A study should be given inputs with a batch axis of one length, not empty. Received: "
+            "A study should be given inputs with a batch axis of one length, not empty: arrays, "
+            "a dataset, or an iterator over batches that is not used up. Received: "
             f"arrays of shapes {[leaf.shape for leaf in keras.tree.flatten(x)]}."
         )
     return x
-
-
-def _array(x: Any) -> Any:
-    return ops.convert_to_numpy(x) if ops.is_tensor(x) else np.asarray(x)
 
 
 def length(x: Any) -> int:
@@ -119,12 +123,8 @@ def _batches(x: Any, edits: Sequence[Edit | None], size: int) -> Iterator[Any]:
             pieces.append(piece)
             missing, start = missing - (stop - start), stop
             if not missing:
-                yield _joined(pieces)
+                yield joined(pieces)
                 pieces, missing = [], size
     if pieces:
         last = keras.tree.map_structure(lambda leaf: leaf[-1:].repeat(missing, axis=0), pieces[-1])
-        yield _joined([*pieces, last])
-
-
-def _joined(pieces: list[Any]) -> Any:
-    return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *pieces)
+        yield joined([*pieces, last])

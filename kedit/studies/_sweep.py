@@ -86,7 +86,9 @@ def sweep(
     Args:
         model: Any `keras.Model`; it is left unchanged.
         x: Input of the model, of shape `(num_samples, *sample_shape)`, or a list or
-            dict of inputs; it is left unchanged.
+            dict of inputs. Batches are collected: of a `keras.utils.PyDataset`, a
+            `tf.data.Dataset`, a `DataLoader` or an iterator, without targets.
+            It is left unchanged.
         selection: Elements to overwrite, such as `sample[3]`, `at[..., 3]` or
             `sample[...].where(X > 0.0)`.
         values: Array of shape `(num_values, ...)`. Each value broadcasts to the

@@ -15,6 +15,7 @@ from kedit._language.dtypes import kind
 from kedit._language.types import Shape, Tensor
 from kedit._run import ops
 from kedit.errors import OperandError
+from kedit.weights._exporting import Exporting, input_spec
 from kedit.weights._importance import Rule
 from kedit.weights._names import Address, Named, find_weight, find_weights, weights_in
 from kedit.weights._sparsity import Sparsity, row_of
@@ -44,7 +45,7 @@ class _Known:
 
 
 @keras.saving.register_keras_serializable(package="kedit")
-class WeightEditing(keras.Model, EditsWeights):
+class WeightEditing(Exporting, EditsWeights):
     """Runs a layer or a model with edits applied to its weights.
 
     The edits are part of the computation. Whatever an optimizer does to a weight,
@@ -158,6 +159,9 @@ class WeightEditing(keras.Model, EditsWeights):
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return self.base.compute_output_shape(input_shape)
+
+    def takes(self) -> Any:
+        return input_spec(self.base)
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
         self._build_base(inputs)
