@@ -25,6 +25,8 @@ SELECTED = {
     "torch": "not once",
     "numpy": "not once and not gradient and not tensors",
 }
+# Marks of tests that need an environment of their own.
+APART = ("carriers", "models", "peers", "beyond")
 CARRIERS = ("tensorflow-cpu", "jax", "torch", "grain", "datasets", "captum")
 KERAS_HUB = ("keras-hub", "kagglehub", "kagglesdk", "regex", "tokenizers", "sentencepiece")
 MODELS = Path(".nox", "models").absolute()
@@ -44,7 +46,7 @@ def install(session, *packages):
     session.install(*CONSTRAINTS, *packages, *group("tests"), "-e", ".[demo]")
 
 
-def run_pytest(session, backend, *arguments, marked="not carriers", **environment):
+def run_pytest(session, backend, *arguments, marked=None, **environment):
     MODELS.mkdir(parents=True, exist_ok=True)
     environment |= {
         "KERAS_BACKEND": backend,
@@ -53,6 +55,7 @@ def run_pytest(session, backend, *arguments, marked="not carriers", **environmen
         "MPLBACKEND": "Agg",
         **JAX_CACHE,
     }
+    marked = marked or " and ".join([f"not {mark}" for mark in APART])
     marks = ["-m", f"{marked} and {SELECTED[backend]}"]
     options = ["-n", "2", "--dist", "worksteal", "--durations", "10", *marks]
     session.run("python", "-m", "pytest", *options, *arguments, env=environment)
@@ -78,6 +81,29 @@ def carriers(session):
     files = ("tests/test_carriers.py", "tests/test_generation.py")
     for backend in DIFFERENTIATING:
         run_pytest(session, backend, *files, *session.posargs, marked="carriers")
+
+
+@nox.session
+def models(session):
+    """Twelve `keras.applications` and eight families of KerasHub, named, captured and edited."""
+    session.install(*CONSTRAINTS, "--no-deps", *KERAS_HUB)
+    install(session, *CARRIERS)
+    for backend in DIFFERENTIATING:
+        run_pytest(session, backend, "tests/test_real_models.py", *session.posargs, marked="models")
+
+
+@nox.session
+def beyond(session):
+    """Edits in engines that carry data to other processes."""
+    install(session, PACKAGES["jax"], "ray", "pandas", "pyarrow", "dask")
+    run_pytest(session, "jax", "tests/test_beyond.py", *session.posargs, marked="beyond")
+
+
+@nox.session
+def peers(session):
+    """The same interventions by other libraries, on equal weights."""
+    install(session, PACKAGES["torch"], "nnsight")
+    run_pytest(session, "torch", "tests/test_peers.py", *session.posargs, marked="peers")
 
 
 @nox.session
