@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from kedit import Trainable, X, at, block, each, sample
-from kedit.interventions import BatchMean, Fed, OtherRun, Rotated
+from kedit.interventions import BatchMean, Fed, LayerInput, Noise, OtherRun, Rotated, Through
 
 
 @keras.saving.register_keras_serializable(package="saving")
@@ -14,6 +14,8 @@ def half(x):
     return x / 2
 
 
+DENSE = keras.layers.Dense(2, name="dense")
+DENSE.build((None, 2))
 LARGE = np.arange(1500) % 7
 GOOD = [
     at[0].set(1.0),
@@ -31,7 +33,15 @@ GOOD = [
     sample[0].add(Trainable("zeros", (2,), "non_neg", keras.regularizers.L2(0.1), "w") * X),
     sample.where(X > Trainable(np.array([0.5, 1.0]))).multiply(Trainable(2)),
     sample[0].set(Rotated(BatchMean(), rank=2)),
+    sample[0].set(Rotated([0.0, 1.0], initializer=[[1.0], [0.5]], trainable=False)),
+    sample[0].set(Rotated(rank=4, temperature=50.0, boundary=Trainable(0.25, regularizer="l1"))),
     sample[0].set(OtherRun() + Fed("gate")),
+    sample[0].add(Noise(0.5, seed=3)),
+    sample[0].set(LayerInput()),
+    sample[0].set(X - LayerInput("bias")),
+    sample[0].set(Through(keras.layers.Dense(2, half, name="own"))),
+    sample[0].set(Through(DENSE, DENSE, sample[1].set(OtherRun()) | sample[0].set(2.0))),
+    sample[0].add(Trainable(1.0, trainable=False)),
     sample[each(Fed("base"))].set(OtherRun(at=sample[each(Fed("source")), 1:])),
 ]
 
@@ -69,6 +79,23 @@ KERAS = {"module": "keras.initializers", "registered_name": None}
 
 def learned(**changes):
     return {**LEARNED, "trainables": [{**TRAINABLE, **changes}]}
+
+
+THROUGH = of(sample[0].set(Through(DENSE)))["trainables"][0]["config"]
+ROTATED = of(sample[0].set(Rotated(rank=2)))["trainables"][0]["config"]
+
+
+def held(name, config):
+    return {**LEARNED, "trainables": [{"placeholder": f"kedit>{name}", "config": config}]}
+
+
+def layered(**changes):
+    return held("Through", {**THROUGH, "layers": [{**THROUGH["layers"][0], **changes}]})
+
+
+def keras_layer(name, **config):
+    form = {"module": "keras.layers", "registered_name": None}
+    return {**form, "class_name": name, "config": {**DENSE.get_config(), **config}}
 
 
 BAD = {
@@ -144,6 +171,8 @@ BAD = {
     "trainable: huge shape": learned(shape=[2**40, 2**40]),
     "trainable: slot": learned(initializer=SLOT),
     "trainable: name": learned(name=3),
+    "trainable: trained": learned(trainable=True),
+    "trainable: trained by a number": learned(trainable=0),
     "trainable: unknown": learned(initializer="evil"),
     "trainable: list": learned(initializer=[1.0]),
     "trainable: a layer": learned(
@@ -171,8 +200,50 @@ BAD = {
             }
         ],
     },
+    "through: no layer": held("Through", {**THROUGH, "layers": []}),
+    "through: three layers": held("Through", {**THROUGH, "layers": 3 * THROUGH["layers"]}),
+    "through: a layer": held("Through", {**THROUGH, "layers": [THROUGH["layers"][0]["layer"]]}),
+    "through: weights": layered(weights=[1.0]),
+    "through: a number of weights": layered(weights=3),
+    "through: shape": layered(input_shape=[2, 2]),
+    "through: shape of floats": layered(input_shape=[None, 2.0]),
+    "through: no edit": held("Through", {**THROUGH, "edit": {}}),
+    "through: an edit without a decoder": held(
+        "Through", {**THROUGH, "edit": keras.saving.serialize_keras_object(sample[0].set(1.0))}
+    ),
+    "through: Lambda": layered(layer=keras_layer("Lambda")),
+    "through: unknown": layered(layer=keras_layer("Evil")),
+    "through: units": layered(layer=keras_layer("Dense", units="2")),
+    "rotated: text": held("Rotated", {**ROTATED, "source": "0.0"}),
+    "rotated: slot": held("Rotated", {**ROTATED, "source": SLOT}),
+    "rotated: fed": held(
+        "Rotated", {**ROTATED, "source": {"placeholder": "kedit>Fed", "config": {"name": "v"}}}
+    ),
+    "rotated: no operand": held(
+        "Rotated", {**ROTATED, "source": {"placeholder": "builtins>eval", "config": {}}}
+    ),
+    "rotated: temperature alone": held("Rotated", {**ROTATED, "temperature": 1.0}),
+    "rotated: boundary alone": held("Rotated", {**ROTATED, "boundary": TRAINABLE}),
+    "rotated: no boundary": held("Rotated", {**ROTATED, "boundary": 0.5, "temperature": 1.0}),
+    "rotated: fed boundary": held(
+        "Rotated",
+        {
+            **ROTATED,
+            "boundary": {"placeholder": "kedit>Fed", "config": {"name": "v"}},
+            "temperature": 1.0,
+        },
+    ),
+    "rotated: fed basis": held(
+        "Rotated", {**ROTATED, "basis": {"placeholder": "kedit>Fed", "config": {"name": "v"}}}
+    ),
+    "rotated: negative": held("Rotated", {**ROTATED, "boundary": TRAINABLE, "temperature": -1.0}),
     "fed": {**LEARNED, "trainables": [{"placeholder": "kedit>Fed", "config": {"name": 3}}]},
     "fed, more": {**LEARNED, "trainables": [{"placeholder": "kedit>Fed", "config": {}}]},
+    "input: a float": held("LayerInput", {"leaf": 0.0}),
+    "input: a bool": held("LayerInput", {"leaf": True}),
+    "noise: deviation": held("Noise", {"stddev": "1", "seed": 0}),
+    "noise: seed": held("Noise", {"stddev": 1.0, "seed": 2**40}),
+    "noise: int": held("Noise", {"stddev": 1, "seed": 0}),
     "operand: None": values(None),
     "operand: ...": values("..."),
     "operand: slice": values({"slice": [0, 1, 1]}),

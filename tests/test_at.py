@@ -278,11 +278,16 @@ def test_expressions_mean_what_they_mean_in_numpy(dtype, run):
         check_array(there, expected)
 
 
+def logistic(x):
+    return 1 / (1 + np.exp(-x))
+
+
 FUNCTIONS = {
     "sqrt": (X.sqrt(), np.sqrt, lambda x: 0.5 / np.sqrt(x)),
     "exp": (X.exp(), np.exp, np.exp),
     "log": (X.log(), np.log, lambda x: 1 / x),
     "tanh": (X.tanh(), np.tanh, lambda x: 1 - np.tanh(x) ** 2),
+    "sigmoid": (X.sigmoid(), logistic, lambda x: logistic(x) * logistic(-x)),
     "sign": (X.sign(), np.sign, np.zeros_like),
     "round": (X.round(), np.round, np.zeros_like),
     "floor": (X.floor(), np.floor, np.zeros_like),
@@ -345,7 +350,7 @@ def test_functions_of_x_print_save_and_refuse():
         assert pickle.loads(pickle.dumps(edit)) == edit
     assert repr((X + 1.0).clip(-1.0, abs(X)).sqrt()) == "(X + 1.0).clip(-1.0, abs(X)).sqrt()"
     for dtype in ("int32", "bool", "complex64"):
-        for name in ("sqrt", "exp", "log", "tanh", "round", "floor", "ceil"):
+        for name in ("sqrt", "exp", "log", "tanh", "sigmoid", "round", "floor", "ceil"):
             with pytest.raises(DTypeError, match="should be given floats"):
                 at(np.ones(2, dtype))[0].set(FUNCTIONS[name][0])
     for dtype in ("bool", "complex64"):

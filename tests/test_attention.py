@@ -10,6 +10,7 @@ from kit import check_close, saved_and_loaded
 from kedit import Trainable, X, sample
 from kedit.errors import OperandError, PositionError
 from kedit.interventions import (
+    LayerInput,
     OtherRun,
     ablation_study,
     attribution_study,
@@ -294,6 +295,11 @@ def test_what_is_no_attention_layer_is_refused():
         edit_model(model, {site("block_0/attention", "pattern"): sample[2].set(0.0)})
     with pytest.raises(PositionError):
         edit_model(model, {site("block_0/attention", "heads"): sample[:, 2].set(0.0)})
+
+
+def test_the_input_of_a_layer_is_not_what_is_inside():
+    with pytest.raises(OperandError, match=r"place of its output.*`site\('attn'\)`"):
+        edit_model(attending(multi()), {site("attn", "heads"): sample[:, 1].set(LayerInput())})
 
 
 def test_the_layer_is_as_it_was_after_an_error():

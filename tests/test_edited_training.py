@@ -434,7 +434,25 @@ def test_bad_names(arguments):
 
 @pytest.mark.once
 @pytest.mark.parametrize(
-    "arguments", [(Fed("v"),), (Rotated(),), (3,), (None, 0), (None, 1.0), (None, True)], ids=repr
+    "arguments",
+    [
+        (Fed("v"),),
+        (Rotated(),),
+        (Trainable(1.0),),
+        ("3",),
+        ([1.0, "a"],),
+        (None, 0),
+        (None, 1.0),
+        (None, True),
+        (None, 2, "orthogonal", 1),
+        (None, 2, "orthogonal", True, 0.0),
+        (None, 2, "orthogonal", True, float("inf")),
+        (None, 2, "orthogonal", True, "hot"),
+        (None, 2, "orthogonal", True, 1.0, 1.5),
+        (None, 2, "orthogonal", True, 1.0, True),
+        (None, 2, "orthogonal", True, 1.0, Trainable("zeros", shape=(2,))),
+    ],
+    ids=repr,
 )
 def test_bad_rotations(arguments):
     with pytest.raises(OperandError, match="Received"):

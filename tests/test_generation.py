@@ -4,13 +4,24 @@ These tests need KerasHub, which has to be installed beside what it does not nee
 marked `carriers`, and run in an environment of their own: `nox -s carriers`.
 """
 
+import keras
 import numpy as np
 import pytest
 from _backend import to_numpy
 
 from kedit import Trainable, X, at, position, sample
 from kedit.errors import EditError, OperandError, PositionError
-from kedit.interventions import capture, edit_model, load_edits, save_edits, site, sites
+from kedit.interventions import (
+    LayerInput,
+    Rotated,
+    Through,
+    capture,
+    edit_model,
+    load_edits,
+    save_edits,
+    site,
+    sites,
+)
 
 pytestmark = pytest.mark.carriers
 
@@ -262,3 +273,30 @@ def test_an_edit_of_one_step(model, step):
     backbone = model.backbone
     logits = backbone.token_embedding(backbone.layer_norm(-VECTOR[None]), reverse=True)
     assert found[0, place + 1] == np.asarray(to_numpy(logits)).argmax()
+
+
+def operands():
+    rng = np.random.default_rng(6)
+    encode, decode = keras.layers.Dense(12, "relu", name="e"), keras.layers.Dense(8, name="d")
+    for layer, width in ((encode, 8), (decode, 12)):
+        layer.build((None, width))
+        layer.set_weights([rng.normal(size=weight.shape) for weight in layer.weights])
+    basis = rng.normal(size=(8, 2))
+    return {
+        "skipped": sample[4].set(LayerInput()),
+        "partly skipped": sample[3:7].set(X * 0.5 + LayerInput() * 0.5),
+        "without a subspace": sample[4:].set(Rotated(0.0, initializer=basis, trainable=False)),
+        "a feature": sample[...].set(Through(encode, decode, sample[..., 3].set(5.0))),
+        "a feature at a position": sample[...].set(Through(encode, decode, sample[5, 3].set(9.0))),
+        "features at positions": sample[5:].set(Through(encode, decode, sample[..., 3].set(9.0))),
+    }
+
+
+@pytest.mark.parametrize("name", operands())
+def test_operands_by_position(model, name):
+    """What is generated piece by piece is what a run of the whole sequence gives."""
+    edited = edit_model(model, {OUTPUT: operands()[name]})
+    with edited.applied():
+        found = generate(model)
+    np.testing.assert_array_equal(found, uncached(edited))
+    assert (found != generate(model)).any()

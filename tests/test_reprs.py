@@ -22,8 +22,11 @@ from kedit.interventions import (
     Capture,
     EditedModel,
     Fed,
+    LayerInput,
+    Noise,
     OtherRun,
     Rotated,
+    Through,
     WeightEditing,
     ablation_study,
     patching_study,
@@ -77,7 +80,17 @@ CODE = [
     (OtherRun(), "OtherRun()"),
     (Fed("gate"), "Fed('gate')"),
     (BatchMean(), "BatchMean()"),
+    (LayerInput(), "LayerInput()"),
+    (LayerInput("bias"), "LayerInput('bias')"),
+    (Noise(), "Noise()"),
+    (Noise(0.1, seed=0), "Noise(stddev=0.1, seed=0)"),
+    (Trainable(2.0, trainable=False), "Trainable(2.0, trainable=False)"),
     (Rotated(rank=2), "Rotated(OtherRun(), rank=2)"),
+    (Rotated(0.0, trainable=False), "Rotated(0.0, rank=1, trainable=False)"),
+    (
+        Rotated(rank=9, temperature=50.0, boundary=0.25),
+        "Rotated(OtherRun(), rank=9, temperature=50.0, boundary=0.25)",
+    ),
     (site("dense"), "site('dense')"),
     (site("dense_*", "input", call=1), "site('dense_*', where='input', call=1)"),
     (IndexPenalty(2, 50.0), "IndexPenalty(2, 50.0)"),
@@ -147,6 +160,10 @@ OTHERS = [
     (WeightedSum([Plain()]), "WeightedSum([<Plain>])"),
     (Own(2, weight=3.0), "Own(..., weight=3.0)"),
     (EditSequence(), "EditSequence()"),
+    (
+        Through(keras.layers.Dense(3, name="e"), keras.layers.Dense(2, name="d"), sample[0].set(X)),
+        "Through(<Dense 'e'>, <Dense 'd'>, sample[0].set(X))",
+    ),
 ]
 
 

@@ -26,6 +26,7 @@ TRAINABLES = [
     Trainable(keras.initializers.RandomNormal(stddev=0.1, seed=3)),
     Trainable("ones", constraint="non_neg", regularizer="l2", name="gain"),
     Trainable(0.5, constraint=keras.constraints.MinMaxNorm(), regularizer=keras.regularizers.L1()),
+    Trainable(5.0, trainable=False),
 ]
 EDITS = [
     sample[..., 2].add(Trainable("zeros")),
@@ -58,6 +59,7 @@ def test_differs_by_every_argument_and_from_other_values():
         Trainable("ones", (2,), None, "l2", "n"),
         Trainable("ones", (2,), "non_neg", None, "n"),
         Trainable("ones", (2,), "non_neg", "l2"),
+        Trainable("ones", (2,), "non_neg", "l2", "n", trainable=False),
         Trainable(1.0),
         1.0,
         "ones",
@@ -91,6 +93,7 @@ def test_later_changes_of_what_was_given_do_not_reach_it():
         ({"initializer": 1.0, "regularizer": 3}, OperandError),
         ({"initializer": 1.0, "name": "a/b"}, OperandError),
         ({"initializer": 1.0, "name": 3}, OperandError),
+        ({"initializer": 1.0, "trainable": 0}, OperandError),
         ({"initializer": [1.0, 2.0], "shape": (3,)}, ShapeError),
     ],
 )

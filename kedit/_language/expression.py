@@ -44,7 +44,7 @@ JOINING = (*_LOGIC, "logical_not")
 _INFIX = COMPARISONS | _ARITHMETIC | _LOGIC
 _PREFIX = {"negative": "-", "logical_not": "~"}
 _TESTS = ("isnan", "isinf", "isfinite")
-_OF_FLOATS = ("sqrt", "exp", "log", "tanh", "round", "floor", "ceil")
+_OF_FLOATS = ("sqrt", "exp", "log", "tanh", "sigmoid", "round", "floor", "ceil")
 _METHODS = (*_TESTS, *_OF_FLOATS, "sign")
 _CALLS = {name: f"{{}}.{name}()" for name in _METHODS}
 _CALLS |= {"abs": "abs({})", "clip": "{}.clip({}, {})", "apply": "{}.apply({})"}
@@ -298,6 +298,15 @@ class Expression(Operators, Frozen):
     def tanh(self) -> "Expression":
         """The hyperbolic tangent, of floats. Its gradient is `1 - tanh(x) ** 2`."""
         return Expression("tanh", self)
+
+    def sigmoid(self) -> "Expression":
+        """The logistic function, of floats: `s = 1 / (1 + exp(-x))`. Its gradient is `s * (1 - s)`.
+
+        Example:
+        >>> kedit.at(np.array([-100.0, 0.0, 100.0]))[...].set(kedit.X.sigmoid()).round().tolist()
+        [0.0, 0.0, 1.0]
+        """
+        return Expression("sigmoid", self)
 
     def sign(self) -> "Expression":
         """-1, 0 or 1; NaN for NaN. Its gradient is 0."""

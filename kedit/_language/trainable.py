@@ -58,6 +58,9 @@ class Trainable(Operators, Placeholder):
         regularizer: Keras regularizer for the weight, or its name. Defaults to None.
         name: Name of the weight. The same name in the edits of one layer means the
             same weight. Defaults to None: "values", or "threshold" in a condition.
+        trainable: Whether `fit` trains the weight. If False, it is a variable to assign
+            to, such as a temperature that sinks while other weights are trained.
+            Defaults to True.
 
     Raises:
         kedit.errors.OperandError: If an argument is invalid.
@@ -82,7 +85,7 @@ class Trainable(Operators, Placeholder):
     sample.where(X > (t := Trainable(0.5))).set(t)
     """
 
-    __slots__ = ("constraint", "initializer", "name", "regularizer", "shape")
+    __slots__ = ("constraint", "initializer", "name", "regularizer", "shape", "trainable")
     home = "a layer, which owns the weight"
     owns_weight = True
     fix = "kedit.layers.Editing({edit!r})(x)"
@@ -91,6 +94,7 @@ class Trainable(Operators, Placeholder):
     constraint: Any
     regularizer: Any
     name: str | None
+    trainable: bool
 
     def __init__(
         self,
@@ -99,15 +103,19 @@ class Trainable(Operators, Placeholder):
         constraint: Any = None,
         regularizer: Any = None,
         name: str | None = None,
+        trainable: bool = True,
     ) -> None:
         if name is not None and (not isinstance(name, str) or "/" in name or not name):
             raise OperandError(f"`name` should be a str without '/'. Received: name={name!r}.")
+        if type(trainable) is not bool:
+            raise OperandError(f"`trainable` should be a bool. Received: trainable={trainable!r}.")
         self._init(
             initializer=_start(initializer),
             shape=None if shape is None else _shape(shape),
             constraint=_description("constraint", constraint),
             regularizer=_description("regularizer", regularizer),
             name=name,
+            trainable=trainable,
         )
         if isinstance(self.initializer, Array) and self.shape is not None:
             try:
@@ -121,7 +129,7 @@ class Trainable(Operators, Placeholder):
                 )
 
     def key(self) -> Any:
-        options = (self.constraint, self.regularizer, self.shape, self.name)
+        options = (self.constraint, self.regularizer, self.shape, self.name, self.trainable)
         start = _key(self.initializer)
         return ("trainable", start, *(_key(option) for option in options))
 
@@ -132,10 +140,11 @@ class Trainable(Operators, Placeholder):
             value = getattr(self, name)
             arguments += [f"{name}={_code(name + 's', value)}"] if value is not None else []
         arguments += [f"name={self.name!r}"] if self.name is not None else []
+        arguments += [] if self.trainable else ["trainable=False"]
         return f"Trainable({', '.join(arguments)})"
 
     def __reduce__(self) -> Any:
-        options = (self.constraint, self.regularizer, self.name)
+        options = (self.constraint, self.regularizer, self.name, self.trainable)
         return (Trainable, (self.initializer, self.shape, *options))
 
     def shape_for(self, selected: Shape) -> tuple[int, ...]:
@@ -159,7 +168,13 @@ class Trainable(Operators, Placeholder):
             initializer=copy.deepcopy(start),  # Keras modifies descriptions
             constraint=keras.constraints.get(copy.deepcopy(self.constraint)),
             regularizer=keras.regularizers.get(copy.deepcopy(self.regularizer)),
+            trainable=self.trainable,
         )
+
+    def starting_from(self, value: Any) -> "Trainable":
+        """Return the same operand with another initial value: a number or an array."""
+        options = (self.constraint, self.regularizer, self.name, self.trainable)
+        return Trainable(value, None, *options)
 
     def get_config(self) -> dict[str, Any]:
         """Return the operand as plain data for JSON."""
@@ -171,13 +186,14 @@ class Trainable(Operators, Placeholder):
             "constraint": copy.deepcopy(self.constraint),
             "regularizer": copy.deepcopy(self.regularizer),
             "name": self.name,
+            **({} if self.trainable else {"trainable": False}),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Trainable":
         """Create an operand from the result of `get_config()`, without running code."""
         with loading("A saved Trainable", config):
-            fields = check_fields("A saved Trainable", config, _FIELDS)
+            fields = check_fields("A saved Trainable", config, _FIELDS, {"trainable": bool})
             start = fields["initializer"]
             described = isinstance(start, str) or (
                 isinstance(start, dict) and "class_name" in start

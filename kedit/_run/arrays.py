@@ -31,6 +31,10 @@ class _Functions:
 
     power = staticmethod(OPERATIONS["power"].ufunc)
 
+    @staticmethod
+    def sigmoid(x: Any) -> Any:
+        return 1 / (1 + np.exp(-x))
+
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
 

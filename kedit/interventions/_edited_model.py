@@ -14,7 +14,9 @@ from kedit._language.types import Tensor
 from kedit.errors import OperandError
 from kedit.interventions._applied import Compiled, as_outside, whole_model
 from kedit.interventions._hooks import intercepted
+from kedit.interventions._layer_input import key_of
 from kedit.interventions._look import look
+from kedit.interventions._noise import held
 from kedit.interventions._operands import names_in
 from kedit.interventions._partly_trained import PartlyTrained
 from kedit.interventions._recurrent import check_recurrent
@@ -47,9 +49,10 @@ def edit_model(
             `kedit.interventions.site(...)`. Each layer that matches gets the edit, with
             its own weights. Edits count axes inside one sample, like
             `sample[..., 17].set(0.0)`, or leave axis 0 alone.
-        train: What `fit` trains. "edits": each `Trainable` and rotation in the edits,
-            while the underlying model runs in inference mode and keeps its weights.
-            "all": both. "none": nothing, and `fit` raises. Defaults to "none".
+        train: What `fit` trains. "edits": each `Trainable`, rotation and layer in the
+            edits that does not have `trainable=False`, while the underlying model runs in
+            inference mode and keeps its weights. "all": both. "none": nothing, and `fit`
+            raises. Defaults to "none".
         **kwargs: Keyword arguments of `keras.Model`, such as `name`.
 
     Returns:
@@ -114,6 +117,12 @@ class EditedModel(PartlyTrained):
         level = 1 + max([layer.level for *_, layer in inner], default=-1)
         placed = inner + [(site, layer, SiteEditing(edit, level)) for site, layer, edit in found]
         self.edit_layers = [layer for *_, layer in placed]
+        for site, _, layer in placed:
+            if site.where != "output" and layer.inputs():
+                raise OperandError(
+                    "The input of a layer should take the place of its output. Received: "
+                    f"`{layer.original!r}` at `{site}`. Write `site({site._layer()!r})`."
+                )
         owners: list[Any] = owners_of(addresses(base), [site for site, *_ in placed])
         self.placed = lambda: placed  # in a function, where Keras does not look for layers
         self._owners: Callable[[], list[Any]] = lambda: owners
@@ -132,16 +141,21 @@ class EditedModel(PartlyTrained):
         if not self.edit_layers:
             self.built = True
             return
-        seen = look(self.base, handlers=unfusing([(site, held) for site, held, _ in self.placed()]))
+        seen = look(
+            self.base, handlers=unfusing([(site, owner) for site, owner, _ in self.placed()])
+        )
         if seen is None:
             return
-        for site, held, layer in self.placed():
-            target, inner, view = site.within(held)
+        for site, owner, layer in self.placed():
+            target, inner, view = site.within(owner)
             calls = seen.get(id(target), [])[slice(site.call, None)]
             if calls:
                 args, output = calls[0]
                 if inner.where == "output" or isinstance(inner.leaf, int):
                     view(inner.read(args, {}, output), layer.build_as)
+                    for leaf in [leaf for leaf in layer.inputs() if isinstance(leaf, int)]:
+                        received = Site(site.pattern, "input", leaf).read(args, {}, None)
+                        layer.check_inputs({leaf: received.shape})
         self.built = all([layer.built for layer in self.edit_layers])
 
     def build(self, input_shape: Any) -> None:
@@ -182,7 +196,7 @@ class EditedModel(PartlyTrained):
             if not (self._was_run or all([layer.built for layer in self.edit_layers])):
                 # Build first, then run: if a weight is made while an inner `WeightEditing` runs,
                 # TensorFlow sees only its initial value in that run.
-                with intercepted(self._run(seen, fed, []).handlers):
+                with held(), intercepted(self._run(seen, fed, []).handlers):
                     self.base(inputs, training=False)
             self._was_run = True
             run = self._run(seen, fed, placed)
@@ -203,17 +217,20 @@ class EditedModel(PartlyTrained):
         """Return a run that applies the edits that are below a level."""
 
         def acting(index: int, layer: SiteEditing) -> Any:
-            def act(x: Tensor, number: int, piece: Any) -> Tensor:
+            def act(x: Tensor, number: int, piece: Any, inputs: Any = None) -> Tensor:
                 if not layer.built:
                     layer.build_as(x)
                 others = {name: seen[name, index, number] for name in layer.runs}
+                if inputs is not None:
+                    layer.check_inputs({leaf: tensor.shape for leaf, tensor in inputs.items()})
+                    others |= {key_of(leaf): tensor for leaf, tensor in inputs.items()}
                 # Not by keyword: with rematerialization, TensorFlow would lose their gradients.
                 return layer(x, {**fed, **others}, piece=piece)
 
             return act
 
         acts = [
-            Placed(site, target, acting(index, layer))
+            Placed(site, target, acting(index, layer), layer.inputs())
             for index, (site, target, layer) in enumerate(self.placed())
             if layer.level < below
         ]
@@ -290,8 +307,9 @@ class EditedModel(PartlyTrained):
     # --- What the edits hold ---------------------------------------------------------------
 
     def values(self, site: str | Site) -> list[Any]:
-        """Return the variables of the edits at a site, in order: constants and each `Trainable`.
+        """Return the variables of the edits at a site: constants, each `Trainable`, and others.
 
+        For each edit of the site, those that are trained come first, and those of layers last.
         A compiled model sees the values that you assign to them.
 
         Example:
@@ -307,7 +325,7 @@ class EditedModel(PartlyTrained):
             variable
             for found, _, layer in self.placed()
             if found in sites
-            for variable in layer.variables
+            for variable in layer.weights
         ]
 
     @property
@@ -336,15 +354,20 @@ class EditedModel(PartlyTrained):
                 f"operands from {[*self._runs, *self._fed]}. Call the edited model."
             )
         variables = [v for layer in self.edit_layers for v in layer.variables]
-        with whole_model(self.base, self._run({}, {}, [], self.base), self._compiled, variables):
-            yield
+        run = self._run({}, {}, [], self.base)
+        try:
+            with held(), whole_model(self.base, run, self._compiled, variables):
+                yield
+        finally:
+            for draws in [draws for layer in self.edit_layers for draws in layer.draws()]:
+                draws.next()
 
     # --- Saving ----------------------------------------------------------------------------
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         edits = [
-            {"site": site.get_config(), "edit": serialize(layer.original), "level": layer.level}
+            {"site": site.get_config(), "edit": serialize(layer.bare()), "level": layer.level}
             for site, _, layer in self.placed()
         ]
         return {

@@ -6,10 +6,10 @@ import keras
 
 from kedit._at import Place
 from kedit._edit import Edit, EditSequence
-from kedit._language.constants import Placeholder
+from kedit._language.constants import Placeholder, is_array
 from kedit._language.decoding import check_fields, check_same, loading, refused
 from kedit._language.expression import Operators
-from kedit._language.types import Tensor
+from kedit._language.types import Shape, Tensor
 from kedit._run import ops
 from kedit.errors import OperandError
 
@@ -27,16 +27,51 @@ class RunOperand(Operators, Placeholder):
     fix = "kedit.interventions.edit_model(model, {{address: {edit!r}}})"
     is_whole = True
 
-    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
+    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any, piece: Any = None) -> Tensor:
         """Return the value of the operand in a run.
 
         Args:
             x: The activation.
             given: Inputs of the model, by name; for another run, the same activation
                 in that run.
-            weight: The weight that `add_to` added, if any.
+            weight: What `add_to` has returned.
+            piece: Which piece of the sequence the activation is; None for all of it.
         """
         raise NotImplementedError
+
+    def part(self) -> Any:
+        """Return what the layer of the edit holds for it whatever the activation is, or None.
+
+        It is made with the layer, and tracked by it: a layer, or a generator of seeds.
+        """
+
+    def check(self, edit: Edit, shape: Shape, dtype: str) -> None:
+        """Raise if it does not fit an edit of activations of a shape and a dtype."""
+
+    def add_to(self, layer: Any, shape: Shape, part: Any) -> Any:
+        """Add its weights to the layer of the edit, and return what `value` needs of the layer.
+
+        Args:
+            layer: The layer.
+            shape: Shape of the activation, with None for the batch.
+            part: What `part` has returned.
+        """
+        return part
+
+    def now(self, weight: Any) -> "RunOperand":
+        """Return the operand with the values that its weights have now."""
+        return self
+
+    def without_weights(self) -> "RunOperand":
+        """Return the operand without values that the file of a model holds apart from it."""
+        return self
+
+    def inputs(self) -> list[int | str]:
+        """Return the numbers or names of the inputs of the layer that it needs."""
+        return []
+
+    def check_input(self, edit: Edit, shape: Shape, given: Shape) -> None:
+        """Raise if an input of shape `given` does not fit an edit of the output."""
 
     def names(self) -> tuple[list[str], list[str]]:
         """Return the names of the other runs and of the extra inputs that it needs."""
@@ -138,7 +173,7 @@ class OtherRun(_Named):
             check_same("A saved OtherRun", made.get_config(), config)
             return made
 
-    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
+    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any, piece: Any = None) -> Tensor:
         return given[self.name]
 
     def names(self) -> tuple[list[str], list[str]]:
@@ -174,7 +209,7 @@ class Fed(_Named):
     def __repr__(self) -> str:
         return f"Fed({self.name!r})"
 
-    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
+    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any, piece: Any = None) -> Tensor:
         return given[self.name]
 
     def names(self) -> tuple[list[str], list[str]]:
@@ -210,7 +245,7 @@ class BatchMean(RunOperand):
     def get_config(self) -> dict[str, Any]:
         return {}
 
-    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any) -> Tensor:
+    def value(self, x: Tensor, given: dict[str, Tensor], weight: Any, piece: Any = None) -> Tensor:
         return ops.broadcast_to(ops.mean(x, axis=0, keepdims=True), ops.shape(x))
 
 
@@ -221,6 +256,11 @@ def names_in(edit: Edit | EditSequence) -> tuple[tuple[str, ...], tuple[str, ...
     runs = {name for of_one, _ in names for name in of_one}
     fed = {name for _, of_one in names for name in of_one}
     return tuple(sorted(runs)), tuple(sorted(fed))
+
+
+def plain(value: Any) -> Any:
+    """Return a number of NumPy, or an array with one number, as a number of Python."""
+    return value.item() if is_array(value) and value.size == 1 else value
 
 
 def _kind_of(data: Any) -> Any:

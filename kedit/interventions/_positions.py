@@ -33,7 +33,31 @@ class Piece:
     axis: int = 1
 
 
-def apply_from(edit: Edit, x: Tensor, shape: Shape, piece: Piece | None) -> Tensor:
+def read_from(selection: Selection, x: Tensor, piece: Piece | None) -> Selection:
+    """Return where to read values of the shape of `x` for an edit of a piece of a sequence.
+
+    A selection that names positions in the sequence is read at all those of the piece, as
+    `apply_from` computes all of them.
+    """
+    plain = Selection(selection.coordinates, selection.index)
+    if piece is None or piece.start is None or piece.length not in (None, x.shape[1]):
+        return plain
+    inside = plain.inside_sample()
+    if not inside.index.names_first_axis(len(x.shape) - 1):
+        return plain
+    return _everywhere(inside)
+
+
+def _everywhere(selection: Selection) -> Selection:
+    """Return the selection, inside a sample, with all positions on the first axis."""
+    items = selection.index.items
+    items = items[1:] if items[0] is ... else items
+    return Selection("sample", Index((slice(None), *items[1:])), selection.condition)
+
+
+def apply_from(
+    edit: Edit, x: Tensor, shape: Shape, piece: Piece | None, is_whole: bool = False
+) -> Tensor:
     """Apply an edit to a piece of a sequence.
 
     Args:
@@ -41,6 +65,7 @@ def apply_from(edit: Edit, x: Tensor, shape: Shape, piece: Piece | None) -> Tens
         x: Tensor of shape `(batch_size, length, ...)`.
         shape: Shape that the layer was built with.
         piece: Which piece it is; None for the whole sequence.
+        is_whole: Whether the operand was read at all positions, as `read_from` says.
     """
     if piece is None:
         return _run.apply(edit, x, shape)
@@ -82,11 +107,11 @@ def apply_from(edit: Edit, x: Tensor, shape: Shape, piece: Piece | None) -> Tens
         )
     length = x.shape[1]
     chosen = _chosen(first, ops.add(ops.arange(length), ops.cast(piece.start, "int32")), selection)
-    rest = Index((slice(None), *items[1:]))
-    everywhere = Selection("sample", rest, selection.condition)
+    everywhere = _everywhere(selection)
     sizes = (None, *x.shape[1:])
     rank = len(bind(everywhere, sizes).result)
-    edit = replace(edit, selection=everywhere, operand=_for_all(edit, first, rank))
+    operand = edit.operand if is_whole else _for_all(edit, first, rank)
+    edit = replace(edit, selection=everywhere, operand=operand)
     edited = _run.apply(edit, x, (*shape[:1], length, *shape[2:]))
     return ops.where(ops.reshape(chosen, (1, -1, *[1] * (len(x.shape) - 2))), edited, x)
 

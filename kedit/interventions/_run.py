@@ -1,6 +1,6 @@
 """One run of a model in which activations are edited or read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -27,10 +27,12 @@ class Placed:
         layer: The layer.
         act: Function that takes the activation, the number of the call and the piece
             of a sequence, and returns what replaces the activation.
+        inputs: Numbers or keys of inputs of the layer that `act` takes, too, as a dict.
     """
 
-    def __init__(self, site: Site, layer: Any, act: Any) -> None:
+    def __init__(self, site: Site, layer: Any, act: Any, inputs: Sequence[int | str] = ()) -> None:
         self.site, self.layer, self.act = site, layer, act
+        self.inputs = {leaf: Site(site.pattern, "input", leaf) for leaf in inputs}
         self.fired = 0
 
     def locate(self) -> Any:
@@ -38,14 +40,16 @@ class Placed:
         self.target, self.inner, self.view = self.site.within(self.layer)
         return self.target
 
-    def handle(self, number: int, piece: Any, x: Any) -> Any:
+    def handle(self, number: int, piece: Any, args: Any, kwargs: Any, x: Any) -> Any:
         self.fired += 1
         if piece is not None and self.site.where in OF_PATTERN:
             piece = replace(piece, axis=2)
-        return self.view(x, partial(self._changed, number, piece))
+        inputs = {leaf: one.read(args, kwargs, None) for leaf, one in self.inputs.items()}
+        return self.view(x, partial(self._changed, number, piece, inputs))
 
-    def _changed(self, number: int, piece: Any, x: Any) -> Any:
-        y = self.act(x, number, piece)
+    def _changed(self, number: int, piece: Any, inputs: Any, x: Any) -> Any:
+        given = (number, piece, inputs) if inputs else (number, piece)
+        y = self.act(x, *given)
         if tuple(y.shape) != tuple(x.shape):
             raise OperandError(
                 f"What takes the place of an activation should have its shape, {tuple(x.shape)}. "
@@ -119,12 +123,12 @@ class Run:
             due = [one for one in group if one.site.call in (None, number)]
             for one in due:
                 if one.inner.where == "input":
-                    change = partial(one.handle, number, piece)
+                    change = partial(one.handle, number, piece, args, kwargs)
                     args, kwargs, _ = one.inner.change(args, kwargs, None, change)
             output = call(*args, **kwargs)
             for one in due:
                 if one.inner.where == "output":
-                    change = partial(one.handle, number, piece)
+                    change = partial(one.handle, number, piece, args, kwargs)
                     *_, output = one.inner.change(args, kwargs, output, change)
             if self.stops and all([one.fired for one in self.placed]):
                 raise _Stopped

@@ -17,10 +17,10 @@ from kedit._language.trainable import Trainable
 from kedit._language.types import Shape, Tensor
 from kedit._plan.bind import bind
 from kedit._run import ops
-from kedit.errors import OperandError, PositionError, ShapeError
+from kedit.errors import PositionError, ShapeError
+from kedit.interventions._noise import Draws
 from kedit.interventions._operands import Fed, RunOperand, names_in
-from kedit.interventions._positions import apply_from
-from kedit.interventions._rotated import Rotated
+from kedit.interventions._positions import apply_from, read_from
 from kedit.layers import Editing
 
 
@@ -73,6 +73,11 @@ class SiteEditing(Editing):
         super().__init__(edit, autocast=False, **kwargs)
         self.site_dtype = "float32"
         self.site_shape: Shape | None = None
+        owners = {id(leaf): leaf for one in edit.edits for leaf in one.placeholders()}
+        operands = [leaf for leaf in owners.values() if isinstance(leaf, RunOperand)]
+        made = [(id(leaf), leaf.part()) for leaf in operands]
+        self.parts = [part for _, part in made if part is not None]
+        self._part_of = dict(made).get  # a function, as Keras copies dicts
 
     def build_at(self, shape: Shape, dtype: str) -> None:
         """Build the layer for an activation, once."""
@@ -98,21 +103,20 @@ class SiteEditing(Editing):
             for held in part.placeholders():
                 if getattr(held, "at", None) is not None:
                     _check_read(part, held.at, shape)
-                if isinstance(held, Rotated) and (part.op, part.operand) != ("set", held):
-                    raise OperandError(
-                        "A rotation should be written. Received: "
-                        f"`{part!r}`. Write `.set({held!r})`."
-                    )
+                if isinstance(held, RunOperand):
+                    held.check(part, shape, self.site_dtype)
         super().build(input_shape)
 
+    def name_for(self, role: str) -> str:
+        """Return a name for a weight of an operand, which no other weight has."""
+        return self._name(role)
+
     def _weight(self, trainable: Any, selected: Shape, role: str, made: Any) -> Any:
-        if isinstance(trainable, Rotated):
-            if id(trainable) not in made:
-                features, name = (self._shape[-1], trainable.rank), self._name("rotation", made)
-                made[id(trainable)] = (trainable, trainable.basis.add_to(self, features, name))
-            return made[id(trainable)]
         if isinstance(trainable, RunOperand):
-            return (trainable, None)
+            if id(trainable) not in made:
+                added = trainable.add_to(self, self._shape, self._part_of(id(trainable)))
+                made[id(trainable)] = (trainable, added)
+            return made[id(trainable)]
         return super()._weight(trainable, selected, role, made)
 
     def call(  # type: ignore[override]
@@ -121,7 +125,7 @@ class SiteEditing(Editing):
         x, learned = inputs, iter(self._learned)
         shape = self._shape_of(x)
         given = given or {}
-        for plain, held in self._plain:
+        for (plain, held), original in zip(self._plain, self.original.edits, strict=True):
             weights = [next(learned) for _ in held]
             places = {
                 leaf.number: _positions(weights[leaf.number][0], given)
@@ -130,10 +134,14 @@ class SiteEditing(Editing):
             }
             edit = plain.with_index(_filled(plain.selection.index, places)) if places else plain
             operands = [
-                None if number in places else self._operand(edit, x, one, given)
+                None if number in places else self._operand(edit, x, one, given, piece)
                 for number, one in enumerate(weights)
             ]
-            x = apply_from(_run.fill(edit, operands) if held else plain, x, shape, piece)
+            operand = original.operand
+            is_whole = isinstance(operand, RunOperand) and operand.is_whole
+            is_whole = is_whole and getattr(operand, "at", None) is None
+            filled = _run.fill(edit, operands) if held else plain
+            x = apply_from(filled, x, shape, piece, is_whole)
         return x
 
     def _shape_of(self, x: Tensor) -> Shape:
@@ -146,25 +154,73 @@ class SiteEditing(Editing):
             return shape
         return (x.shape[0], *self._shape[1:])
 
-    def _operand(self, edit: Edit, x: Tensor, held: Any, given: dict[str, Tensor]) -> Tensor:
+    def _operand(
+        self, edit: Edit, x: Tensor, held: Any, given: dict[str, Tensor], piece: Any
+    ) -> Tensor:
         """Return the tensor for a placeholder in an edit of `x`."""
         if not isinstance(held, tuple):
             return ops.cast(held, x.dtype)
         operand, weight = held
-        value = operand.value(x, given, weight)
+        value = operand.value(x, given, weight, piece)
         shape = self._shape_of(x)
         read: Edit | None = getattr(operand, "at", None)
         if read is not None:
             filled = read.map(lambda it: _positions(it, given) if isinstance(it, Fed) else it)
             return _run.apply(filled, value, shape)
-        place = Selection(edit.selection.coordinates, edit.selection.index)
         if not operand.is_whole:
+            place = Selection(edit.selection.coordinates, edit.selection.index)
             # One axis at a time: with rematerialization, TensorFlow does not know its sizes.
             for _ in range(len(bind(place, shape).result) - len(value.shape)):
                 value = ops.expand_dims(value, 1)
             is_float = kind(keras.backend.standardize_dtype(value.dtype)) == 2
             return ops.cast(value, x.dtype) if is_float else value
+        place = read_from(edit.selection, x, piece)
         return _run.apply(Edit(place, "get", mode=edit.mode), value, shape)
+
+    def inputs(self) -> list[int | str]:
+        """Return the numbers or names of the inputs of the layer that its operands need."""
+        return sorted({leaf for _, held in self._operands() for leaf in held.inputs()}, key=str)
+
+    def check_inputs(self, shapes: dict[int | str, Shape]) -> None:
+        """Raise if inputs of these shapes do not fit the activation."""
+        for part, held in self._operands():
+            for leaf in held.inputs():
+                if leaf in shapes:
+                    held.check_input(part, self._shape, tuple(shapes[leaf]))
+
+    def _operands(self) -> list[tuple[Edit, RunOperand]]:
+        held = [(part, leaf) for part in self.original.edits for leaf in part.placeholders()]
+        return [(part, leaf) for part, leaf in held if isinstance(leaf, RunOperand)]
+
+    def draws(self) -> list[Draws]:
+        """Return where the series of draws of its operands are."""
+        return [part for part in self.parts if isinstance(part, Draws)]
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        for number, draws in enumerate(self.draws()):
+            store[f"draws_{number}"] = ops.convert_to_numpy(draws.state)
+
+    def load_own_variables(self, store: Any) -> None:
+        names = [name for name in store.keys() if not name.startswith("draws_")]  # noqa: SIM118
+        super().load_own_variables({name: store[name] for name in names})
+        for number, draws in enumerate(self.draws()):
+            state = np.asarray(store[f"draws_{number}"])
+            draws.state.assign(state.astype(keras.backend.standardize_dtype(draws.state.dtype)))
+
+    def bare(self) -> Edit | EditSequence:
+        """Return the edit without numbers that a file of the layer holds apart from it."""
+        if not self.built:
+            return self.original
+        bare: dict[int, Any] = {}  # one object for each weight, as in the edit
+
+        def change(leaf: Any) -> Any:
+            if not isinstance(leaf, RunOperand):
+                return leaf
+            return bare.setdefault(id(leaf), leaf.without_weights())
+
+        edits = [part.map(change) for part in self.original.edits]
+        return edits[0] if len(edits) == 1 else EditSequence(*edits)
 
     def current(self) -> Edit | EditSequence:
         """Return the edit, with the current values of its weights."""
@@ -236,10 +292,6 @@ def _constant(operand: Any, weight: Any) -> Any:
 
 def _now(leaf: Any, weight: Any) -> Any:
     """Return a placeholder that starts from the current value of its weight."""
-    if isinstance(leaf, Rotated):
-        return Rotated(leaf.source, leaf.rank, ops.convert_to_numpy(weight[1]))
     if isinstance(leaf, RunOperand):
-        return leaf
-    value = ops.convert_to_numpy(weight)
-    options = {name: getattr(leaf, name) for name in ("constraint", "regularizer", "name")}
-    return Trainable(value, **options)
+        return leaf.now(weight[1])
+    return leaf.starting_from(ops.convert_to_numpy(weight))

@@ -191,10 +191,10 @@ class Editing(keras.layers.Layer):
                 name="enabled", shape=(), dtype="bool", initializer="ones", trainable=False
             )
 
-    def _name(self, role: str, made: Any) -> str:
+    def _name(self, role: str) -> str:
         """Return a name for a weight: on PyTorch, Keras would lose one of two of the same name."""
         held = [leaf for _, leaves in self._plain for leaf in leaves if isinstance(leaf, Trainable)]
-        taken = {leaf.name for leaf in held} | {weight.name for _, weight in made.values()}
+        taken = {leaf.name for leaf in held} | {weight.name for weight in self.weights}
         numbered = (f"{role}_{number}" if number else role for number in itertools.count())
         return next(name for name in numbered if name not in taken)
 
@@ -211,7 +211,7 @@ class Editing(keras.layers.Layer):
                 "take a Trainable for each place."
             )
         if key not in made:
-            name = trainable.name or self._name(role, made)
+            name = trainable.name or self._name(role)
             made[key] = (trainable, trainable.add_to(self, selected, name))
         known, weight = made[key]
         if known != trainable:

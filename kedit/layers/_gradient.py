@@ -55,7 +55,7 @@ def check_can_learn(edit: Edit, gradient: str) -> None:
     """Raise if a `Trainable` can never receive a gradient."""
     condition = condition_of(edit)
     held = _unlearnable(condition) if gradient == "sigmoid" else placeholders_in(condition)
-    stuck = [placeholder for placeholder in held if isinstance(placeholder, Trainable)]
+    stuck = [leaf for leaf in held if isinstance(leaf, Trainable) and leaf.trainable]
     if stuck:
         raise OperandError(
             "A Trainable in a condition should have a surrogate gradient, and stand in a "
