@@ -1,5 +1,6 @@
 """The tables of the documentation: what they say to write runs, and means what was written."""
 
+import ast
 import pathlib
 import re
 
@@ -89,3 +90,16 @@ def test_lines_run(title):
     assert len(lines) >= 5
     for code in lines:
         by_kedit(code)
+
+
+def test_what_is_said_to_be_tested_is_tested():
+    """Each row of the tables beside other libraries names a test, and it is there."""
+    text = (DOCS / "guides" / "interventions_beside_others.md").read_text()
+    tables = [line for line in text.splitlines() if line.startswith("| ")]
+    lines = [line for line in tables if not line.startswith(("| |", "|---"))]
+    assert len(lines) > 30
+    for line in lines:
+        *_, last = line.strip("| ").split(" | ")
+        file, name = last.strip("`").split("::")
+        tree = ast.parse((pathlib.Path(__file__).parent / file).read_text())
+        assert name in {part.name for part in tree.body if isinstance(part, ast.FunctionDef)}, line
