@@ -72,6 +72,8 @@ PACKAGES = {
     kedit.testing: [
         "check_edit_function",
         "check_layer",
+        "check_loss",
+        "check_metric",
         "index_cases",
         "IndexCase",
         "Report",
@@ -117,6 +119,8 @@ STUDIES = [kedit.studies.sweep, kedit.studies.ablate, kedit.studies.counterfactu
 CHECKS = [
     kedit.testing.check_edit_function,
     kedit.testing.check_layer,
+    kedit.testing.check_loss,
+    kedit.testing.check_metric,
     kedit.testing.index_cases,
 ]
 # In the order in which Keras's docstrings have them, and then the house's own.
