@@ -78,7 +78,11 @@ def carriers(session):
     # KerasHub would bring TensorFlow with CUDA, for tokenizers that no test has.
     session.install(*CONSTRAINTS, "--no-deps", *KERAS_HUB)
     install(session, *CARRIERS)
-    files = ("tests/test_carriers.py", "tests/test_generation.py")
+    files = (
+        "tests/test_carriers.py",
+        "tests/test_generation.py",
+        "tests/test_attention_in_kerashub.py",
+    )
     for backend in DIFFERENTIATING:
         run_pytest(session, backend, *files, *session.posargs, marked="carriers")
 

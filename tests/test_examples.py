@@ -128,6 +128,24 @@ def test_heat_equation(tmp_path):
     assert out.stat().st_size > 1000
 
 
+PICTURED = ("pattern", "study")
+
+
+@pytest.mark.once
+def test_heads_that_copy(tmp_path):
+    """Both studies find one head a layer, the same ones as the attention patterns."""
+    found = load("heads_that_copy").main(["--to", str(tmp_path)])
+    assert found["accuracy"] > 0.99
+    needed = found["lost"] > 0.1 * found["lost"].max()
+    assert needed.sum(axis=1).tolist() == [1, 1]
+    np.testing.assert_array_equal(found["recovered"] > 0.9, needed)
+    assert abs(found["recovered"][~needed]).max() < 0.05
+    np.testing.assert_array_equal(found["before"][0] > 0.7, needed[0])
+    np.testing.assert_array_equal(found["behind"][1] > 0.7, needed[1])
+    assert max(found["before"][0][~needed[0]].max(), found["behind"][1][~needed[1]].max()) < 0.4
+    assert all((tmp_path / f"heads_{name}.png").stat().st_size > 5000 for name in PICTURED)
+
+
 # --- Whether they run, and set out in the right direction ----------------------------------------
 
 
@@ -242,6 +260,18 @@ def test_heat_equation_briefly(tmp_path):
     inside = {name: example.errors(u)[2] for name, u in found.items()}
     np.testing.assert_allclose(inside["guide, pinned"], inside["guide"])
     assert out.stat().st_size > 1000
+
+
+@pytest.mark.brief
+def test_heads_that_copy_briefly(tmp_path):
+    """Before it has learned anything, a head sees what is before it as often as all else."""
+    found = load("heads_that_copy").main(["--to", str(tmp_path), "--steps", "2", "--count", "8"])
+    assert found["lost"].shape == found["recovered"].shape == (2, 4)
+    assert (found["lost"] != 0).all()
+    for looked in (found["before"], found["behind"]):
+        assert looked.shape == (2, 4)
+        assert ((looked > 0.05) & (looked < 0.6)).all()
+    assert all((tmp_path / f"heads_{name}.png").stat().st_size > 5000 for name in PICTURED)
 
 
 # --- Quick ones, which run in full on every backend -----------------------------------------------

@@ -232,6 +232,28 @@ def test_units_of_images():
     check_close(found.effects[0], 2 * abs(x[..., 0]).sum(axis=(1, 2)), rtol=1e-4)
 
 
+def test_units_and_positions_on_another_axis(model):
+    """Positions are units, and channels are patched."""
+    found = ablation_study(model, CLEAN, ["first", "second"], metric, axis=1, verbose=0)
+    assert found.units[2:5] == ["first[2]", "first[3]", "second[0]"]
+    alone = edit_model(model, {"first": sample[2].set(0.0)})
+    check_close(found.after[2], value(alone, CLEAN))
+    assert found.sites == ["first", "second"]
+    check_close(found.by_site()[1, 3], found.effects[7].mean())
+    found = patching_study(model, CLEAN, CORRUPTED, "first", metric, axis=-1, verbose=0)
+    assert found.positions == ["0", "1", "2", "3", "4", "5"]
+    alone = edit_model(model, {"first": sample[..., 4].set(OtherRun())})
+    check_close(found.values[0, 4], value(alone, CORRUPTED, CLEAN))
+
+
+@pytest.mark.parametrize("axis", [0, -3, 3, "heads", True])
+def test_what_an_axis_of_a_study_may_not_be(model, axis):
+    with pytest.raises(EditError, match=r"`axis`.*Received"):
+        ablation_study(model, CLEAN, "first", metric, axis=axis, verbose=0)
+    with pytest.raises(EditError, match=r"`axis`.*Received"):
+        patching_study(model, CLEAN, CORRUPTED, "first", metric, axis=axis, verbose=0)
+
+
 def test_what_a_study_refuses(model):
     wide = keras.Sequential([keras.Input((4, 5)), keras.layers.Dense(3, name="a")])
     wide.add(keras.layers.Flatten(name="b"))
@@ -243,6 +265,12 @@ def test_what_a_study_refuses(model):
         ablation_study(model, CLEAN, "first", metric, baseline="median", verbose=0)
     with pytest.raises(EditError, match="each of 3 samples"):
         ablation_study(model, CLEAN, "first", metric, verbose=0).by_group([0, 1])
+    with pytest.raises(EditError, match="`positions` or `axis`"):
+        patching_study(
+            model, CLEAN, CORRUPTED, "first", metric, axis=1, positions=[sample[0]], verbose=0
+        )
+    with pytest.raises(EditError, match=r"equally many units.*'first': 6, 'mix:input': 4"):
+        of_sizes(model).by_site()
 
 
 @pytest.mark.gradient
@@ -269,6 +297,37 @@ def test_plots(model):
     found = ablation_study(model, CLEAN, "first", metric, verbose=0)
     ax = found.plot([0, 1, 1])
     np.testing.assert_array_equal(ax.images[0].get_array(), found.by_group([0, 1, 1]))
+
+
+def of_sizes(model):
+    """A study of sites with 6 and 4 units."""
+    six, other = [
+        ablation_study(model, CLEAN, one, metric, axis=axis, verbose=0)
+        for one, axis in (("first", -1), (site("mix", "input"), 1))
+    ]
+    after = np.concatenate([six.after, other.after])
+    return replace(six, units=[*six.units, *other.units], after=after)
+
+
+def ticks(ax, axis):
+    return [tick.get_text() for tick in getattr(ax, f"get_{axis}ticklabels")()]
+
+
+def test_plots_of_ablations_say_whose_unit_is_whose(model):
+    pytest.importorskip("matplotlib")
+    found = ablation_study(model, CLEAN, ["second", "first"], metric, verbose=0)
+    ax = found.plot()
+    np.testing.assert_array_equal(ax.images[0].get_array(), found.by_site())
+    assert ticks(ax, "y") == ["second", "first"]
+    ax = found.plot([0, 1, 1])
+    np.testing.assert_array_equal(ax.images[0].get_array(), found.by_group([0, 1, 1]))
+    assert (ticks(ax, "x"), ticks(ax, "y")) == (["second", "first"], ["0", "1"])
+    uneven = of_sizes(model)
+    ax = uneven.plot()
+    np.testing.assert_array_equal(ax.images[0].get_array(), uneven.by_group([0, 0, 0]))
+    assert ticks(ax, "x") == ["first", "mix:input"]
+    assert list(ax.get_xticks()) == [2.5, 7.5]
+    assert [list(line.get_xdata()) for line in ax.lines] == [[5.5, 5.5]]
 
 
 @pytest.mark.once

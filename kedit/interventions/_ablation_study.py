@@ -1,5 +1,6 @@
 """Predictions of a model with each of its units ablated in turn."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from kedit.interventions._points import (
     checked_targets,
     gated,
     gates_of,
+    masks_along,
     measured,
     predict_points,
 )
@@ -55,6 +57,29 @@ class AblationStudy:
             )
         return np.stack([self.effects[:, groups == g].mean(axis=1) for g in np.unique(groups)])
 
+    @property
+    def sites(self) -> list[str]:
+        """Names of the sites, in the order of their units."""
+        return list(self._counts())
+
+    def _counts(self) -> dict[str, int]:
+        """How many units each site has, by its name."""
+        return dict(Counter([unit.rpartition("[")[0] for unit in self.units]))
+
+    def by_site(self) -> Any:
+        """Return the mean effect of each unit over the samples, `(num_sites, num_units)`.
+
+        Raises:
+            kedit.errors.OperandError: If the sites have different numbers of units.
+        """
+        counts = self._counts()
+        if len(set(counts.values())) != 1:
+            raise OperandError(
+                "Sites should have equally many units to be compared unit by unit. Received: "
+                f"{counts}. Use `effects`, whose rows are named by `units`."
+            )
+        return self.effects.mean(axis=1).reshape(len(counts), -1)
+
     def __repr__(self) -> str:
         return outline(self)
 
@@ -67,7 +92,10 @@ class AblationStudy:
         return html.table(title, ("unit", "mean effect"), rows)
 
     def plot(self, groups: Any = None, ax: Any = None) -> Any:
-        """Draw the mean effect of each unit, for each group of samples.
+        """Draw the mean effect of each unit.
+
+        Sites with equally many units have a row each. With groups of samples, these have
+        the rows, and the units of all sites stand side by side.
 
         Args:
             groups: As for `by_group`. Defaults to None: all samples are one group.
@@ -79,12 +107,24 @@ class AblationStudy:
         Raises:
             ImportError: If matplotlib is not installed.
         """
-        groups = np.zeros(len(self.before), int) if groups is None else np.asarray(groups)
-        found = self.by_group(groups)
+        counts = self._counts()
         shows = "mean of the metric lost by ablation"
+        by_site = groups is None and len(counts) > 1 and len(set(counts.values())) == 1
+        groups = np.zeros(len(self.before), int) if groups is None else np.asarray(groups)
+        found = self.by_site() if by_site else self.by_group(groups)
         ax = draw_map(found, np.abs(found).max() or 1.0, shows, ax)
-        ax.set_yticks(range(len(found)), [str(group) for group in np.unique(groups)])
-        ax.set(xlabel="unit", ylabel="group")
+        rows = counts if by_site else [str(group) for group in np.unique(groups)]
+        ax.set_yticks(range(len(rows)), list(rows))
+        ax.set(xlabel="unit", ylabel="site" if by_site else "group")
+        if by_site or len(counts) == 1:
+            ax.xaxis.get_major_locator().set_params(integer=True)
+            return ax
+        ends = np.cumsum(list(counts.values()))
+        for end in ends[:-1]:
+            ax.axvline(end - 0.5, color="black", linewidth=0.8)
+        ax.set_xticks(ends - np.array(list(counts.values())) / 2 - 0.5, list(counts))
+        ax.tick_params(axis="x", length=0)
+        ax.set(xlabel="units, by site")
         return ax
 
 
@@ -96,12 +136,13 @@ def ablation_study(
     *,
     targets: Any = None,
     baseline: float | str = 0.0,
+    axis: int = -1,
     batch_size: int | None = None,
     verbose: int = 1,
 ) -> AblationStudy:
     """Overwrite each unit in turn, for all inputs, and measure the predictions.
 
-    A unit is a position on the last axis of an activation: a channel or a feature. All
+    A unit is a position on one axis of an activation: a channel, a feature, or a head. All
     results are computed in batches, by one model that is traced once.
 
     Args:
@@ -118,11 +159,14 @@ def ablation_study(
             to None: it gets predictions only.
         baseline: Value to write: a number, or "mean" for the mean of each activation
             over all of `x`. Defaults to 0.0.
+        axis: The axis of the activation with the units; the batch axis is 0. At sites of
+            "heads", `axis=-2` makes a study of layers and heads. Defaults to -1.
         batch_size: As for `patching_study`.
         verbose: As for `patching_study`.
 
     Returns:
-        `AblationStudy`, with `before`, `after`, `effects`, `by_group()` and `plot()`.
+        `AblationStudy`, with `before`, `after`, `effects`, `by_group()`, `by_site()` and
+        `plot()`.
 
     Raises:
         kedit.errors.EditError: If the sites, the baseline or the inputs do not fit.
@@ -149,16 +193,15 @@ def ablation_study(
         every = capture(model, sites).predict(x, batch_size=batch_size, verbose=0)
         operands = [every[str(site)].mean(axis=0) for site, _ in seen]
     edited = gated(model, [site for site, _ in seen], operands)
-    gates = gates_of([_masks(activation) for _, activation in seen])
+    masks = [masks_along(axis, site, activation) for site, activation in seen]
+    gates = gates_of(masks)
     outputs = predict_points(edited, {"inputs": x}, gates, batch_size, verbose)
     none = [np.zeros_like(gate[:1]) for gate in gates]
     before = predict_points(edited, {"inputs": x}, none, batch_size, 0)
-    units = [f"{site}[{n}]" for site, activation in seen for n in range(activation.shape[-1])]
+    units = [
+        f"{site}[{n}]"
+        for (site, _), found in zip(seen, masks, strict=True)
+        for n in range(len(found))
+    ]
     after = measured(metric, outputs, targets)
     return AblationStudy(units, measured(metric, before, targets)[0], after)
-
-
-def _masks(activation: Any) -> list[Any]:
-    """Return a mask of the elements of each unit, which broadcasts to a sample."""
-    units = activation.shape[-1]
-    return list(np.eye(units, dtype=bool).reshape(units, *[1] * (activation.ndim - 2), units))

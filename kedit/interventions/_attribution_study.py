@@ -103,6 +103,7 @@ def attribution_study(
     *,
     targets: Any = None,
     positions: Any = None,
+    axis: int | None = None,
     batch_size: int | None = None,
     verbose: int = 1,
 ) -> AttributionStudy:
@@ -125,6 +126,7 @@ def attribution_study(
             row only.
         targets: As for `patching_study`.
         positions: As for `patching_study`.
+        axis: As for `patching_study`.
         batch_size: Number of samples per batch. Defaults to None: 32.
         verbose: As for `patching_study`.
 
@@ -155,7 +157,7 @@ def attribution_study(
     clean, corrupted = arrays(clean), arrays(corrupted)
     targets = checked_targets(targets, length(corrupted))
     seen = activations(model, clean, sites)
-    masks, labels = masks_of(seen, positions)
+    masks, labels = masks_of(seen, positions, axis)
     acts, model_of_gradients = capture(model, sites), None
     rows = length(corrupted)
     size = min(batch_size or 32, rows)

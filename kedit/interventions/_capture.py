@@ -39,7 +39,8 @@ def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
     Returns:
         `kedit.interventions.Capture`: a model that returns a dict of activations by
         address, as `sites(model)` prints it. `:input` marks the input of a layer, and
-        `#1`, `#2` mark the later calls of a layer that is called several times.
+        `:pattern` and other words what is inside of attention; `#1`, `#2` mark the later
+        calls of a layer that is called several times.
 
     Raises:
         kedit.errors.OperandError: If a site is not in the model, is inside a recurrent

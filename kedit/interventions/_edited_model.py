@@ -18,7 +18,7 @@ from kedit.interventions._look import look
 from kedit.interventions._operands import names_in
 from kedit.interventions._partly_trained import PartlyTrained
 from kedit.interventions._recurrent import check_recurrent
-from kedit.interventions._run import Placed, Run, check_not_rematerialized, owners_of
+from kedit.interventions._run import Placed, Run, check_not_rematerialized, owners_of, unfusing
 from kedit.interventions._site import Site, as_site
 from kedit.interventions._site_editing import SiteEditing
 from kedit.interventions._sites import check_model
@@ -132,16 +132,16 @@ class EditedModel(PartlyTrained):
         if not self.edit_layers:
             self.built = True
             return
-        seen = look(self.base)
+        seen = look(self.base, handlers=unfusing([(site, held) for site, held, _ in self.placed()]))
         if seen is None:
             return
-        for site, target, layer in self.placed():
+        for site, held, layer in self.placed():
+            target, inner, view = site.within(held)
             calls = seen.get(id(target), [])[slice(site.call, None)]
             if calls:
                 args, output = calls[0]
-                if site.where == "output" or isinstance(site.leaf, int):
-                    spec = site.read(args, {}, output)
-                    layer.build_at(spec.shape, spec.dtype)
+                if inner.where == "output" or isinstance(inner.leaf, int):
+                    view(inner.read(args, {}, output), layer.build_as)
         self.built = all([layer.built for layer in self.edit_layers])
 
     def build(self, input_shape: Any) -> None:
@@ -205,7 +205,7 @@ class EditedModel(PartlyTrained):
         def acting(index: int, layer: SiteEditing) -> Any:
             def act(x: Tensor, number: int, piece: Any) -> Tensor:
                 if not layer.built:
-                    layer.build_at(x.shape, keras.backend.standardize_dtype(x.dtype))
+                    layer.build_as(x)
                 others = {name: seen[name, index, number] for name in layer.runs}
                 # Not by keyword: with rematerialization, TensorFlow would lose their gradients.
                 return layer(x, {**fed, **others}, piece=piece)

@@ -8,16 +8,18 @@ from typing import Any
 
 Call = Callable[..., Any]
 Handler = Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]
+Key = tuple[int, str]
+"""The `id` of a layer, and one of its methods."""
 
 _METHODS = ("call", "quantized_call")
 _LOCK = threading.Lock()
 _ACTIVE = threading.local()
-_INSTALLED: dict[int, tuple[int, Callable[[], None]]] = {}
-"""For each intercepted layer, by `id`: how often it is intercepted, and what ends that."""
+_INSTALLED: dict[Key, tuple[int, Callable[[], None]]] = {}
+"""For each intercepted method: how often it is intercepted, and what ends that."""
 
 
 @contextmanager
-def intercepted(handlers: Sequence[tuple[Any, Handler]]) -> Iterator[Any]:
+def intercepted(handlers: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
     """Call handlers in place of layers, in this thread, inside the block.
 
     A handler receives the intercepted call and its arguments. If a layer has several
@@ -25,28 +27,32 @@ def intercepted(handlers: Sequence[tuple[Any, Handler]]) -> Iterator[Any]:
     behave as before.
 
     Args:
-        handlers: Pairs of a layer, or another operation, and its handler.
+        handlers: Pairs of a layer, or another operation, and its handler; a third entry
+            is the method to intercept in place of the call.
 
     Yields:
         A frame to pass to `set_aside`.
     """
-    frame: dict[int, list[Handler]] = {}
-    for layer, handler in handlers:
-        frame.setdefault(id(layer), []).append(handler)
-    layers = {id(layer): layer for layer, _ in handlers}
+    frame: dict[Key, list[Handler]] = {}
+    layers: dict[Key, Any] = {}
+    for layer, handler, *methods in handlers:
+        for name in methods or _METHODS:
+            if hasattr(layer, name):
+                frame.setdefault((id(layer), name), []).append(handler)
+                layers[id(layer), name] = layer
     if not layers:
         yield frame
         return
     stack = _stack()
-    for layer in layers.values():
-        _install(layer)
+    for (_, name), layer in layers.items():
+        _install(layer, name)
     stack.append(frame)
     try:
         yield frame
     finally:
         stack[:] = [other for other in stack if other is not frame]
-        for layer in layers.values():
-            _uninstall(layer)
+        for key in layers:
+            _uninstall(key)
 
 
 @contextmanager
@@ -60,51 +66,46 @@ def set_aside(frames: list[Any]) -> Iterator[None]:
         stack[:] = kept
 
 
-def _stack() -> list[dict[int, list[Handler]]]:
+def _stack() -> list[dict[Key, list[Handler]]]:
     """Return the active blocks of this thread, innermost last."""
     if not hasattr(_ACTIVE, "stack"):
         _ACTIVE.stack = []
-    stack: list[dict[int, list[Handler]]] = _ACTIVE.stack
+    stack: list[dict[Key, list[Handler]]] = _ACTIVE.stack
     return stack
 
 
-def _install(layer: Any) -> None:
+def _install(layer: Any, name: str) -> None:
+    key = (id(layer), name)
     with _LOCK:
-        if id(layer) in _INSTALLED:
-            count, end = _INSTALLED[id(layer)]
-        else:
-            count, end = 0, _stand_before(layer)
-        _INSTALLED[id(layer)] = (count + 1, end)
+        count, end = _INSTALLED[key] if key in _INSTALLED else (0, _stand_before(layer, name))
+        _INSTALLED[key] = (count + 1, end)
 
 
-def _uninstall(layer: Any) -> None:
+def _uninstall(key: Key) -> None:
     with _LOCK:
-        count, end = _INSTALLED[id(layer)]
+        count, end = _INSTALLED[key]
         if count > 1:
-            _INSTALLED[id(layer)] = (count - 1, end)
+            _INSTALLED[key] = (count - 1, end)
         else:
-            del _INSTALLED[id(layer)]
+            del _INSTALLED[key]
             end()
 
 
-def _stand_before(layer: Any) -> Callable[[], None]:
-    """Replace the methods of a layer by calls of the handlers; return a function to undo it."""
-    own = {name: vars(layer)[name] for name in _METHODS if name in vars(layer)}
-    names = [name for name in _METHODS if hasattr(layer, name)]
-    for name in names:
-        # Bypass Keras and the backend, which would track it.
-        object.__setattr__(layer, name, _asking(id(layer), getattr(layer, name)))
+def _stand_before(layer: Any, name: str) -> Callable[[], None]:
+    """Replace a method of a layer by a call of the handlers; return a function to undo it."""
+    own = vars(layer).get(name)
+    # Bypass Keras and the backend, which would track it.
+    object.__setattr__(layer, name, _asking((id(layer), name), getattr(layer, name)))
 
     def end() -> None:
-        for name in names:
-            object.__delattr__(layer, name)
-        for name, method in own.items():
-            object.__setattr__(layer, name, method)
+        object.__delattr__(layer, name)
+        if own is not None:
+            object.__setattr__(layer, name, own)
 
     return end
 
 
-def _asking(key: int, method: Call) -> Call:
+def _asking(key: Key, method: Call) -> Call:
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
         handlers = [handler for frame in _stack() for handler in frame.get(key, ())]

@@ -12,14 +12,22 @@ from kedit.interventions._hooks import intercepted
 from kedit.weights._exporting import input_spec, spec_of
 
 
-def look(model: Any, inputs: Any = None) -> dict[int, list[Any]] | None:
+def look(model: Any, inputs: Any = None, handlers: Any = ()) -> dict[int, list[Any]] | None:
     """Run a model without values, and record the inputs and outputs of every layer call.
+
+    Args:
+        model: The model.
+        inputs: Its inputs. Defaults to None: those that it was built for.
+        handlers: What else is intercepted in the run, as `intercepted` takes it.
 
     Returns:
         Dict from the `id` of each layer, in the order of first calls, to a list of pairs
         of positional arguments and output, as `KerasTensor`s. None if the inputs of the
         model are unknown.
     """
+    if handlers:
+        with intercepted(handlers):
+            return _look_as_built(model)
     if inputs is not None:
         if not model.built:  # a run without values cannot build it
             model(keras.tree.map_structure(ops.convert_to_tensor, inputs))

@@ -69,6 +69,7 @@ def patching_study(
     *,
     targets: Any = None,
     positions: Any = None,
+    axis: int | None = None,
     batch_size: int | None = None,
     verbose: int = 1,
 ) -> PatchingStudy:
@@ -90,8 +91,11 @@ def patching_study(
             right answers. The metric gets those of its rows as second argument. Defaults
             to None: it gets predictions only.
         positions: List of selections, such as `[sample[3], sample[4:6]]`. Defaults to
-            None: each position on the first axis of a sample, or the whole activation
-            if it has only one axis.
+            None: each position on `axis`.
+        axis: The axis of the activation with the positions; the batch axis is 0. At
+            sites of "heads", `axis=-2` makes a study of layers and heads. Defaults to
+            None: the first axis of a sample, or the whole activation if that is its
+            only one.
         batch_size: Number of rows per batch. Defaults to None: up to 1024, fewer if
             they hold more than 2**20 numbers.
         verbose: 0 for silence, 1 for a progress bar, 2 for a line at the end.
@@ -122,7 +126,7 @@ def patching_study(
     clean, corrupted = arrays(clean), arrays(corrupted)
     targets = checked_targets(targets, length(clean))
     seen = activations(model, clean, sites)
-    masks, labels = masks_of(seen, positions)
+    masks, labels = masks_of(seen, positions, axis)
     edited = gated(model, [site for site, _ in seen], [OtherRun()] * len(seen))
     gates = gates_of(masks)
     inputs = {"inputs": corrupted, "other": clean}

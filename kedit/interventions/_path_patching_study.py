@@ -35,6 +35,7 @@ def path_patching_study(
     frozen: Any = None,
     targets: Any = None,
     positions: Any = None,
+    axis: int | None = None,
     batch_size: int | None = None,
     verbose: int = 1,
 ) -> PatchingStudy:
@@ -62,6 +63,7 @@ def path_patching_study(
             None: nothing is frozen.
         targets: As for `patching_study`.
         positions: As for `patching_study`.
+        axis: As for `patching_study`.
         batch_size: As for `patching_study`.
         verbose: As for `patching_study`.
 
@@ -95,7 +97,7 @@ def path_patching_study(
     clean, corrupted = arrays(clean), arrays(corrupted)
     targets = checked_targets(targets, length(clean))
     seen = activations(model, clean, senders)
-    masks, labels = masks_of(seen, positions)
+    masks, labels = masks_of(seen, positions, axis)
     received = capture(model, [] if receivers is None else receivers).patterns
     kept = [one for one in capture(model, frozen or []).patterns if one not in received]
     freezing = [(one, sample[...].set(OtherRun("corrupted"))) for one in kept]

@@ -25,9 +25,16 @@ def activations(model: Any, x: Any, sites: Any) -> list[tuple[Site, Any]]:
     return [(site, seen[str(site)]) for site in found.patterns]
 
 
-def masks_of(seen: list[tuple[Site, Any]], positions: Any) -> tuple[list[list[Any]], list[str]]:
+def masks_of(
+    seen: list[tuple[Site, Any]], positions: Any, axis: int | None
+) -> tuple[list[list[Any]], list[str]]:
     """Return the masks of the positions of each site, and the names of the positions."""
-    masks = [_masks(activation, positions) for _, activation in seen]
+    if positions is not None and axis is not None:
+        raise OperandError(
+            "Positions should be given by `positions` or `axis`, not both. Received: "
+            f"positions={positions!r}, axis={axis!r}. Drop one of them."
+        )
+    masks = [_masks(site, activation, positions, axis) for site, activation in seen]
     counts = {len(of_site) for of_site in masks}
     if len(counts) != 1:
         shapes = {str(site): activation.shape[1:] for site, activation in seen}
@@ -38,15 +45,29 @@ def masks_of(seen: list[tuple[Site, Any]], positions: Any) -> tuple[list[list[An
     return masks, [repr(p) for p in positions] if positions else [str(n) for n in range(*counts)]
 
 
-def _masks(activation: Any, positions: Any) -> list[Any]:
+def _masks(site: Site, activation: Any, positions: Any, axis: int | None) -> list[Any]:
     """Return a mask of the elements of each position, which broadcasts to a sample."""
     if positions is not None:
         return [selected(position, activation)[0] for position in positions]
     rank = activation.ndim - 1
-    if rank < 2:
+    if axis is None and rank < 2:
         return [np.ones((1,) * rank, bool)]
-    length = activation.shape[1]
-    return list(np.eye(length, dtype=bool).reshape(length, length, *[1] * (rank - 1)))
+    return masks_along(1 if axis is None else axis, site, activation)
+
+
+def masks_along(axis: int, site: Site, activation: Any) -> list[Any]:
+    """Return a mask of the elements at each place of an axis, which broadcasts to a sample."""
+    rank = activation.ndim
+    if type(axis) is not int or not (1 <= axis < rank or -rank < axis < 0):
+        raise OperandError(
+            f"`axis` should be an axis of the activation, but not that of the batch: from 1 to "
+            f"{rank - 1} or from {1 - rank} to -1. Received: axis={axis!r} at `{site}` of shape "
+            f"{(None, *activation.shape[1:])}. Write, for example, `axis=-1`."
+        )
+    size = activation.shape[axis]
+    shape = [1] * (rank - 1)
+    shape[axis % rank - 1] = size
+    return [row.reshape(shape) for row in np.eye(size, dtype=bool)]
 
 
 def check_called_once(found: dict[str, Any], names: list[str]) -> None:

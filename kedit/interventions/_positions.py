@@ -8,7 +8,7 @@ from kedit._edit import Edit
 from kedit._language.constants import Array
 from kedit._language.expression import Expression
 from kedit._language.index import Index
-from kedit._language.items import Block, Each, Positions, Traced
+from kedit._language.items import Block, Each, Positions, Traced, axes_of
 from kedit._language.selection import Selection, after_batch
 from kedit._language.types import Shape, Tensor
 from kedit._plan.bind import bind
@@ -25,10 +25,12 @@ class Piece:
     Attributes:
         start: Where it starts in the sequence: an integer tensor, or None if unknown.
         length: Its number of positions.
+        axis: The axis that they are on.
     """
 
     start: Any = None
     length: int | None = None
+    axis: int = 1
 
 
 def apply_from(edit: Edit, x: Tensor, shape: Shape, piece: Piece | None) -> Tensor:
@@ -44,6 +46,9 @@ def apply_from(edit: Edit, x: Tensor, shape: Shape, piece: Piece | None) -> Tens
         return _run.apply(edit, x, shape)
     edit = _in_sample(edit)
     selection = edit.selection
+    if piece.axis == 2:
+        _check_whole_queries(edit, x, piece)
+        return _run.apply(edit, x, (shape[0], *x.shape[1:]))
     items = selection.index.items
     counts = _counts_along(edit, len(x.shape))
     names = selection.index.names_first_axis(len(x.shape) - 1)
@@ -86,6 +91,32 @@ def apply_from(edit: Edit, x: Tensor, shape: Shape, piece: Piece | None) -> Tens
     return ops.where(ops.reshape(chosen, (1, -1, *[1] * (len(x.shape) - 2))), edited, x)
 
 
+def _check_whole_queries(edit: Edit, x: Tensor, piece: Piece) -> None:
+    """Raise if an edit of attention picks queries of a piece; its keys are those of all."""
+    items, rank = list(edit.selection.index.items), len(x.shape) - 1
+    if ... in items:
+        at = items.index(...)
+        items[at : at + 1] = [slice(None)] * (rank - sum([axes_of(item) for item in items]))
+    passed = 0
+    while items and passed <= 1:
+        item = items.pop(0)
+        covered = range(passed, passed + axes_of(item))
+        passed = covered.stop
+        if 1 in covered and not (isinstance(item, slice) and item == slice(None)):
+            break
+    else:
+        if not _counts_along(edit, len(x.shape), axis=1):
+            return
+    if isinstance(piece.start, int) and piece.start == 0 and piece.length == x.shape[2]:
+        return
+    raise PositionError(
+        "Attention that is edited while a sequence is generated should be edited for all queries, "
+        f"as they come in pieces. Received: `{edit.selection!r}`. Write `sample[head, :, key]`, or "
+        "edit the heads: `site(layer, 'heads')`, where `sample[query, head]` counts in the whole "
+        "sequence."
+    )
+
+
 def _in_sample(edit: Edit) -> Edit:
     """The edit, counted inside one sample."""
     operand = edit.operand
@@ -94,11 +125,11 @@ def _in_sample(edit: Edit) -> Edit:
     return replace(edit, selection=edit.selection.inside_sample(), operand=operand)
 
 
-def _counts_along(edit: Edit, rank: int) -> bool:
-    """Whether a condition or an operand counts positions in the sequence, the first axis."""
+def _counts_along(edit: Edit, rank: int, axis: int = 0) -> bool:
+    """Whether a condition or an operand counts positions on an axis of a sample."""
     parts = (edit.selection.condition, edit.operand)
     found = [p for part in parts if isinstance(part, Expression) for p in part.parts("position")]
-    return any([part.args[0] in (0, 1 - rank) for part in found])
+    return any([part.args[0] in (axis, axis + 1 - rank) for part in found])
 
 
 def _counted_from(edit: Edit, start: Any, rank: int) -> Edit:

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from kedit._addresses import addresses
 from kedit.errors import OperandError
+from kedit.interventions._attention import OF_PATTERN, WORDS
+from kedit.interventions._by_steps import by_steps
 from kedit.interventions._hooks import Call, Handler
 from kedit.interventions._positions import Piece
 from kedit.interventions._site import Site
@@ -30,8 +33,18 @@ class Placed:
         self.site, self.layer, self.act = site, layer, act
         self.fired = 0
 
+    def locate(self) -> Any:
+        """Find the layer that has the activation, once it is built, and return it."""
+        self.target, self.inner, self.view = self.site.within(self.layer)
+        return self.target
+
     def handle(self, number: int, piece: Any, x: Any) -> Any:
         self.fired += 1
+        if piece is not None and self.site.where in OF_PATTERN:
+            piece = replace(piece, axis=2)
+        return self.view(x, partial(self._changed, number, piece))
+
+    def _changed(self, number: int, piece: Any, x: Any) -> Any:
         y = self.act(x, number, piece)
         if tuple(y.shape) != tuple(x.shape):
             raise OperandError(
@@ -59,11 +72,12 @@ class Run:
         self.pieces: list[Any] = []
         by_layer: dict[int, list[Placed]] = {}
         for one in placed:
-            by_layer.setdefault(id(one.layer), []).append(one)
+            by_layer.setdefault(id(one.locate()), []).append(one)
         self.counts: dict[int, int] = {}
-        self.handlers: list[tuple[Any, Handler]] = [(owner, self._carrying) for owner in owners]
+        self.handlers: list[tuple[Any, ...]] = [(owner, self._carrying) for owner in owners]
         for group in by_layer.values():
-            self.handlers.append((group[0].layer, self._doing(group)))
+            self.handlers.append((group[0].target, self._doing(group)))
+        self.handlers += unfusing([(one.site, one.layer) for one in placed])
         if whole is not None:
             self.handlers.append((whole, self._counting))
 
@@ -97,21 +111,21 @@ class Run:
 
     def _doing(self, group: list[Placed]) -> Handler:
         def handler(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            layer = group[0].layer
+            layer = group[0].target
             number = self.counts.get(id(layer), 0)
             self.counts[id(layer)] = number + 1
             self._check_counts(group)
             piece = self._piece(args, kwargs)
             due = [one for one in group if one.site.call in (None, number)]
             for one in due:
-                if one.site.where == "input":
+                if one.inner.where == "input":
                     change = partial(one.handle, number, piece)
-                    args, kwargs, _ = one.site.change(args, kwargs, None, change)
+                    args, kwargs, _ = one.inner.change(args, kwargs, None, change)
             output = call(*args, **kwargs)
             for one in due:
-                if one.site.where == "output":
+                if one.inner.where == "output":
                     change = partial(one.handle, number, piece)
-                    *_, output = one.site.change(args, kwargs, output, change)
+                    *_, output = one.inner.change(args, kwargs, output, change)
             if self.stops and all([one.fired for one in self.placed]):
                 raise _Stopped
             return output
@@ -147,9 +161,17 @@ class Run:
 
 def owners_of(table: dict[str, Any], sites: list[Site]) -> list[Any]:
     """Return the layers, by address in the table, that contain the layers at the sites."""
-    parts = [site.pattern.split("/") for site in sites]
+    # Values inside an attention layer belong to inner layers of it.
+    parts = [[*site.pattern.split("/"), *["inner"] * (site.where in WORDS)] for site in sites]
     names = {"/".join(part[:count]) for part in parts for count in range(1, len(part))}
     return [table[name] for name in sorted(names & set(table))]
+
+
+def unfusing(sites: list[tuple[Site, Any]]) -> list[tuple[Any, ...]]:
+    """Return handlers by which layers compute their attention step by step, where needed."""
+    layers = {id(layer): layer for site, layer in sites if site.where in OF_PATTERN}
+    found = [(layer, by_steps(layer), "_compute_attention") for layer in layers.values()]
+    return [one for one in found if one[1] is not None]
 
 
 def _piece(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -166,10 +188,13 @@ def _piece(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def _why(one: Placed) -> str:
     kind = type(one.layer).__name__
+    if one.site.where in WORDS:
+        return "the layer computes it otherwise. Edit its output."
     if kind == "Softmax" or "Attention" in kind:
+        owner = str(one.site.spelled).rpartition("/")[0] or str(one.site.spelled)
         return (
-            "attention is computed by one fused operation. Call the layer with "
-            "`return_attention_scores=True`, which computes it step by step, or edit its output."
+            "attention is computed by one fused operation. Name what you mean of the attention "
+            f"layer, which then computes it step by step: `site({owner!r}, 'pattern')`."
         )
     return (
         "it may use the weights of the layer without calling it, or have no use for it. "

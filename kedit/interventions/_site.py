@@ -12,9 +12,10 @@ from kedit._edit import check_one_of
 from kedit._language.decoding import check_fields, check_same, loading
 from kedit._show.code import created
 from kedit.errors import OperandError, PositionError, SavingError
+from kedit.interventions._attention import WORDS, inner_of, kind_of
 from kedit.interventions._sites import SiteInfo
 
-_WHERE = ("output", "input")
+_WHERE = ("output", "input", *WORDS)
 _FIELDS: dict[str, Any] = {
     "pattern": str,
     "where": str,
@@ -29,7 +30,7 @@ class Site:
 
     Attributes:
         pattern: Name or address of a layer, a pattern of these, or the layer itself.
-        where: "output" or "input".
+        where: "output" or "input", or a word for a value inside an attention layer.
         leaf: Which of several tensors.
         call: Which call of a layer that is called several times; None for each.
         spelled: How `sites(model)` spells the layer, once it was found in a model. The
@@ -55,6 +56,11 @@ class Site:
             raise OperandError(
                 "`leaf` should be an int or a str, and `call` an int from 0 on, or None. Received: "
                 f"leaf={self.leaf!r}, call={self.call!r}."
+            )
+        if self.where in WORDS and self.leaf != 0:
+            raise OperandError(
+                f"`leaf` should be 0 at a value that is one tensor, {self.where!r}. Received: "
+                f"leaf={self.leaf!r}. Write `site({self._layer()!r}, {self.where!r})`."
             )
 
     def __repr__(self) -> str:
@@ -102,10 +108,23 @@ class Site:
             found = [one for one in layers if one.address == self.pattern]
         if not found:
             raise _nothing_at(self, model, layers)
+        if self.where in WORDS:
+            fitting = [one for one in found if self.where in kind_of(one.layer)]
+            if not fitting:
+                raise _no_attention(self, found, layers)
+            found = fitting
         return [
             (replace(self, pattern=one.address, spelled=spelling(one, known)), one.layer)
             for one in found
         ]
+
+    def within(self, layer: Any) -> tuple[Any, "Site", Any]:
+        """Return which layer has the value, the site of it there, and a view of the value."""
+        if self.where not in WORDS:
+            return layer, self, lambda x, change: change(x)
+        held, inner = inner_of(layer, self.where)
+        site = replace(self, where=inner.where, leaf=inner.leaf)
+        return held, site, lambda x, change: inner.viewed(layer, x, change)
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Return the tensor at this site."""
@@ -156,7 +175,18 @@ def site(pattern: Any, where: str = "output", leaf: int | str = 0, call: int | N
             lists it, or an entry of that list; or a pattern of these, in which `*` matches
             anything and `?` matches one character. A name that one layer has comes before
             the address of another.
-        where: "output" or "input" of the layer. Defaults to "output".
+        where: "output" or "input" of the layer, or a value inside an attention layer:
+
+            - "query", "key", "value": what the projections give, `(batch, positions,
+              heads, head_size)`, before rotary embeddings and norms.
+            - "scores": what the softmax takes, `(batch, heads, queries, keys)`: scaled,
+              and not masked yet, so that what is masked stays masked.
+            - "pattern": what the softmax gives, of the same shape, before dropout.
+            - "heads": what each head gives, `(batch, queries, heads, head_size)`, before
+              the output projection, and after a gate if there is one.
+
+            A pattern then means those of the layers that are attention layers: `site("*",
+            "pattern")` all in a model. Defaults to "output".
         leaf: Which tensor, if there are several: its number in the order of
             `keras.tree.flatten`, or its keys joined by `/`. For an input, the first key
             is the name of a keyword argument. Defaults to 0.
@@ -170,6 +200,18 @@ def site(pattern: Any, where: str = "output", leaf: int | str = 0, call: int | N
     Example:
     >>> str(kedit.interventions.site("dense_*", "input"))
     'dense_*:input'
+
+    A head of attention, in a model that exists:
+
+    >>> inputs = keras.Input((4, 6))
+    >>> attention = keras.layers.MultiHeadAttention(2, 3, name="attn")
+    >>> model = keras.Model(inputs, attention(inputs, inputs))
+    >>> pattern = kedit.interventions.site("attn", "pattern")
+    >>> acts = kedit.interventions.capture(model, pattern).predict(np.ones((1, 4, 6)), verbose=0)
+    >>> acts["attn:pattern"].shape, acts["attn:pattern"][0, 0, 3].tolist()
+    ((1, 2, 4, 4), [0.25, 0.25, 0.25, 0.25])
+    >>> without = {kedit.interventions.site("attn", "heads"): kedit.sample[:, 1].set(0.0)}
+    >>> edited = kedit.interventions.edit_model(model, without)
     """
     pattern = pattern.address if isinstance(pattern, SiteInfo) else pattern
     return Site(pattern, where, leaf, call)
@@ -200,6 +242,26 @@ def _nothing_at(one: Site, model: Any, layers: list[Located]) -> OperandError:
     error: OperandError = OperandError(
         "A site should be a layer of the model, its name or its address. Received: "
         f"{given!r}{what}. {fix}. `kedit.interventions.sites(model)` lists all."
+    )
+    return error
+
+
+def _no_attention(one: Site, found: list[Located], layers: list[Located]) -> OperandError:
+    """Return the error for a value that is only inside attention layers, at other layers."""
+    known = spellings(layers)
+    having = [spelling(layer, known) for layer in layers if one.where in kind_of(layer.layer)]
+    kind = type(found[0].layer).__name__
+    words = list(kind_of(found[0].layer))
+    given = f"{spelling(found[0], known)!r}, a {kind}"
+    if words:
+        what, fix = f"{given}, which shows {words}", "Take one of these, or an inner layer"
+    elif having:
+        what, fix = given, f"Write `site({having[0]!r}, {one.where!r})`; the model has: {having}"
+    else:
+        what, fix = f"{given}; the model has none", "Name an inner layer of your own attention"
+    error: OperandError = OperandError(
+        f"A site of {one.where!r} should be an attention layer of Keras or KerasHub that has it. "
+        f"Received: {what}. {fix}."
     )
     return error
 

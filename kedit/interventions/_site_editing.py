@@ -84,6 +84,11 @@ class SiteEditing(Editing):
         self.build(tuple(shape))
         self.built = True
 
+    def build_as(self, x: Tensor) -> Tensor:
+        """Build the layer for what looks like `x`, which is returned."""
+        self.build_at(x.shape, keras.backend.standardize_dtype(x.dtype))
+        return x
+
     def build(self, input_shape: Shape) -> None:
         shape = (None, *input_shape[1:])
         for part in self.original.edits:

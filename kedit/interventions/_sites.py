@@ -7,6 +7,7 @@ import keras
 from kedit._addresses import located, spelling, spellings
 from kedit._show import html
 from kedit.errors import OperandError
+from kedit.interventions._attention import kind_of
 from kedit.interventions._look import look
 
 
@@ -23,6 +24,8 @@ class SiteInfo(NamedTuple):
             Both are None if the layer was not called.
         calls: How often it is called in one run; None if no run could be traced, or if
             it is called by a recurrent layer in a loop, where it differs by backend.
+        inside: What `site` takes of an attention layer, beside its input and output, such
+            as "pattern"; empty for other layers. The table leaves it out.
     """
 
     address: str
@@ -31,9 +34,13 @@ class SiteInfo(NamedTuple):
     input: Any
     output: Any
     calls: int | None
+    inside: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
         return hash(self.address)
+
+
+_COLUMNS = SiteInfo._fields[:-1]
 
 
 class Sites(tuple[SiteInfo, ...]):
@@ -42,15 +49,20 @@ class Sites(tuple[SiteInfo, ...]):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        rows = [SiteInfo._fields, *map(_cells, self)]
-        widths = [max([len(row[column]) for row in rows]) for column in range(6)]
+        rows = [_COLUMNS, *map(_cells, self)]
+        widths = [max([len(row[column]) for row in rows]) for column in range(len(_COLUMNS))]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         return "\n".join(lines)
+
+    @property
+    def attention(self) -> "Sites":
+        """The attention layers, of which `site` takes the "pattern", the "heads" and more."""
+        return Sites([info for info in self if info.inside])
 
     def _repr_html_(self) -> str:
         """The table in a notebook."""
         count = f"{len(self)} layer{'s' * (len(self) != 1)} that can be edited"
-        return html.table(count, SiteInfo._fields, [*map(_cells, self)])
+        return html.table(count, _COLUMNS, [*map(_cells, self)])
 
 
 def _cells(info: SiteInfo) -> tuple[str, ...]:
@@ -72,7 +84,8 @@ def sites(model: keras.Model, inputs: Any = None) -> Sites:
 
     Returns:
         A tuple of `SiteInfo`, in the order in which the layers are called. Layers
-        that are not called come last. It prints as a table.
+        that are not called come last. It prints as a table. `sites(model).attention`
+        are the attention layers, of which `site` takes the pattern, the heads and more.
 
     Raises:
         kedit.errors.OperandError: If `model` is not a model or a layer.
@@ -95,7 +108,7 @@ def sites(model: keras.Model, inputs: Any = None) -> Sites:
         given, gave = _shapes(first[0]), _shapes(first[1])
         count = None if calls is None or one.address.startswith(loops) else len(calls)
         named = (spelling(one, known), type(one.layer).__name__, one.layer.name)
-        infos.append(SiteInfo(*named, given, gave, count))
+        infos.append(SiteInfo(*named, given, gave, count, tuple(kind_of(one.layer))))
     return Sites(infos)
 
 
