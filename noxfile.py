@@ -143,6 +143,15 @@ def bench(session, backend):
 
 
 @nox.session
+@nox.parametrize("backend", list(PACKAGES))
+def conformance(session, backend):
+    """Write into the documentation which libraries edit tensors as NumPy does."""
+    session.install(*CONSTRAINTS, PACKAGES[backend], *group("conformance"), "-e", ".")
+    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    session.run("python", "docs/conformance.py", *session.posargs, env=environment)
+
+
+@nox.session
 def lint(session):
     """Style, types, and the floors of the house."""
     session.install(*CONSTRAINTS, *group("lint"), "keras", "jax", "-e", ".")

@@ -21,6 +21,8 @@ EXECUTIONS = [1] if BACKEND == "torch" else [1, 2, 4]
 """What `compile(steps_per_execution=...)` may be: Keras refuses more than 1 on torch."""
 EAGER_IS_SLOW = BACKEND == "jax"
 """Whether a function takes longer as it is: XLA then compiles every operation for itself."""
+RUNS_IN_PIECES = BACKEND == "torch"
+"""Whether a compiled model runs as it is what its compiler cannot read."""
 ABSENT = "tensorflow" if BACKEND == "torch" else "torch"
 """A backend that is not installed beside this one."""
 

@@ -73,7 +73,15 @@ PACKAGES = {
         "site",
         "sites",
     ],
-    kedit.testing: ["check_layer"],
+    kedit.testing: [
+        "check_edit_function",
+        "check_layer",
+        "check_loss",
+        "check_metric",
+        "index_cases",
+        "IndexCase",
+        "Report",
+    ],
 }
 ERRORS = {
     "EditError": Exception,
@@ -112,6 +120,13 @@ CLASSES = [
 ]
 RESULTS = [kedit.studies.Sweep, kedit.studies.Ablation, kedit.studies.Counterfactual]
 STUDIES = [kedit.studies.sweep, kedit.studies.ablate, kedit.studies.counterfactual]
+CHECKS = [
+    kedit.testing.check_edit_function,
+    kedit.testing.check_layer,
+    kedit.testing.check_loss,
+    kedit.testing.check_metric,
+    kedit.testing.index_cases,
+]
 # In the order in which Keras's docstrings have them, and then the house's own.
 SECTIONS = [
     "Formula",
@@ -218,6 +233,16 @@ def test_classes_state_their_arguments_gradient_and_an_example(cls):
 def test_studies_state_their_arguments_and_where_they_come_from(function):
     found = sections(function)
     assert {"Args", "Returns", "Raises", "Gradient", "References", "Example"} <= set(found)
+    assert found == [name for name in SECTIONS if name in found]
+    documented = function.__doc__.split("Args:")[1].split("\n\n")[0]
+    for name in inspect.signature(function).parameters:
+        assert re.search(rf"^ +{name}:", documented, re.M)
+
+
+@pytest.mark.parametrize("function", CHECKS, ids=name_of)
+def test_checks_state_their_arguments_and_show_an_example(function):
+    found = sections(function)
+    assert {"Args", "Raises", "Example"} <= set(found)
     assert found == [name for name in SECTIONS if name in found]
     documented = function.__doc__.split("Args:")[1].split("\n\n")[0]
     for name in inspect.signature(function).parameters:

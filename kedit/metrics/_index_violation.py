@@ -86,8 +86,9 @@ class IndexViolation(keras.metrics.Metric):
         self.wanted = Target(index, target, lower, upper, reads_y_true=True)
         self.reduce, self.tolerance = reduce, float(tolerance)
         together = "mean" if reduce == "max" else "sum"
-        self.total = self.add_variable((), "zeros", aggregation=together, name="total")
-        self.count = self.add_variable((), "zeros", name="count")
+        options = {"initializer": "zeros", "dtype": wide(self.dtype)}
+        self.total = self.add_variable((), aggregation=together, name="total", **options)
+        self.count = self.add_variable((), name="count", **options)
 
     def __repr__(self) -> str:
         name = None if self.name == _NAMES[self.reduce] else self.name
@@ -106,20 +107,20 @@ class IndexViolation(keras.metrics.Metric):
             weights = weights * ops.cast(known, weights.dtype)
         size = ops.where(weights > 0, ops.abs(residual), ops.zeros_like(residual))
         if self.reduce == "max":
-            self.total.assign(ops.maximum(self.total, ops.cast(ops.max(size), self.dtype)))
+            largest = ops.cast(ops.max(size), self.total.dtype)
+            self.total.assign(ops.maximum(self.total, largest))
             return
         if self.reduce == "satisfied":  # NaN is not satisfied
             size = ops.cast(ops.logical_not(size <= self.tolerance), size.dtype)
-        self.total.assign(self.total + ops.cast(ops.sum(weights * size), self.dtype))
-        self.count.assign(self.count + ops.cast(ops.sum(weights), self.dtype))
+        self.total.assign(self.total + ops.cast(ops.sum(weights * size), self.total.dtype))
+        self.count.assign(self.count + ops.cast(ops.sum(weights), self.count.dtype))
 
     def result(self) -> Tensor:
         """Return the metric over all batches since the last reset."""
         total, count = [ops.convert_to_tensor(v) for v in (self.total, self.count)]
-        if self.reduce == "max":
-            return total
         missed = total / ops.where(count == 0, ops.ones_like(count), count)
-        return missed if self.reduce == "mean" else 1 - missed
+        found = {"mean": missed, "max": total, "satisfied": 1 - missed}[self.reduce]
+        return ops.cast(found, self.dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {
