@@ -81,8 +81,9 @@ class Capture(SafelyRun):
         self.built = edited.built
         # Where each site has one activation in a run, it may stop after the last.
         calls = (look(edited.base) if edited.base.built else None) or {}
-        known = [one.call is not None or len(calls.get(id(layer), ())) == 1 for one, layer in found]
-        self._stops = all(known)
+        unnumbered = [layer for one, layer in found if one.call is None]
+        self._is_numbered = not unnumbered
+        self._stops = all([len(calls.get(id(layer), ())) == 1 for layer in unnumbered])
         self.found: Callable[[], list[tuple[Site, Any]]] = lambda: found
 
     def build(self, input_shape: Any) -> None:
@@ -99,7 +100,8 @@ class Capture(SafelyRun):
             return act
 
         placed = [Placed(site, layer, noting(site)) for site, layer in self.found()]
-        self.edited.run_with(placed, inputs, training, stops=self._stops)
+        stops = self._stops and (self._is_numbered or self.edited.was_built_for(inputs))
+        self.edited.run_with(placed, inputs, training, stops)
         return {name: seen[name] for name in sorted(seen)}  # the order some compilers return
 
     def takes(self) -> Any:

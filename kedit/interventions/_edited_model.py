@@ -24,7 +24,7 @@ from kedit.interventions._run import Placed, Run, check_not_rematerialized, owne
 from kedit.interventions._site import Site, as_site
 from kedit.interventions._site_editing import SiteEditing
 from kedit.interventions._sites import check_model
-from kedit.weights._exporting import input_spec
+from kedit.weights._exporting import input_spec, is_like
 
 TRAIN = ("none", "edits", "all")
 _FIELDS: dict[str, Any] = {"site": dict, "edit": dict}
@@ -280,6 +280,13 @@ class EditedModel(PartlyTrained):
             )
         fed = {name: inputs[name] for name in self._fed}
         return inputs["inputs"], {name: inputs[name] for name in self._runs}, fed
+
+    def was_built_for(self, inputs: Any) -> bool:
+        """Whether the underlying model was built for inputs of this structure and these sizes.
+
+        If not, it may call other layers, and others more often, than were seen.
+        """
+        return is_like(self._split(inputs)[0], input_spec(self.base))
 
     def takes(self) -> Any:
         inputs = input_spec(self.base)

@@ -54,6 +54,24 @@ def spec_of(x: Any) -> Any:
     return keras.KerasTensor(tuple(x.shape), dtype=dtype, name=name)
 
 
+def is_like(inputs: Any, spec: Any) -> bool:
+    """Whether inputs have the structure of `KerasTensor`s, and their sizes where these are known."""
+    try:
+        keras.tree.assert_same_structure(inputs, spec)
+    except (TypeError, ValueError):
+        return False
+    shapes = [
+        [getattr(x, "shape", None) for x in keras.tree.flatten(xs)] for xs in (inputs, spec)
+    ]
+    return all([_fits(*pair) for pair in zip(*shapes, strict=True)])
+
+
+def _fits(shape: Any, known: Any) -> bool:
+    if shape is None or known is None or len(shape) != len(known):
+        return False
+    return all([m is None or n == m for n, m in zip(shape[1:], known[1:], strict=True)])
+
+
 def _of_shapes(shape: Any) -> Any:
     if isinstance(shape, dict):
         return {name: _of_shapes(part) for name, part in shape.items()}
