@@ -347,6 +347,44 @@ def test_gradients_of_an_edited_model():
 
 
 @pytest.mark.gradient
+@pytest.mark.parametrize("place", ["wrapped/encode", "wrapped", site("read", "input")], ids=str)
+def test_gradients_where_positions_are_masked(place):
+    """Of the sum of what a model reads at the positions that are not masked: ones there."""
+    inputs = keras.Input((4,), dtype="int32")
+    encode = keras.layers.Embedding(5, 2, mask_zero=True, name="encode")
+    encoded = keras.Sequential([inputs, encode], name="wrapped")(inputs)
+    base = keras.Model(inputs, Unmasked(name="read")(encoded))
+    x = np.array([[1, 2, 0, 0], [3, 0, 4, 2]], "int32")
+    (found,) = capture(base, place).gradients(x, lambda y: ops.sum(y, axis=(1, 2))).values()
+    np.testing.assert_array_equal(found, np.repeat(x[..., None] != 0, 2, axis=2))
+
+
+class Masked(keras.layers.Layer):
+    """Puts zeros at the masked positions."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, x, mask=None):
+        """Leave all as it is without a mask."""
+        return x if mask is None else x * ops.cast(mask, x.dtype)[..., None]
+
+
+class Unmasked(keras.layers.Layer):
+    """Holds a layer that takes the mask, and does not take it itself."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.inner = Masked()
+
+    def call(self, x):
+        """Return what the inner layer makes of it."""
+        return self.inner(x)
+
+
+@pytest.mark.gradient
 def test_an_activation_of_integers_has_no_gradient():
     inputs = keras.Input((3,))
     h = keras.layers.Discretization([0.0, 1.0], name="bins")(inputs)

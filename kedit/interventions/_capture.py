@@ -211,6 +211,21 @@ def rows_of(x: Any, at: Any) -> Any:
     return None if x is None else keras.tree.map_structure(lambda leaf: np.asarray(leaf)[at], x)
 
 
+class Zeros(keras.layers.Layer):
+    """Adds zeros, one for each element of a batch, and keeps the Keras mask."""
+
+    def __init__(self, shape: Any, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.supports_masking = True
+        self.values = self.add_weight(
+            name="zeros", shape=shape, initializer="zeros", dtype="float32"
+        )
+        self.built = True
+
+    def call(self, x: Tensor) -> Tensor:
+        return ops.add(x, ops.cast(self.values, x.dtype))
+
+
 class Gradients(PartlyTrained):
     """Adds zeros to the activations. One step of descent turns them into negative gradients.
 
@@ -223,20 +238,18 @@ class Gradients(PartlyTrained):
         super().__init__(name="gradients", autocast=False)
         self.acts, self.score, self.has_targets = acts, score, has_targets
         self.zeros = {}
-        for number, (name, activation) in enumerate(activations.items()):
+        for name, activation in activations.items():
             dtype = keras.backend.standardize_dtype(activation.dtype)
             if kind(dtype) != 2:
                 raise OperandError(
                     "An activation should be of floats to have a gradient. Received: dtype "
                     f"{dtype!r} at `{name}`."
                 )
-            self.zeros[name] = self.add_weight(
-                name=f"zeros_{number}", shape=activation.shape, initializer="zeros", dtype="float32"
-            )
+            self.zeros[name] = Zeros(activation.shape)
         self.compile(optimizer=keras.optimizers.SGD(1.0))
 
     def trains_variable(self, variable: Any) -> bool:
-        return any([variable is zeros for zeros in self.zeros.values()])
+        return any([variable is zeros.values for zeros in self.zeros.values()])
 
     def build(self, input_shape: Any) -> None:
         """Do nothing more."""
@@ -244,7 +257,7 @@ class Gradients(PartlyTrained):
     def call(self, inputs: Tensor, training: bool | None = None) -> Any:
         def adding(site: Site) -> Any:
             def act(x: Tensor, number: int, piece: Any) -> Tensor:
-                return ops.add(x, ops.cast(self.zeros[label(site, number)], x.dtype))
+                return self.zeros[label(site, number)](x)
 
             return act
 
@@ -255,8 +268,9 @@ class Gradients(PartlyTrained):
         return outputs
 
     def of_batch(self, x: Any, targets: Any = None) -> dict[str, Any]:
-        for zeros in self.zeros.values():
-            zeros.assign(ops.zeros(zeros.shape))
+        found = {name: zeros.values for name, zeros in self.zeros.items()}
+        for values in found.values():
+            values.assign(ops.zeros(values.shape))
         self.train_on_batch({"x": x, "targets": targets} if self.has_targets else x)
         # Subtract from 0, so that no gradient is -0.
-        return {name: 0.0 - ops.convert_to_numpy(zeros) for name, zeros in self.zeros.items()}
+        return {name: 0.0 - ops.convert_to_numpy(values) for name, values in found.items()}
