@@ -255,6 +255,15 @@ def test_what_an_axis_of_a_study_may_not_be(model, axis):
 
 
 def test_what_a_study_refuses(model):
+    for count in (1, 2):
+        with pytest.raises(ShapeError, match=f"a pair.*Received: 3 and {count} samples"):
+            patching_study(model, CLEAN, CORRUPTED[:count], "first", metric, verbose=0)
+    with pytest.raises(ShapeError, match="a pair.*Received: 2 and 3 samples"):
+        attribution_study(model, CLEAN[:2], CORRUPTED, "first", metric, verbose=0)
+    inputs, layer = keras.Input((4, 5)), keras.layers.Rescaling(2.0, name="twice")
+    twice = keras.Model(inputs, keras.layers.Flatten()(layer(layer(inputs))))
+    with pytest.raises(EditError, match=r"one call of a layer.*site\('twice', call=0\)"):
+        ablation_study(twice, CLEAN, "twice", metric, baseline="mean", verbose=0)
     wide = keras.Sequential([keras.Input((4, 5)), keras.layers.Dense(3, name="a")])
     wide.add(keras.layers.Flatten(name="b"))
     with pytest.raises(ShapeError, match="equally many positions"):

@@ -12,9 +12,9 @@ from kedit._show.plots import axes
 from kedit.errors import OperandError
 from kedit.interventions._capture import Gradients, batches_of, capture, rows_of
 from kedit.interventions._patching_study import PatchingStudy
-from kedit.interventions._points import activations, checked_targets, masks_of, measured
+from kedit.interventions._points import activations, checked_targets, masks_of, measured, pairs
 from kedit.interventions._site_map import SiteMap
-from kedit.studies._predict import arrays, length
+from kedit.studies._predict import length
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -154,7 +154,7 @@ def attribution_study(
     >>> found.recovered.tolist()
     [[0.0, 1.0, 0.0]]
     """
-    clean, corrupted = arrays(clean), arrays(corrupted)
+    clean, corrupted = pairs(clean, corrupted)
     targets = checked_targets(targets, length(corrupted))
     seen = activations(model, clean, sites)
     masks, labels = masks_of(seen, positions, axis)
