@@ -222,6 +222,16 @@ def test_ablation_study(model, baseline):
     check_close(groups[1], found.effects[:, [0, 2]].mean(axis=1))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_mean_of_many_activations_of_half_precision(dtype):
+    """A sum in half precision no longer grows: the mean of 5000 twos came out as 0.1."""
+    layers = [keras.layers.Rescaling(2.0, name="h", dtype=dtype), keras.layers.Rescaling(1.0)]
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    x = np.ones((5000, 2), "float32")
+    found = ablation_study(model, x, "h", lambda y: y[:, 0], baseline="mean", verbose=0)
+    np.testing.assert_array_equal(found.after, np.full((2, 5000), 2.0))
+
+
 def test_units_of_images():
     """A channel is ablated everywhere, even where the batch is as long as an image is wide."""
     model = keras.Sequential(
