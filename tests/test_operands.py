@@ -204,6 +204,22 @@ def test_noise_is_saved_with_where_its_series_is(tmp_path):
     assert load_edits(tmp_path / "edits.json") == edited.edits
 
 
+def test_noise_in_features_is_a_series_of_its_own(tmp_path):
+    """Each block draws anew, and a file holds where the series is."""
+    layers = [keras.layers.Rescaling(scale) for scale in (2.0, 0.5)]
+    noisy = sample[...].set(Through(*layers, sample[...].add(Noise(seed=0))))
+    base, x = plain((4,)), np.zeros((3, 4), "float32")
+    edited = edit_model(base, {"h": noisy})
+    blocks = []
+    for _ in range(2):
+        with edited.applied():
+            blocks.append(to_numpy(base(x)))
+            check_close(to_numpy(base(x)), blocks[-1])
+    assert not np.allclose(*blocks)
+    loaded = saved_and_loaded(edited, tmp_path / "model.keras")
+    check_close(to_numpy(loaded(x)), to_numpy(edited(x)))
+
+
 def test_noise_is_a_value():
     one = Noise(0.5)
     check_is_value(

@@ -366,7 +366,9 @@ class EditedModel(PartlyTrained):
             with held(), whole_model(self.base, run, self._compiled, variables):
                 yield
         finally:
-            for draws in [draws for layer in self.edit_layers for draws in layer.draws()]:
+            inside = [[layer, *addresses(layer).values()] for layer in self.edit_layers]
+            editing = [one for ones in inside for one in ones if isinstance(one, SiteEditing)]
+            for draws in [draws for layer in editing for draws in layer.draws()]:
                 draws.next()
 
     # --- Saving ----------------------------------------------------------------------------
