@@ -19,7 +19,7 @@ from networks import (
     subclassed,
 )
 
-from kedit import X, at, sample
+from kedit import Trainable, X, at, sample
 from kedit.errors import EditError, OperandError, PositionError, SavingError
 from kedit.interventions import (
     BatchMean,
@@ -231,6 +231,20 @@ def test_leaves_that_are_not_there(where, leaf):
 
 
 # --- What only a run has -------------------------------------------------------------------------
+
+
+def test_numbers_are_held_as_the_activation_is_whatever_policy_reigns():
+    """In bfloat16, 1.001 would be 1."""
+    layer = keras.layers.Rescaling(1.0, name="h", dtype="float32")
+    base = keras.Sequential([keras.Input((3,), dtype="float32"), layer])
+    edit = sample[0].set(1.001) | sample[1].set(Trainable(1.001))
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        edited = edit_model(base, {"h": edit})
+        found = to_numpy(edited(np.zeros((1, 3), "float32")))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    check_close(found, [[1.001, 1.001, 0.0]], 1e-6)
 
 
 def test_part_of_another_run():
