@@ -25,6 +25,7 @@ from kedit.interventions import (
     BatchMean,
     EditedModel,
     Fed,
+    LayerInput,
     OtherRun,
     Rotated,
     capture,
@@ -228,6 +229,38 @@ def test_leaves_that_are_not_there(where, leaf):
     with pytest.raises(PositionError, match=r"Received: leaf="):
         edited(np.ones((2, 3), "float32"))
     assert model(np.ones((2, 3), "float32"))["sum"].shape == (2, 3)
+
+
+def test_an_input_that_is_given_by_name():
+    layer, x = Plus(name="h"), np.ones((2, 3), "float32")
+    model = ByName(layer)
+    for named in ("states", "more"):
+        edited = edit_model(model, {site("h", "input", named): sample[1].set(5.0)})
+        check_close(to_numpy(edited(x)), [[2, 6, 2]] * 2)
+    fix = "leaf=0. Of its keyword arguments, write `leaf='states'`"
+    for key, operand in ((site("h", "input"), 0.0), ("h", LayerInput())):
+        with pytest.raises(PositionError, match=fix):
+            edit_model(model, {key: sample[1].set(operand)})(x)
+
+
+class Plus(keras.layers.Layer):
+    """Adds what it is given."""
+
+    def call(self, states=None, more=None):
+        """Return the sum."""
+        return states + more
+
+
+class ByName(keras.Model):
+    """Calls a layer with keyword arguments only."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def call(self, x):
+        """Return what the layer makes of it."""
+        return self.layer(states=x, more=x)
 
 
 # --- What only a run has -------------------------------------------------------------------------

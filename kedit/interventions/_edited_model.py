@@ -150,11 +150,11 @@ class EditedModel(PartlyTrained):
             target, inner, view = site.within(owner)
             calls = seen.get(id(target), [])[slice(site.call, None)]
             if calls:
-                args, output = calls[0]
+                args, kwargs, output = calls[0]
                 if inner.where == "output" or isinstance(inner.leaf, int):
-                    view(inner.read(args, {}, output), layer.build_as)
+                    view(inner.read(args, kwargs, output), layer.build_as)
                     for leaf in [leaf for leaf in layer.inputs() if isinstance(leaf, int)]:
-                        received = Site(site.pattern, "input", leaf).read(args, {}, None)
+                        received = Site(site.pattern, "input", leaf).read(args, kwargs, None)
                         layer.check_inputs({leaf: received.shape})
         self.built = all([layer.built for layer in self.edit_layers])
 
