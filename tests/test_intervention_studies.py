@@ -17,6 +17,7 @@ from kedit.interventions import (
     ablation_study,
     attribution_study,
     capture,
+    direct_effect_study,
     edit_model,
     patching_study,
     site,
@@ -232,6 +233,28 @@ def test_the_mean_of_many_activations_of_half_precision(dtype):
     np.testing.assert_array_equal(found.after, np.full((2, 5000), 2.0))
 
 
+def test_studies_of_models_of_half_precision():
+    """A metric is given arrays whose dtypes NumPy has, and computes with."""
+    layers = [keras.layers.Rescaling(s, name=f"h_{s}", dtype="bfloat16") for s in (2, 3)]
+    model = keras.Sequential([keras.Input((2, 1)), *layers, keras.layers.Flatten(dtype="bfloat16")])
+    seen = []
+
+    def first(y):
+        seen.append(np.asarray(y).dtype.name)
+        return y[:, 0]
+
+    clean, corrupted = np.ones((600, 2, 1)), np.zeros((600, 2, 1))
+    found = patching_study(model, clean, corrupted, "h_2", first, verbose=0)
+    assert found.recovered.tolist() == [[1.0, 0.0]]
+    assert found.clean.mean() == 6.0
+    found = ablation_study(model, clean, "h_2", first, axis=1, verbose=0)
+    assert found.effects.mean(axis=1).tolist() == [6.0, 0.0]
+    into = site("h_3", "input")
+    found = direct_effect_study(model, clean, "h_2", into, first, verbose=0)
+    assert found.shown.tolist() == [[6.0]]
+    assert set(seen) == {"float32"}
+
+
 def test_units_of_images():
     """A channel is ablated everywhere, even where the batch is as long as an image is wide."""
     model = keras.Sequential(
@@ -268,7 +291,7 @@ def test_what_a_study_refuses(model):
     for count in (1, 2):
         with pytest.raises(ShapeError, match=f"a pair.*Received: 3 and {count} samples"):
             patching_study(model, CLEAN, CORRUPTED[:count], "first", metric, verbose=0)
-    with pytest.raises(ShapeError, match="a pair.*Received: 2 and 3 samples"):
+    with pytest.raises(ShapeError, match=r"a pair.*Received: 2 and 3 samples"):
         attribution_study(model, CLEAN[:2], CORRUPTED, "first", metric, verbose=0)
     inputs, layer = keras.Input((4, 5)), keras.layers.Rescaling(2.0, name="twice")
     twice = keras.Model(inputs, keras.layers.Flatten()(layer(layer(inputs))))

@@ -192,7 +192,7 @@ def test_the_last_of_the_stream_gives_the_predictions(model):
 
 
 def test_what_these_studies_refuse(model):
-    with pytest.raises(ShapeError, match="a pair.*Received: 3 and 2 samples"):
+    with pytest.raises(ShapeError, match=r"a pair.*Received: 3 and 2 samples"):
         path_patching_study(model, CLEAN, CORRUPTED[:2], "a", last, verbose=0)
     with pytest.raises(ShapeError, match=r"shape of that at 'norm:input'.*path_patching_study"):
         logit_lens_study(model, CLEAN, "head", INTO, last, verbose=0)

@@ -14,6 +14,7 @@ from kedit.interventions._capture import Gradients, batches_of, capture, rows_of
 from kedit.interventions._patching_study import PatchingStudy
 from kedit.interventions._points import activations, checked_targets, masks_of, measured, pairs
 from kedit.interventions._site_map import SiteMap
+from kedit.studies._batches import predicted
 from kedit.studies._predict import length
 
 
@@ -180,7 +181,7 @@ def attribution_study(
                 for (site, _), of_site in zip(seen, masks, strict=True)
             ]
         )
-        outputs.append([acts.edited.predict_on_batch(x) for x in batches])
+        outputs.append([predicted(acts.edited, x) for x in batches])
         bar.add(1)
 
     def of_tensors(*given: Any) -> Any:

@@ -48,6 +48,17 @@ def as_array(x: Any) -> Any:
     return ops.convert_to_numpy(x) if ops.is_tensor(x) else np.asarray(x)
 
 
+def predicted(model: Any, batch: Any) -> Any:
+    """Return predictions for a batch, as arrays whose dtypes NumPy has."""
+    return keras.tree.map_structure(widened, model.predict_on_batch(batch))
+
+
+def widened(x: Any) -> Any:
+    """Return an array of a dtype that NumPy has: bfloat16 becomes float32, which holds it."""
+    array = np.asarray(x)
+    return array.astype("float32") if array.dtype.kind == "V" else array
+
+
 def joined(parts: list[Any]) -> Any:
     """Return batches one after the other, as one."""
     return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)

@@ -13,7 +13,7 @@ from kedit._edit import Edit
 from kedit._language.batch import edit_batch, leaf_at
 from kedit._language.expression import Expression
 from kedit.errors import OperandError
-from kedit.studies._batches import are_batches, as_array, batches_in, joined
+from kedit.studies._batches import are_batches, as_array, batches_in, joined, predicted
 
 _MOST_ROWS, _MOST_NUMBERS = 4096, 2**22
 
@@ -100,7 +100,7 @@ def predict_edited(
     bar = keras.utils.Progbar(-(-rows // size), verbose=verbose, unit_name="batch")
     outputs = []
     for batch in _batches(x, edits, size):
-        outputs.append(model.predict_on_batch(batch))
+        outputs.append(predicted(model, batch))
         bar.add(1)
 
     def join(*parts: Any) -> Any:

@@ -55,14 +55,12 @@ def spec_of(x: Any) -> Any:
 
 
 def is_like(inputs: Any, spec: Any) -> bool:
-    """Whether inputs have the structure of `KerasTensor`s, and their sizes where these are known."""
+    """Whether inputs have the structure of `KerasTensor`s, and their sizes if these are known."""
     try:
         keras.tree.assert_same_structure(inputs, spec)
     except (TypeError, ValueError):
         return False
-    shapes = [
-        [getattr(x, "shape", None) for x in keras.tree.flatten(xs)] for xs in (inputs, spec)
-    ]
+    shapes = [[getattr(x, "shape", None) for x in keras.tree.flatten(xs)] for xs in (inputs, spec)]
     return all([_fits(*pair) for pair in zip(*shapes, strict=True)])
 
 
