@@ -293,6 +293,8 @@ def test_what_a_study_refuses(model):
             patching_study(model, CLEAN, CORRUPTED[:count], "first", metric, verbose=0)
     with pytest.raises(ShapeError, match=r"a pair.*Received: 2 and 3 samples"):
         attribution_study(model, CLEAN[:2], CORRUPTED, "first", metric, verbose=0)
+    with pytest.raises(ShapeError, match=r"one shape.*\(4, 5\).*\(3, 5\).*Pad the inputs"):
+        ablation_study(model, iter([CLEAN, CLEAN[:, :3]]), "first", metric, verbose=0)
     inputs, layer = keras.Input((4, 5)), keras.layers.Rescaling(2.0, name="twice")
     twice = keras.Model(inputs, keras.layers.Flatten()(layer(layer(inputs))))
     with pytest.raises(EditError, match=r"one call of a layer.*site\('twice', call=0\)"):

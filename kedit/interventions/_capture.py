@@ -27,7 +27,8 @@ def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
     """Make a model that returns the activations of `model`.
 
     `model` is shared, left unchanged, and runs in inference mode, no further than the
-    last of the sites if each is called once. The activations of an edited model are
+    last of the sites if each is called once for inputs of the shapes that it was built
+    for. The activations of an edited model are
     those after its edits.
 
     Args:
