@@ -5,7 +5,7 @@
 """
 
 try:
-    import keras as _keras  # noqa: F401  # first, to report a missing backend clearly
+    import keras as _keras  # first, to report a missing backend clearly
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(
         f"`import keras` needs {missing.name}, which is not installed. kedit runs on TensorFlow, "
@@ -13,6 +13,11 @@ except ModuleNotFoundError as missing:
         "starts, as in `KERAS_BACKEND=jax python script.py`.",
         name=missing.name,
     ) from missing
+if tuple(map(int, _keras.__version__.split(".")[:2])) < (3, 14):
+    raise ImportError(
+        f"kedit needs Keras 3.14 or later. Received: Keras {_keras.__version__}. Install a newer "
+        "one: `pip install --upgrade keras`."
+    )
 
 from kedit import (
     callbacks,

@@ -1,6 +1,8 @@
 """Edits applied to a model itself, what is compiled there, and edits that are never reached."""
 
+import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -164,6 +166,47 @@ def test_another_thread_finds_the_layers_as_they_are():
         thread.join(60)
         assert (to_numpy(base(ROWS))[:, 0] == 3).all()
     np.testing.assert_array_equal(found[0], plain)
+
+
+def check_elsewhere(base, edited, plain):
+    """What another task or thread finds while edits are applied to a model."""
+    np.testing.assert_array_equal(to_numpy(base(ROWS)), plain)
+    for method in (base.predict, base.predict_on_batch):
+        with pytest.raises(OperandError, match=r"that applies them. Received: .*`edited.predict"):
+            method(ROWS)
+    assert (predict(edited, ROWS)[:, 0] == 3).all()
+    with pytest.raises(OperandError, match="in another task or thread"), edited.applied():
+        pass
+
+
+def test_other_tasks_and_threads_do_not_use_what_a_block_compiles():
+    base = sequential()
+    plain = to_numpy(base(ROWS))
+    edited = edit_model(base, {"dense_1": sample[0].set(3.0)})
+    entered, checked = asyncio.Event(), asyncio.Event()
+
+    async def applying():
+        with edited.applied():
+            assert (predict(base, ROWS)[:, 0] == 3).all()
+            entered.set()
+            await checked.wait()
+            assert (await asyncio.to_thread(predict, base, ROWS))[0, 0] == 3  # of this task
+            assert (predict(base, ROWS)[:, 0] == 3).all()
+
+    async def beside():
+        await entered.wait()
+        check_elsewhere(base, edited, plain)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(check_elsewhere, base, edited, plain).result(60)
+        checked.set()
+
+    async def both():
+        await asyncio.gather(applying(), beside())
+
+    asyncio.run(both())
+    check_close(predict(base, ROWS), plain)
+    with edited.applied():
+        assert (predict(base, ROWS)[:, 0] == 3).all()
 
 
 @pytest.mark.parametrize("operand", [OtherRun(), Fed("v")], ids=repr)

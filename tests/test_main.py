@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 
+import keras
 import pytest
 from _backend import ABSENT
 
@@ -168,6 +169,13 @@ def test_says_which_backend_is_missing(tmp_path):
     assert process.returncode == 1
     assert f"needs {ABSENT}, which is not installed" in process.stderr
     assert 'pip install "kedit[jax]"' in process.stderr
+
+
+@pytest.mark.once
+def test_says_which_keras_is_needed(monkeypatch):
+    monkeypatch.setattr(keras, "__version__", "3.13.2")
+    with pytest.raises(ImportError, match=r"needs Keras 3.14.*Received: Keras 3.13.2.*upgrade"):
+        runpy.run_path(kedit.__file__)
 
 
 @pytest.mark.once

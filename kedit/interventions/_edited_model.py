@@ -349,11 +349,13 @@ class EditedModel(PartlyTrained):
 
         Use it for other methods of the model, such as `generate()` of KerasHub, where
         positions are counted in the whole sequence. Afterwards the model gets its own
-        compiled functions back.
+        compiled functions back. Edits are applied in the task or thread that enters the
+        block; elsewhere, methods such as `predict` raise until it ends.
 
         Raises:
             kedit.errors.OperandError: If an operand is another run or an extra
-                input, which other methods do not take, or if an edit was never reached.
+                input, which other methods do not take, if edits are applied to the
+                model already, or if an edit was never reached.
         """
         if self._runs or self._fed:
             raise OperandError(

@@ -4,6 +4,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 Call = Callable[..., Any]
@@ -13,18 +14,19 @@ Key = tuple[int, str]
 
 _METHODS = ("call", "quantized_call")
 _LOCK = threading.Lock()
-_ACTIVE = threading.local()
+_ACTIVE: ContextVar[tuple[Any, ...]] = ContextVar("kedit_active", default=())
+"""The active blocks of this task or thread, innermost last."""
 _INSTALLED: dict[Key, tuple[int, Callable[[], None]]] = {}
 """For each intercepted method: how often it is intercepted, and what ends that."""
 
 
 @contextmanager
 def intercepted(handlers: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-    """Call handlers in place of layers, in this thread, inside the block.
+    """Call handlers in place of layers, in this task or thread, inside the block.
 
     A handler receives the intercepted call and its arguments. If a layer has several
-    handlers, the last is innermost. In other threads, and after the block, the layers
-    behave as before.
+    handlers, the last is innermost. In other tasks and threads, and after the block, the
+    layers behave as before.
 
     Args:
         handlers: Pairs of a layer, or another operation, and its handler; a third entry
@@ -43,35 +45,31 @@ def intercepted(handlers: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
     if not layers:
         yield frame
         return
-    stack = _stack()
     for (_, name), layer in layers.items():
         _install(layer, name)
-    stack.append(frame)
+    _ACTIVE.set((*_ACTIVE.get(), frame))
     try:
         yield frame
     finally:
-        stack[:] = [other for other in stack if other is not frame]
+        _ACTIVE.set(tuple([other for other in _ACTIVE.get() if other is not frame]))
         for key in layers:
             _uninstall(key)
 
 
 @contextmanager
 def set_aside(frames: list[Any]) -> Iterator[None]:
-    """Suspend active blocks of this thread inside this block."""
-    stack = _stack()
-    kept, stack[:] = stack[:], [f for f in stack if not any([f is other for other in frames])]
+    """Suspend active blocks of this task or thread inside this block."""
+    kept = _ACTIVE.get()
+    _ACTIVE.set(tuple([f for f in kept if not any([f is other for other in frames])]))
     try:
         yield
     finally:
-        stack[:] = kept
+        _ACTIVE.set(kept)
 
 
-def _stack() -> list[dict[Key, list[Handler]]]:
-    """Return the active blocks of this thread, innermost last."""
-    if not hasattr(_ACTIVE, "stack"):
-        _ACTIVE.stack = []
-    stack: list[dict[Key, list[Handler]]] = _ACTIVE.stack
-    return stack
+def is_active(frame: Any) -> bool:
+    """Whether a block is active in this task or thread."""
+    return any([frame is one for one in _ACTIVE.get()])
 
 
 def _install(layer: Any, name: str) -> None:
@@ -108,7 +106,7 @@ def _stand_before(layer: Any, name: str) -> Callable[[], None]:
 def _asking(key: Key, method: Call) -> Call:
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
-        handlers = [handler for frame in _stack() for handler in frame.get(key, ())]
+        handlers = [handler for frame in _ACTIVE.get() for handler in frame.get(key, ())]
 
         def proceed(number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if number == len(handlers):
