@@ -390,6 +390,21 @@ def test_gradients_of_an_edited_model():
 
 
 @pytest.mark.gradient
+def test_activations_and_gradients_are_those_of_inference():
+    """Also of a model that `fit` would train in all of its parts."""
+    layers = [keras.layers.Rescaling(3.0, name="h"), keras.layers.BatchNormalization(epsilon=0.0)]
+    base = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dropout(0.5, name="end")])
+    before = [to_numpy(v).copy() for v in base.variables]
+    acts = capture(edit_model(base, {"h": sample[0].add(1.0)}, train="all"), ["h", "end"])
+    found = acts.gradients(ROWS, lambda y: ops.sum(y, axis=-1))
+    np.testing.assert_array_equal(found["h"], np.ones((6, 4)))
+    in_training = acts(ROWS, training=True)
+    check_close(in_training["end"], 3 * ROWS + [1, 0, 0, 0])
+    for variable, value in zip(base.variables, before, strict=True):
+        np.testing.assert_array_equal(to_numpy(variable), value)
+
+
+@pytest.mark.gradient
 @pytest.mark.parametrize("place", ["wrapped/encode", "wrapped", site("read", "input")], ids=str)
 def test_gradients_where_positions_are_masked(place):
     """Of the sum of what a model reads at the positions that are not masked: ones there."""

@@ -102,7 +102,7 @@ class Capture(SafelyRun):
 
         placed = [Placed(site, layer, noting(site)) for site, layer in self.found()]
         stops = self._stops and (self._is_numbered or self.edited.was_built_for(inputs))
-        self.edited.run_with(placed, inputs, training, stops)
+        self.edited.run_with(placed, inputs, training=False, stops=stops)
         return {name: seen[name] for name in sorted(seen)}  # the order some compilers return
 
     def takes(self) -> Any:
@@ -264,7 +264,7 @@ class Gradients(PartlyTrained):
 
         x, *targets = (inputs["x"], inputs["targets"]) if self.has_targets else (inputs,)
         placed = [Placed(site, layer, adding(site)) for site, layer in self.acts.found()]
-        outputs = self.acts.edited.run_with(placed, x, training)
+        outputs = self.acts.edited.run_with(placed, x, training=False)
         self.add_loss(ops.sum(ops.cast(self.score(outputs, *targets), "float32")))
         return outputs
 

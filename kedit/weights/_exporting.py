@@ -58,16 +58,16 @@ def is_like(inputs: Any, spec: Any) -> bool:
     """Whether inputs have the structure of `KerasTensor`s, and their sizes if these are known."""
     try:
         keras.tree.assert_same_structure(inputs, spec)
-    except (TypeError, ValueError):
+        leaves = [keras.tree.flatten(xs) for xs in (inputs, spec)]
+        return all([_fits(x.shape, known.shape) for x, known in zip(*leaves, strict=True)])
+    except (AttributeError, TypeError, ValueError):  # of leaves that are no tensors of known rank
         return False
-    shapes = [[getattr(x, "shape", None) for x in keras.tree.flatten(xs)] for xs in (inputs, spec)]
-    return all([_fits(*pair) for pair in zip(*shapes, strict=True)])
 
 
 def _fits(shape: Any, known: Any) -> bool:
-    if shape is None or known is None or len(shape) != len(known):
-        return False
-    return all([m is None or n == m for n, m in zip(shape[1:], known[1:], strict=True)])
+    return len(shape) == len(known) and all(
+        [m is None or n == m for n, m in zip(shape[1:], known[1:], strict=True)]
+    )
 
 
 def _of_shapes(shape: Any) -> Any:
