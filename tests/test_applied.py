@@ -390,6 +390,19 @@ def test_gradients_of_an_edited_model():
 
 
 @pytest.mark.gradient
+def test_gradients_at_sites_that_are_named_twice():
+    """By patterns that overlap, or as one call and as each call."""
+    inputs, layer = keras.Input((4,)), keras.layers.Rescaling(3.0, name="twice")
+    base = keras.Model(inputs, keras.layers.Rescaling(5.0, name="end")(layer(layer(inputs))))
+    acts = capture(base, ["twice", "*", site("twice", call=1), site("twice", call=0)])
+    expected = {"end": 1, "twice": 15, "twice#0": 15, "twice#1": 5}
+    found = acts.gradients(ROWS, lambda y: ops.sum(y, axis=-1))
+    assert list(found) == list(expected)
+    for name, slope in expected.items():
+        np.testing.assert_array_equal(found[name], np.full((6, 4), slope))
+
+
+@pytest.mark.gradient
 def test_activations_and_gradients_are_those_of_inference():
     """Also of a model that `fit` would train in all of its parts."""
     layers = [keras.layers.Rescaling(3.0, name="h"), keras.layers.BatchNormalization(epsilon=0.0)]

@@ -191,6 +191,13 @@ def test_attributions_of_places_and_of_a_layer_that_is_called_twice():
     change = 4 * (clean - corrupted)[..., 1]  # of each call, as the first passes it on
     expected = [2 * change.sum(axis=1), 0 * change[:, 0], 2 * change[:, 3]]
     check_close(found.effects[0], expected, rtol=1e-4)
+    named = ["twice", site("twice", call=0), "twic*"]
+    again = attribution_study(
+        model, clean, corrupted, named, lambda y: y[:, 1], positions=places, verbose=0
+    )
+    assert again.sites == ["twice", "twice#0"]
+    check_close(again.effects[0], expected, rtol=1e-4)
+    check_close(again.effects[1], found.effects[0] / 2, rtol=1e-4)
 
 
 @pytest.mark.gradient

@@ -200,5 +200,10 @@ def attribution_study(
 
 def _total(changes: dict[str, Any], site: str, mask: Any) -> Any:
     """Return the sum over the elements of a position in each call of a site, `(num_rows,)`."""
-    calls = [x for name, x in changes.items() if name == site or name.startswith(f"{site}#")]
+    # The name of the first call has no number, unless that call is a site of its own.
+    calls = [
+        x
+        for name, x in changes.items()
+        if name == site or (name.startswith(f"{site}#") and not name.endswith("#0"))
+    ]
     return sum([np.where(mask, x, 0).reshape(len(x), -1).sum(axis=1) for x in calls])

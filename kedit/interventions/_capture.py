@@ -76,7 +76,8 @@ class Capture(SafelyRun):
         self.edited = edited
         several = isinstance(patterns, (list, tuple)) and not isinstance(patterns, SiteInfo)
         given = patterns if several else [patterns]
-        found = [pair for pattern in given for pair in as_site(pattern).find(edited.base)]
+        every = [pair for pattern in given for pair in as_site(pattern).find(edited.base)]
+        found = list(dict(every).items())  # each site once, however many patterns it matches
         self.patterns = [site for site, _ in found]
         check_recurrent(edited.base, self.patterns, [True] * len(found))
         self.built = edited.built
@@ -256,9 +257,12 @@ class Gradients(PartlyTrained):
         """Do nothing more."""
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Any:
+        left = dict(self.zeros)
+
         def adding(site: Site) -> Any:
             def act(x: Tensor, number: int, piece: Any) -> Tensor:
-                return self.zeros[label(site, number)](x)
+                zeros = left.pop(label(site, number), None)  # once, if several sites have it
+                return x if zeros is None else zeros(x)
 
             return act
 
