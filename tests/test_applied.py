@@ -390,6 +390,72 @@ def test_gradients_of_an_edited_model():
 
 
 @pytest.mark.gradient
+def test_gradients_at_sites_that_are_named_twice():
+    """By patterns that overlap, or as one call and as each call."""
+    inputs, layer = keras.Input((4,)), keras.layers.Rescaling(3.0, name="twice")
+    base = keras.Model(inputs, keras.layers.Rescaling(5.0, name="end")(layer(layer(inputs))))
+    acts = capture(base, ["twice", "*", site("twice", call=1), site("twice", call=0)])
+    expected = {"end": 1, "twice": 15, "twice#0": 15, "twice#1": 5}
+    found = acts.gradients(ROWS, lambda y: ops.sum(y, axis=-1))
+    assert list(found) == list(expected)
+    for name, slope in expected.items():
+        np.testing.assert_array_equal(found[name], np.full((6, 4), slope))
+
+
+@pytest.mark.gradient
+def test_activations_and_gradients_are_those_of_inference():
+    """Also of a model that `fit` would train in all of its parts."""
+    layers = [keras.layers.Rescaling(3.0, name="h"), keras.layers.BatchNormalization(epsilon=0.0)]
+    base = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dropout(0.5, name="end")])
+    before = [to_numpy(v).copy() for v in base.variables]
+    acts = capture(edit_model(base, {"h": sample[0].add(1.0)}, train="all"), ["h", "end"])
+    found = acts.gradients(ROWS, lambda y: ops.sum(y, axis=-1))
+    np.testing.assert_array_equal(found["h"], np.ones((6, 4)))
+    in_training = acts(ROWS, training=True)
+    check_close(in_training["end"], 3 * ROWS + [1, 0, 0, 0])
+    for variable, value in zip(base.variables, before, strict=True):
+        np.testing.assert_array_equal(to_numpy(variable), value)
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("place", ["wrapped/encode", "wrapped", site("read", "input")], ids=str)
+def test_gradients_where_positions_are_masked(place):
+    """Of the sum of what a model reads at the positions that are not masked: ones there."""
+    inputs = keras.Input((4,), dtype="int32")
+    encode = keras.layers.Embedding(5, 2, mask_zero=True, name="encode")
+    encoded = keras.Sequential([inputs, encode], name="wrapped")(inputs)
+    base = keras.Model(inputs, Unmasked(name="read")(encoded))
+    x = np.array([[1, 2, 0, 0], [3, 0, 4, 2]], "int32")
+    (found,) = capture(base, place).gradients(x, lambda y: ops.sum(y, axis=(1, 2))).values()
+    np.testing.assert_array_equal(found, np.repeat(x[..., None] != 0, 2, axis=2))
+
+
+class Masked(keras.layers.Layer):
+    """Puts zeros at the masked positions."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, x, mask=None):
+        """Leave all as it is without a mask."""
+        return x if mask is None else x * ops.cast(mask, x.dtype)[..., None]
+
+
+class Unmasked(keras.layers.Layer):
+    """Holds a layer that takes the mask, and does not take it itself."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.inner = Masked()
+
+    def call(self, x):
+        """Return what the inner layer makes of it."""
+        return self.inner(x)
+
+
+@pytest.mark.gradient
 def test_an_activation_of_integers_has_no_gradient():
     inputs = keras.Input((3,))
     h = keras.layers.Discretization([0.0, 1.0], name="bins")(inputs)

@@ -188,6 +188,20 @@ def test_queries_that_may_attend_to_nothing():
     assert abs(predict(doubled, padded) - plain).max() > 0.01
 
 
+def test_the_pattern_of_queries_that_may_attend_to_nothing_is_edited():
+    """Then it is what is written, and nothing of the fused operation is added to it."""
+    model = attending(multi(), masked=True)
+    x, mask = given(True)
+    mask = mask & (np.arange(5) != 2)[:, None]
+    pattern = np.random.default_rng(5).random((4, 5, 5)).astype("float32")
+    edits = {site("attn", "pattern"): sample[...].set(pattern)}
+    found = [
+        predict(capture(edit_model(model, edits), site("attn", "heads")), [x, allowed])
+        for allowed in (mask, np.ones_like(mask))
+    ]
+    check_close(found[0]["attn:heads"], found[1]["attn:heads"])
+
+
 @pytest.mark.parametrize("options", [{"dropout": 0.3}, {"use_gate": True}], ids="-".join)
 def test_layers_that_are_not_fused_or_have_a_gate(options):
     model = attending(multi(**options))

@@ -19,12 +19,13 @@ from networks import (
     subclassed,
 )
 
-from kedit import X, at, sample
+from kedit import Trainable, X, at, sample
 from kedit.errors import EditError, OperandError, PositionError, SavingError
 from kedit.interventions import (
     BatchMean,
     EditedModel,
     Fed,
+    LayerInput,
     OtherRun,
     Rotated,
     capture,
@@ -230,7 +231,53 @@ def test_leaves_that_are_not_there(where, leaf):
     assert model(np.ones((2, 3), "float32"))["sum"].shape == (2, 3)
 
 
+def test_an_input_that_is_given_by_name():
+    layer, x = Plus(name="h"), np.ones((2, 3), "float32")
+    model = ByName(layer)
+    for named in ("states", "more"):
+        edited = edit_model(model, {site("h", "input", named): sample[1].set(5.0)})
+        check_close(to_numpy(edited(x)), [[2, 6, 2]] * 2)
+    fix = "leaf=0. Of its keyword arguments, write `leaf='states'`"
+    for key, operand in ((site("h", "input"), 0.0), ("h", LayerInput())):
+        with pytest.raises(PositionError, match=fix):
+            edit_model(model, {key: sample[1].set(operand)})(x)
+
+
+class Plus(keras.layers.Layer):
+    """Adds what it is given."""
+
+    def call(self, states=None, more=None):
+        """Return the sum."""
+        return states + more
+
+
+class ByName(keras.Model):
+    """Calls a layer with keyword arguments only."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def call(self, x):
+        """Return what the layer makes of it."""
+        return self.layer(states=x, more=x)
+
+
 # --- What only a run has -------------------------------------------------------------------------
+
+
+def test_numbers_are_held_as_the_activation_is_whatever_policy_reigns():
+    """In bfloat16, 1.001 would be 1."""
+    layer = keras.layers.Rescaling(1.0, name="h", dtype="float32")
+    base = keras.Sequential([keras.Input((3,), dtype="float32"), layer])
+    edit = sample[0].set(1.001) | sample[1].set(Trainable(1.001))
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        edited = edit_model(base, {"h": edit})
+        found = to_numpy(edited(np.zeros((1, 3), "float32")))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    check_close(found, [[1.001, 1.001, 0.0]], 1e-6)
 
 
 def test_part_of_another_run():

@@ -17,6 +17,7 @@ from kedit.interventions import (
     ablation_study,
     attribution_study,
     capture,
+    direct_effect_study,
     edit_model,
     patching_study,
     site,
@@ -190,6 +191,13 @@ def test_attributions_of_places_and_of_a_layer_that_is_called_twice():
     change = 4 * (clean - corrupted)[..., 1]  # of each call, as the first passes it on
     expected = [2 * change.sum(axis=1), 0 * change[:, 0], 2 * change[:, 3]]
     check_close(found.effects[0], expected, rtol=1e-4)
+    named = ["twice", site("twice", call=0), "twic*"]
+    again = attribution_study(
+        model, clean, corrupted, named, lambda y: y[:, 1], positions=places, verbose=0
+    )
+    assert again.sites == ["twice", "twice#0"]
+    check_close(again.effects[0], expected, rtol=1e-4)
+    check_close(again.effects[1], found.effects[0] / 2, rtol=1e-4)
 
 
 @pytest.mark.gradient
@@ -220,6 +228,38 @@ def test_ablation_study(model, baseline):
     groups = found.by_group([1, 0, 1])
     check_close(groups[0], found.effects[:, 1])
     check_close(groups[1], found.effects[:, [0, 2]].mean(axis=1))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_mean_of_many_activations_of_half_precision(dtype):
+    """A sum in half precision no longer grows: the mean of 5000 twos came out as 0.1."""
+    layers = [keras.layers.Rescaling(2.0, name="h", dtype=dtype), keras.layers.Rescaling(1.0)]
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    x = np.ones((5000, 2), "float32")
+    found = ablation_study(model, x, "h", lambda y: y[:, 0], baseline="mean", verbose=0)
+    np.testing.assert_array_equal(found.after, np.full((2, 5000), 2.0))
+
+
+def test_studies_of_models_of_half_precision():
+    """A metric is given arrays whose dtypes NumPy has, and computes with."""
+    layers = [keras.layers.Rescaling(s, name=f"h_{s}", dtype="bfloat16") for s in (2, 3)]
+    model = keras.Sequential([keras.Input((2, 1)), *layers, keras.layers.Flatten(dtype="bfloat16")])
+    seen = []
+
+    def first(y):
+        seen.append(np.asarray(y).dtype.name)
+        return y[:, 0]
+
+    clean, corrupted = np.ones((600, 2, 1)), np.zeros((600, 2, 1))
+    found = patching_study(model, clean, corrupted, "h_2", first, verbose=0)
+    assert found.recovered.tolist() == [[1.0, 0.0]]
+    assert found.clean.mean() == 6.0
+    found = ablation_study(model, clean, "h_2", first, axis=1, verbose=0)
+    assert found.effects.mean(axis=1).tolist() == [6.0, 0.0]
+    into = site("h_3", "input")
+    found = direct_effect_study(model, clean, "h_2", into, first, verbose=0)
+    assert found.shown.tolist() == [[6.0]]
+    assert set(seen) == {"float32"}
 
 
 def test_units_of_images():
@@ -255,6 +295,17 @@ def test_what_an_axis_of_a_study_may_not_be(model, axis):
 
 
 def test_what_a_study_refuses(model):
+    for count in (1, 2):
+        with pytest.raises(ShapeError, match=f"a pair.*Received: 3 and {count} samples"):
+            patching_study(model, CLEAN, CORRUPTED[:count], "first", metric, verbose=0)
+    with pytest.raises(ShapeError, match=r"a pair.*Received: 2 and 3 samples"):
+        attribution_study(model, CLEAN[:2], CORRUPTED, "first", metric, verbose=0)
+    with pytest.raises(ShapeError, match=r"one shape.*\(4, 5\).*\(3, 5\).*Pad the inputs"):
+        ablation_study(model, iter([CLEAN, CLEAN[:, :3]]), "first", metric, verbose=0)
+    inputs, layer = keras.Input((4, 5)), keras.layers.Rescaling(2.0, name="twice")
+    twice = keras.Model(inputs, keras.layers.Flatten()(layer(layer(inputs))))
+    with pytest.raises(EditError, match=r"one call of a layer.*site\('twice', call=0\)"):
+        ablation_study(twice, CLEAN, "twice", metric, baseline="mean", verbose=0)
     wide = keras.Sequential([keras.Input((4, 5)), keras.layers.Dense(3, name="a")])
     wide.add(keras.layers.Flatten(name="b"))
     with pytest.raises(ShapeError, match="equally many positions"):

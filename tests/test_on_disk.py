@@ -32,6 +32,16 @@ class Batches(keras.utils.PyDataset):
         return X[10 * number : 10 * number + 10], np.zeros(10)
 
 
+class Unmeasured:
+    """Batches of which nobody knows how many they are, as of a `tf.data.Dataset` that filters."""
+
+    def __iter__(self):
+        return batches()
+
+    def __len__(self):
+        raise TypeError("The dataset length is unknown.")
+
+
 def batches():
     yield from (X[start : start + 10] for start in range(0, 50, 10))
 
@@ -51,6 +61,7 @@ GIVEN = {
     "arrays": lambda: X,
     "dataset": Batches,
     "generator": batches,
+    "unknown length": Unmeasured,
     "pairs": lambda: ((x, np.zeros(10)) for x in batches()),
 }
 GIVEN |= {"torch": {"DataLoader": of_torch}, "tensorflow": {"tf.data": of_tensorflow}}.get(

@@ -204,6 +204,22 @@ def test_noise_is_saved_with_where_its_series_is(tmp_path):
     assert load_edits(tmp_path / "edits.json") == edited.edits
 
 
+def test_noise_in_features_is_a_series_of_its_own(tmp_path):
+    """Each block draws anew, and a file holds where the series is."""
+    layers = [keras.layers.Rescaling(scale) for scale in (2.0, 0.5)]
+    noisy = sample[...].set(Through(*layers, sample[...].add(Noise(seed=0))))
+    base, x = plain((4,)), np.zeros((3, 4), "float32")
+    edited = edit_model(base, {"h": noisy})
+    blocks = []
+    for _ in range(2):
+        with edited.applied():
+            blocks.append(to_numpy(base(x)))
+            check_close(to_numpy(base(x)), blocks[-1])
+    assert not np.allclose(*blocks)
+    loaded = saved_and_loaded(edited, tmp_path / "model.keras")
+    check_close(to_numpy(loaded(x)), to_numpy(edited(x)))
+
+
 def test_noise_is_a_value():
     one = Noise(0.5)
     check_is_value(
@@ -273,6 +289,17 @@ def test_principal_components_are_those_of_the_covariance():
     check_close(principal_components(-rows, rank=3), principal_components(rows, rank=3), atol=1e-4)
 
 
+def test_principal_components_of_half_precision():
+    """Which not every backend hands on as an array of NumPy's own dtypes."""
+    rows, _ = activations(300)
+    for dtype in ("float16", "bfloat16"):
+        base = keras.Sequential([keras.Input((5,)), keras.layers.Rescaling(1.0, dtype=dtype)])
+        captured = predict(capture(base, "rescaling"), rows)["rescaling"]
+        basis = principal_components(captured, rank=2)
+        assert basis.dtype == "float32"
+        check_close(basis, principal_components(rows, rank=2), atol=2e-2)
+
+
 @pytest.mark.once
 @pytest.mark.parametrize(
     ("rows", "rank", "error"),
@@ -307,6 +334,15 @@ def test_a_subspace_that_is_known_is_exchanged_and_not_trained(tmp_path):
         edited.make_train_function()
     check_close(edited.values("h")[0], basis)
     check_saved(edited, given, tmp_path)
+
+
+def test_a_subspace_is_exchanged_between_numbers_far_apart():
+    """Of half precision, in which their difference is infinite."""
+    base = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(1.0, dtype="float16")])
+    exchanged = sample[...].set(Rotated(initializer=[[1.0], [0.0]], trainable=False))
+    edited = edit_model(base, {"rescaling": exchanged})
+    given = {"inputs": np.array([[60000.0, 3.0]]), "other": np.array([[-60000.0, 5.0]])}
+    check_close(predict(edited, given), [[-60000.0, 3.0]])
 
 
 @pytest.mark.parametrize("source", [0, 0.5, [1.0, 2.0, 3.0, 4.0, 5.0], [2.0], BatchMean()])

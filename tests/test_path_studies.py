@@ -192,6 +192,8 @@ def test_the_last_of_the_stream_gives_the_predictions(model):
 
 
 def test_what_these_studies_refuse(model):
+    with pytest.raises(ShapeError, match=r"a pair.*Received: 3 and 2 samples"):
+        path_patching_study(model, CLEAN, CORRUPTED[:2], "a", last, verbose=0)
     with pytest.raises(ShapeError, match=r"shape of that at 'norm:input'.*path_patching_study"):
         logit_lens_study(model, CLEAN, "head", INTO, last, verbose=0)
     with pytest.raises(OperandError, match=r"one site.*Received: .'a', 'b'"):
@@ -268,3 +270,57 @@ def test_capture_computes_no_further_than_it_reads():
     check_close(whole.predict(x, verbose=0)["later"], 3 * x)
     assert Logging.calls > 0
     check_close(base.predict(x, verbose=0), 3 * x)
+
+
+@pytest.mark.parametrize("edited_at", ["h", "later"])
+def test_capture_stops_inside_an_edited_model_that_is_a_layer(edited_at):
+    """It stops the run of the whole, not that of the layer, which would go on without a value."""
+    layers = [keras.layers.Rescaling(3.0, name="h"), keras.layers.Rescaling(5.0, name="later")]
+    base = keras.Sequential([keras.Input((2,)), *layers])
+    edited = edit_model(base, {edited_at: sample[0].set(0.0)}, name="edited")
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Rescaling(7.0)(edited(inputs)))
+    found = capture(model, "edited/base/h").predict(np.ones((1, 2)), verbose=0)
+    check_close(found["edited/base/h"], [[0.0 if edited_at == "h" else 3.0, 3.0]])
+
+
+def test_capture_of_a_model_that_takes_more_than_it_was_built_for():
+    """Then a layer may be called more often, and the run does not stop at its first call."""
+    model = Optional()
+    one, other = np.ones((2, 2, 3), "float32")
+    model({"a": one})
+    acts = capture(model, "h")
+    assert sorted(acts.predict({"a": one}, verbose=0)) == ["h"]
+    found = acts.predict({"a": one, "b": 2 * other}, verbose=0)
+    assert sorted(found) == ["h", "h#1"]
+    check_close(found["h#1"], 6 * other)
+
+
+@pytest.mark.parametrize("built", [1, 2])
+def test_capture_of_a_model_that_calls_a_layer_for_each_position(built):
+    model = Stepping()
+    model(np.ones((2, built, 3)))
+    acts = capture(model, "h")
+    for length in (3, 1):
+        found = acts(np.ones((2, length, 3), "float32"))  # TensorFlow compiles for any length
+        assert sorted(found) == ["h", "h#1", "h#2"][:length]
+
+
+class Optional(keras.Model):
+    """Calls a layer for each input that it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.h = keras.layers.Rescaling(3.0, name="h")
+
+    def call(self, inputs):
+        """Add what the layer makes of each."""
+        return sum([self.h(inputs[name]) for name in sorted(inputs)])
+
+
+class Stepping(Optional):
+    """Calls a layer for each position."""
+
+    def call(self, inputs):
+        """Add what the layer makes of each."""
+        return sum([self.h(inputs[:, step]) for step in range(inputs.shape[1])])

@@ -1,5 +1,9 @@
 """The layer kit finds what it is for: each of these layers breaks one part of the contract."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -140,3 +144,25 @@ def test_options_leave_parts_out_and_other_backends_files_are_loaded(tmp_path):
     np.save(tmp_path / "another.npy", 5 * X)
     with pytest.raises(AssertionError, match="another"):
         check_layer(Scale, X, 2 * X, **OPTIONS, directory=tmp_path)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "call",
+    [
+        "check_layer(keras.layers.ReLU, np.ones((2, 3)), np.zeros((2, 3)), jit_compile=())",
+        "check_edit_function(lambda x, index, value: x, compile=False)",
+    ],
+    ids=["layer", "edit_function"],
+)
+def test_without_assertions_nothing_passes(call):
+    code = f"import keras, numpy as np; from kedit.testing import *; {call}"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(
+        [sys.executable, "-O", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "OperandError: Checks should be run by a Python that runs assertions." in run.stderr

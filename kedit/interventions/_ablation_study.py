@@ -14,6 +14,7 @@ from kedit.errors import OperandError
 from kedit.interventions._capture import capture
 from kedit.interventions._points import (
     activations,
+    check_called_once,
     checked_targets,
     gated,
     gates_of,
@@ -169,7 +170,8 @@ def ablation_study(
         `plot()`.
 
     Raises:
-        kedit.errors.EditError: If the sites, the baseline or the inputs do not fit.
+        kedit.errors.EditError: If the sites, the baseline or the inputs do not fit, or if
+            the baseline is "mean" and a layer is called several times.
 
     Gradient:
         None: the results are NumPy arrays.
@@ -191,7 +193,8 @@ def ablation_study(
     operands: list[Any] = [baseline] * len(seen)
     if baseline == "mean":
         every = capture(model, sites).predict(x, batch_size=batch_size, verbose=0)
-        operands = [every[str(site)].mean(axis=0) for site, _ in seen]
+        check_called_once(every, [str(site) for site, _ in seen])
+        operands = [_mean(every[str(site)]) for site, _ in seen]
     edited = gated(model, [site for site, _ in seen], operands)
     masks = [masks_along(axis, site, activation) for site, activation in seen]
     gates = gates_of(masks)
@@ -205,3 +208,9 @@ def ablation_study(
     ]
     after = measured(metric, outputs, targets)
     return AblationStudy(units, measured(metric, before, targets)[0], after)
+
+
+def _mean(x: Any) -> Any:
+    """Return the mean over the samples, summed in float64, as half precision stops adding up."""
+    mean = np.mean(x, axis=0, dtype="float64")
+    return mean if x.dtype == "float64" else mean.astype("float32")

@@ -12,9 +12,10 @@ from kedit._show.plots import axes
 from kedit.errors import OperandError
 from kedit.interventions._capture import Gradients, batches_of, capture, rows_of
 from kedit.interventions._patching_study import PatchingStudy
-from kedit.interventions._points import activations, checked_targets, masks_of, measured
+from kedit.interventions._points import activations, checked_targets, masks_of, measured, pairs
 from kedit.interventions._site_map import SiteMap
-from kedit.studies._predict import arrays, length
+from kedit.studies._batches import predicted
+from kedit.studies._predict import length
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -154,7 +155,7 @@ def attribution_study(
     >>> found.recovered.tolist()
     [[0.0, 1.0, 0.0]]
     """
-    clean, corrupted = arrays(clean), arrays(corrupted)
+    clean, corrupted = pairs(clean, corrupted)
     targets = checked_targets(targets, length(corrupted))
     seen = activations(model, clean, sites)
     masks, labels = masks_of(seen, positions, axis)
@@ -180,7 +181,7 @@ def attribution_study(
                 for (site, _), of_site in zip(seen, masks, strict=True)
             ]
         )
-        outputs.append([acts.edited.predict_on_batch(x) for x in batches])
+        outputs.append([predicted(acts.edited, x) for x in batches])
         bar.add(1)
 
     def of_tensors(*given: Any) -> Any:
@@ -199,5 +200,10 @@ def attribution_study(
 
 def _total(changes: dict[str, Any], site: str, mask: Any) -> Any:
     """Return the sum over the elements of a position in each call of a site, `(num_rows,)`."""
-    calls = [x for name, x in changes.items() if name == site or name.startswith(f"{site}#")]
+    # The name of the first call has no number, unless that call is a site of its own.
+    calls = [
+        x
+        for name, x in changes.items()
+        if name == site or (name.startswith(f"{site}#") and not name.endswith("#0"))
+    ]
     return sum([np.where(mask, x, 0).reshape(len(x), -1).sum(axis=1) for x in calls])

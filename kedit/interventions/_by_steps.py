@@ -75,9 +75,11 @@ def _attend(
     heads = ops.transpose(heads, (0, 2, 1, 3))
     if mask is None:
         return heads
-    # Where all is masked, the layer gives a pattern of zeros, and each backend something else.
+    # Where all is masked, the layer gives a pattern of zeros, and each backend something else. An
+    # edit of that pattern counts.
     given = {"mask": mask, "scale": scale, "is_causal": is_causal, **options}
-    masked = ops.logical_not(ops.any(allowed, axis=-1, keepdims=True))
+    counts = ops.logical_or(allowed, ops.not_equal(pattern, 0))
+    masked = ops.logical_not(ops.any(counts, axis=-1, keepdims=True))
     return ops.add(
         heads,
         ops.where(ops.transpose(masked, (0, 2, 1, 3)), fused(query, key, value, **given), 0.0),

@@ -27,7 +27,8 @@ def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
     """Make a model that returns the activations of `model`.
 
     `model` is shared, left unchanged, and runs in inference mode, no further than the
-    last of the sites if each is called once. The activations of an edited model are
+    last of the sites if each is called once for inputs of the shapes that it was built
+    for. The activations of an edited model are
     those after its edits.
 
     Args:
@@ -75,14 +76,16 @@ class Capture(SafelyRun):
         self.edited = edited
         several = isinstance(patterns, (list, tuple)) and not isinstance(patterns, SiteInfo)
         given = patterns if several else [patterns]
-        found = [pair for pattern in given for pair in as_site(pattern).find(edited.base)]
+        every = [pair for pattern in given for pair in as_site(pattern).find(edited.base)]
+        found = list(dict(every).items())  # each site once, however many patterns it matches
         self.patterns = [site for site, _ in found]
         check_recurrent(edited.base, self.patterns, [True] * len(found))
         self.built = edited.built
         # Where each site has one activation in a run, it may stop after the last.
         calls = (look(edited.base) if edited.base.built else None) or {}
-        known = [one.call is not None or len(calls.get(id(layer), ())) == 1 for one, layer in found]
-        self._stops = all(known)
+        unnumbered = [layer for one, layer in found if one.call is None]
+        self._is_numbered = not unnumbered
+        self._stops = all([len(calls.get(id(layer), ())) == 1 for layer in unnumbered])
         self.found: Callable[[], list[tuple[Site, Any]]] = lambda: found
 
     def build(self, input_shape: Any) -> None:
@@ -99,7 +102,8 @@ class Capture(SafelyRun):
             return act
 
         placed = [Placed(site, layer, noting(site)) for site, layer in self.found()]
-        self.edited.run_with(placed, inputs, training, stops=self._stops)
+        stops = self._stops and (self._is_numbered or self.edited.was_built_for(inputs))
+        self.edited.run_with(placed, inputs, training=False, stops=stops)
         return {name: seen[name] for name in sorted(seen)}  # the order some compilers return
 
     def takes(self) -> Any:
@@ -209,6 +213,21 @@ def rows_of(x: Any, at: Any) -> Any:
     return None if x is None else keras.tree.map_structure(lambda leaf: np.asarray(leaf)[at], x)
 
 
+class Zeros(keras.layers.Layer):
+    """Adds zeros, one for each element of a batch, and keeps the Keras mask."""
+
+    def __init__(self, shape: Any, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.supports_masking = True
+        self.values = self.add_weight(
+            name="zeros", shape=shape, initializer="zeros", dtype="float32"
+        )
+        self.built = True
+
+    def call(self, x: Tensor) -> Tensor:
+        return ops.add(x, ops.cast(self.values, x.dtype))
+
+
 class Gradients(PartlyTrained):
     """Adds zeros to the activations. One step of descent turns them into negative gradients.
 
@@ -221,40 +240,42 @@ class Gradients(PartlyTrained):
         super().__init__(name="gradients", autocast=False)
         self.acts, self.score, self.has_targets = acts, score, has_targets
         self.zeros = {}
-        for number, (name, activation) in enumerate(activations.items()):
+        for name, activation in activations.items():
             dtype = keras.backend.standardize_dtype(activation.dtype)
             if kind(dtype) != 2:
                 raise OperandError(
                     "An activation should be of floats to have a gradient. Received: dtype "
                     f"{dtype!r} at `{name}`."
                 )
-            self.zeros[name] = self.add_weight(
-                name=f"zeros_{number}", shape=activation.shape, initializer="zeros", dtype="float32"
-            )
+            self.zeros[name] = Zeros(activation.shape)
         self.compile(optimizer=keras.optimizers.SGD(1.0))
 
     def trains_variable(self, variable: Any) -> bool:
-        return any([variable is zeros for zeros in self.zeros.values()])
+        return any([variable is zeros.values for zeros in self.zeros.values()])
 
     def build(self, input_shape: Any) -> None:
         """Do nothing more."""
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Any:
+        left = dict(self.zeros)
+
         def adding(site: Site) -> Any:
             def act(x: Tensor, number: int, piece: Any) -> Tensor:
-                return ops.add(x, ops.cast(self.zeros[label(site, number)], x.dtype))
+                zeros = left.pop(label(site, number), None)  # once, if several sites have it
+                return x if zeros is None else zeros(x)
 
             return act
 
         x, *targets = (inputs["x"], inputs["targets"]) if self.has_targets else (inputs,)
         placed = [Placed(site, layer, adding(site)) for site, layer in self.acts.found()]
-        outputs = self.acts.edited.run_with(placed, x, training)
+        outputs = self.acts.edited.run_with(placed, x, training=False)
         self.add_loss(ops.sum(ops.cast(self.score(outputs, *targets), "float32")))
         return outputs
 
     def of_batch(self, x: Any, targets: Any = None) -> dict[str, Any]:
-        for zeros in self.zeros.values():
-            zeros.assign(ops.zeros(zeros.shape))
+        found = {name: zeros.values for name, zeros in self.zeros.items()}
+        for values in found.values():
+            values.assign(ops.zeros(values.shape))
         self.train_on_batch({"x": x, "targets": targets} if self.has_targets else x)
         # Subtract from 0, so that no gradient is -0.
-        return {name: 0.0 - ops.convert_to_numpy(zeros) for name, zeros in self.zeros.items()}
+        return {name: 0.0 - ops.convert_to_numpy(values) for name, values in found.items()}

@@ -24,7 +24,7 @@ from kedit.interventions._run import Placed, Run, check_not_rematerialized, owne
 from kedit.interventions._site import Site, as_site
 from kedit.interventions._site_editing import SiteEditing
 from kedit.interventions._sites import check_model
-from kedit.weights._exporting import input_spec
+from kedit.weights._exporting import input_spec, is_like
 
 TRAIN = ("none", "edits", "all")
 _FIELDS: dict[str, Any] = {"site": dict, "edit": dict}
@@ -150,11 +150,11 @@ class EditedModel(PartlyTrained):
             target, inner, view = site.within(owner)
             calls = seen.get(id(target), [])[slice(site.call, None)]
             if calls:
-                args, output = calls[0]
+                args, kwargs, output = calls[0]
                 if inner.where == "output" or isinstance(inner.leaf, int):
-                    view(inner.read(args, {}, output), layer.build_as)
+                    view(inner.read(args, kwargs, output), layer.build_as)
                     for leaf in [leaf for leaf in layer.inputs() if isinstance(leaf, int)]:
-                        received = Site(site.pattern, "input", leaf).read(args, {}, None)
+                        received = Site(site.pattern, "input", leaf).read(args, kwargs, None)
                         layer.check_inputs({leaf: received.shape})
         self.built = all([layer.built for layer in self.edit_layers])
 
@@ -281,6 +281,13 @@ class EditedModel(PartlyTrained):
         fed = {name: inputs[name] for name in self._fed}
         return inputs["inputs"], {name: inputs[name] for name in self._runs}, fed
 
+    def was_built_for(self, inputs: Any) -> bool:
+        """Whether the underlying model was built for inputs of this structure and these sizes.
+
+        If not, it may call other layers, and others more often, than were seen.
+        """
+        return is_like(self._split(inputs)[0], input_spec(self.base))
+
     def takes(self) -> Any:
         inputs = input_spec(self.base)
         if inputs is None or self._fed:
@@ -361,7 +368,9 @@ class EditedModel(PartlyTrained):
             with held(), whole_model(self.base, run, self._compiled, variables):
                 yield
         finally:
-            for draws in [draws for layer in self.edit_layers for draws in layer.draws()]:
+            inside = [[layer, *addresses(layer).values()] for layer in self.edit_layers]
+            editing = [one for ones in inside for one in ones if isinstance(one, SiteEditing)]
+            for draws in [draws for layer in editing for draws in layer.draws()]:
                 draws.next()
 
     # --- Saving ----------------------------------------------------------------------------

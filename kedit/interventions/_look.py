@@ -21,9 +21,9 @@ def look(model: Any, inputs: Any = None, handlers: Any = ()) -> dict[int, list[A
         handlers: What else is intercepted in the run, as `intercepted` takes it.
 
     Returns:
-        Dict from the `id` of each layer, in the order of first calls, to a list of pairs
-        of positional arguments and output, as `KerasTensor`s. None if the inputs of the
-        model are unknown.
+        Dict from the `id` of each layer, in the order of first calls, to a list of triples
+        of positional arguments, keyword arguments and output, as `KerasTensor`s. None if the
+        inputs of the model are unknown.
     """
     if handlers:
         with intercepted(handlers):
@@ -120,10 +120,11 @@ def _noted(model: Any, inputs: Any) -> tuple[Any, dict[int, list[Any]]]:
     def note(layer: Any) -> Any:
         def handler(call: Any, args: Any, kwargs: Any) -> Any:
             calls = seen.setdefault(id(layer), [])
-            calls.append((keras.tree.map_structure(spec_of, args), None))
+            given = keras.tree.map_structure(spec_of, (args, kwargs))
+            calls.append((*given, None))
             number = len(calls) - 1
             output = call(*args, **kwargs)
-            calls[number] = (calls[number][0], keras.tree.map_structure(spec_of, output))
+            calls[number] = (*given, keras.tree.map_structure(spec_of, output))
             return output
 
         return handler

@@ -10,10 +10,9 @@ from typing import Any, Self
 
 import h5py
 import keras
-import numpy as np
 
 from kedit.errors import OperandError, ShapeError
-from kedit.studies._batches import are_batches, as_array, batches_in
+from kedit.studies._batches import are_batches, as_array, batches_in, widened
 
 _FORMAT, _ROWS = "kedit_activations", "rows"
 
@@ -136,7 +135,7 @@ def _batches(x: Any, batch_size: int, done: int) -> tuple[Iterator[Any], int, in
 def _append(file: Any, found: dict[str, Any]) -> None:
     """Write a batch of activations behind those that are complete."""
     known, start = _datasets(file), int(file.attrs.get(_ROWS, 0))
-    arrays = {name: _storable(array) for name, array in found.items()}
+    arrays = {name: widened(array) for name, array in found.items()}
     rows = {array.shape[:1] for array in arrays.values()}
     layout = {name: (array.shape[1:], array.dtype.name) for name, array in arrays.items()}
     before = {name: (data.shape[1:], data.dtype.name) for name, data in known.items()}
@@ -159,12 +158,6 @@ def _append(file: Any, found: dict[str, Any]) -> None:
     file.flush()
     file.attrs[_ROWS] = start + count
     file.flush()
-
-
-def _storable(array: Any) -> Any:
-    """An array of a dtype that HDF5 has: bfloat16 becomes float32, which holds it."""
-    array = np.asarray(array)
-    return array.astype("float32") if array.dtype.kind == "V" else array
 
 
 def _opened(path: str | PathLike[str]) -> Any:

@@ -14,10 +14,11 @@ from kedit.interventions._points import (
     gates_of,
     masks_of,
     measured,
+    pairs,
     predict_points,
 )
 from kedit.interventions._site_map import SiteMap
-from kedit.studies._predict import arrays, length
+from kedit.studies._predict import length
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -123,7 +124,7 @@ def patching_study(
     >>> found.recovered.tolist()
     [[0.0, 1.0, 0.0]]
     """
-    clean, corrupted = arrays(clean), arrays(corrupted)
+    clean, corrupted = pairs(clean, corrupted)
     targets = checked_targets(targets, length(clean))
     seen = activations(model, clean, sites)
     masks, labels = masks_of(seen, positions, axis)

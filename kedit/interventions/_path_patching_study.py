@@ -18,10 +18,11 @@ from kedit.interventions._points import (
     gating,
     masks_of,
     measured,
+    pairs,
     predict_points,
 )
 from kedit.interventions._site import Site
-from kedit.studies._predict import arrays, length
+from kedit.studies._predict import length
 
 
 def path_patching_study(
@@ -94,7 +95,7 @@ def path_patching_study(
     >>> kedit.interventions.path_patching_study(*given, receivers="b", verbose=0).effects.tolist()
     [[[6.0]]]
     """
-    clean, corrupted = arrays(clean), arrays(corrupted)
+    clean, corrupted = pairs(clean, corrupted)
     targets = checked_targets(targets, length(clean))
     seen = activations(model, clean, senders)
     masks, labels = masks_of(seen, positions, axis)

@@ -13,9 +13,22 @@ from kedit.interventions._capture import batches_of, capture
 from kedit.interventions._edited_model import EditedModel, edit_model
 from kedit.interventions._operands import Fed
 from kedit.interventions._site import Site
-from kedit.studies._predict import selected
+from kedit.studies._batches import predicted
+from kedit.studies._predict import arrays, length, selected
 
 _MOST_ROWS, _MOST_NUMBERS = 1024, 2**20
+
+
+def pairs(clean: Any, corrupted: Any) -> tuple[Any, Any]:
+    """Return clean and corrupted inputs as arrays, with as many samples each."""
+    clean, corrupted = arrays(clean), arrays(corrupted)
+    if length(clean) != length(corrupted):
+        raise ShapeError(
+            "`clean` and `corrupted` should have a pair of inputs for each sample. Received: "
+            f"{length(clean)} and {length(corrupted)} samples. Write `clean[:count]` and "
+            "`corrupted[:count]`."
+        )
+    return clean, corrupted
 
 
 def activations(model: Any, x: Any, sites: Any) -> list[tuple[Site, Any]]:
@@ -135,7 +148,7 @@ def predict_points(
     for at in batches:
         batch = keras.tree.map_structure(lambda leaf, at=at: leaf[at % count], x)
         batch |= {f"gate_{number}": gate[at // count] for number, gate in enumerate(gates)}
-        outputs.append(model.predict_on_batch(batch))
+        outputs.append(predicted(model, batch))
         bar.add(1)
 
     def join(*parts: Any) -> Any:

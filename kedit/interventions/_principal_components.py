@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from kedit.errors import OperandError, ShapeError
+from kedit.studies._batches import widened
 
 
 def principal_components(activations: Any, rank: int) -> Any:
@@ -46,7 +47,7 @@ def principal_components(activations: Any, rank: int) -> Any:
     """
     if type(rank) is not int or rank < 1:
         raise OperandError(f"`rank` should be a positive int. Received: rank={rank!r}.")
-    given = np.asarray(activations)
+    given = widened(activations)
     if given.dtype.kind not in "biuf" or not np.isfinite(given).all():
         raise OperandError(
             "Activations should be finite real numbers. Received: an array of dtype "

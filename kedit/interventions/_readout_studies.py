@@ -15,6 +15,7 @@ from kedit.interventions._edited_model import edit_model
 from kedit.interventions._operands import Fed
 from kedit.interventions._points import check_called_once, checked_targets
 from kedit.interventions._site_map import SiteMap
+from kedit.studies._batches import predicted
 from kedit.studies._predict import arrays, length
 
 
@@ -227,9 +228,9 @@ def _read_out(
         seen = acts.predict_on_batch(batch)
         check_called_once(seen, [*names, str(place)])
         _check_same_shape(seen, str(place))
-        found.append([_numbers(metric, plain.predict_on_batch(batch), answers, len(at))])
+        found.append([_numbers(metric, predicted(plain, batch), answers, len(at))])
         for name in names:
-            outputs = edited.predict_on_batch({"inputs": batch, "stream": seen[name]})
+            outputs = predicted(edited, {"inputs": batch, "stream": seen[name]})
             found[-1].append(_numbers(metric, outputs, answers, len(at)))
             bar.add(1)
     every = np.concatenate(found, axis=1)[:, :rows].swapaxes(1, 2)

@@ -234,11 +234,15 @@ class Rotated(RunOperand):
     def value(self, x: Tensor, given: dict[str, Tensor], weight: Any, piece: Any = None) -> Tensor:
         matrix, boundary, temperature = weight
         basis, _ = ops.qr(ops.cast(ops.convert_to_tensor(matrix), "float32"))
+        dtype = keras.backend.standardize_dtype(x.dtype)
         if isinstance(self.source, RunOperand):
             source = self.source.value(x, given, None)
         else:
-            source = _run.constant(self.source, keras.backend.standardize_dtype(x.dtype))
-        change = ops.matmul(ops.cast(ops.subtract(source, x), "float32"), basis)
+            source = _run.constant(self.source, dtype)
+        # Not in half precision, in which a difference may be infinite.
+        wide = "float64" if dtype == "float64" else "float32"
+        old = ops.cast(x, wide)
+        change = ops.matmul(ops.cast(ops.subtract(ops.cast(source, wide), old), "float32"), basis)
         if boundary is not None:
             # Halfway between two dimensions, so that a whole boundary is at none of them.
             places = ops.add(ops.arange(self.rank, dtype="float32"), 0.5)
@@ -247,7 +251,7 @@ class Rotated(RunOperand):
             soft = ops.sigmoid(ops.divide(ops.subtract(end, places), ops.stop_gradient(heat)))
             change = ops.multiply(change, soft)
         change = ops.matmul(change, ops.transpose(basis))
-        return ops.add(x, ops.cast(change, x.dtype))
+        return ops.cast(ops.add(old, ops.cast(change, wide)), dtype)
 
 
 _SOURCES = ("kedit>OtherRun", "kedit>BatchMean")

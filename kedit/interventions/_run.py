@@ -1,7 +1,7 @@
 """One run of a model in which activations are edited or read."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,10 @@ from kedit.interventions._site import Site
 
 class _Stopped(BaseException):
     """All that was wanted of a run is done. Not an `Exception`, which Keras would rewrite."""
+
+    def __init__(self, run: "Run") -> None:
+        super().__init__()
+        self.run = run
 
 
 class Placed:
@@ -131,7 +135,7 @@ class Run:
                     change = partial(one.handle, number, piece, args, kwargs)
                     *_, output = one.inner.change(args, kwargs, output, change)
             if self.stops and all([one.fired for one in self.placed]):
-                raise _Stopped
+                raise _Stopped(self)
             return output
 
         return handler
@@ -140,8 +144,11 @@ class Run:
     def stopping(self, stops: bool = True) -> Iterator[None]:
         """Run a block; if it `stops`, only until each of what is placed was reached once."""
         self.stops = stops
-        with suppress(_Stopped):
+        try:
             yield
+        except _Stopped as stopped:
+            if stopped.run is not self:  # but one that this one is a part of
+                raise
 
     def _check_counts(self, group: list[Placed]) -> None:
         counted = [str(one.site) for one in group if one.site.call is not None]

@@ -148,19 +148,22 @@ class Site:
         if self.where == "output":
             return args, kwargs, self._change(output, change)
         if isinstance(self.leaf, int):
-            return tuple(self._change(list(args), change)), kwargs, output
+            return tuple(self._change(list(args), change, kwargs)), kwargs, output
         return args, self._change(kwargs, change), output
 
-    def _change(self, values: Any, change: Callable[[Any], Any]) -> Any:
+    def _change(self, values: Any, change: Callable[[Any], Any], named: Any = ()) -> Any:
+        """Return values, with `change` applied at the leaf; `named` are others beside them."""
         if isinstance(self.leaf, str):
             return _change_path(values, self.leaf.split("/"), change, self)
         if self.leaf == 0 and hasattr(values, "shape"):  # the usual case, without its overhead
             return change(values)
         flat = keras.tree.flatten(values)
         if not -len(flat) <= self.leaf < len(flat) or not hasattr(flat[self.leaf], "shape"):
+            by_name = [name for name, value in dict(named).items() if hasattr(value, "shape")]
+            fix = f" Of its keyword arguments, write `leaf={by_name[0]!r}`." if by_name else ""
             raise PositionError(
                 f"`leaf` should be the number of a tensor among the {len(flat)} of the "
-                f"{self.where} of {self._layer()!r}. Received: leaf={self.leaf}."
+                f"{self.where} of {self._layer()!r}. Received: leaf={self.leaf}.{fix}"
             )
         flat[self.leaf] = change(flat[self.leaf])
         return keras.tree.pack_sequence_as(values, flat)

@@ -84,7 +84,7 @@ class SiteEditing(Editing):
         if self.built:
             return
         self.site_shape, self.site_dtype = (None, *shape[1:]), dtype
-        if dtype == "float64":
+        if dtype in ("float32", "float64"):  # whatever policy reigns, nothing is rounded
             self.dtype_policy = dtype
         self.build(tuple(shape))
         self.built = True

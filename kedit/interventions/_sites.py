@@ -104,8 +104,8 @@ def sites(model: keras.Model, inputs: Any = None) -> Sites:
     infos = []
     for one in sorted(found, key=lambda one: order.get(id(one.layer), len(order))):
         calls = None if seen is None else seen.get(id(one.layer), [])
-        first: Any = calls[0] if calls else (None, None)
-        given, gave = _shapes(first[0]), _shapes(first[1])
+        args, _, output = calls[0] if calls else (None, None, None)
+        given, gave = _shapes(args), _shapes(output)
         count = None if calls is None or one.address.startswith(loops) else len(calls)
         named = (spelling(one, known), type(one.layer).__name__, one.layer.name)
         infos.append(SiteInfo(*named, given, gave, count, tuple(kind_of(one.layer))))

@@ -23,13 +23,20 @@ def batches_in(x: Any) -> tuple[Iterator[Any], int | None]:
     As in `fit`, a batch may be a tuple of inputs and targets, which are left out.
     """
     if not isinstance(x, keras.utils.PyDataset):
-        return map(_inputs, x), len(x) if hasattr(x, "__len__") else None
+        return map(_inputs, x), _length(x)
     if x.num_batches is None:
         raise OperandError(
             "A dataset should end. Received: a PyDataset with num_batches=None. Return the number "
             "of batches from its `num_batches`."
         )
     return (_inputs(x[number]) for number in range(x.num_batches)), x.num_batches
+
+
+def _length(x: Any) -> int | None:
+    try:
+        return len(x)
+    except TypeError:  # also of what has a length at other times, as a `tf.data.Dataset`
+        return None
 
 
 def _inputs(batch: Any) -> Any:
@@ -39,6 +46,17 @@ def _inputs(batch: Any) -> Any:
 
 def as_array(x: Any) -> Any:
     return ops.convert_to_numpy(x) if ops.is_tensor(x) else np.asarray(x)
+
+
+def predicted(model: Any, batch: Any) -> Any:
+    """Return predictions for a batch, as arrays whose dtypes NumPy has."""
+    return keras.tree.map_structure(widened, model.predict_on_batch(batch))
+
+
+def widened(x: Any) -> Any:
+    """Return an array of a dtype that NumPy has: bfloat16 becomes float32, which holds it."""
+    array = np.asarray(x)
+    return array.astype("float32") if array.dtype.kind == "V" else array
 
 
 def joined(parts: list[Any]) -> Any:

@@ -12,8 +12,8 @@ from kedit._at import Place
 from kedit._edit import Edit
 from kedit._language.batch import edit_batch, leaf_at
 from kedit._language.expression import Expression
-from kedit.errors import OperandError
-from kedit.studies._batches import are_batches, as_array, batches_in, joined
+from kedit.errors import OperandError, ShapeError
+from kedit.studies._batches import are_batches, as_array, batches_in, joined, predicted
 
 _MOST_ROWS, _MOST_NUMBERS = 4096, 2**22
 
@@ -47,6 +47,7 @@ def arrays(x: Any) -> Any:
     if are_batches(x):
         batches, _ = batches_in(x)
         parts = list(batches)
+        _check_one_shape(parts)
         x = joined(parts) if parts else np.zeros((0,))
     x = keras.tree.map_structure(as_array, list(x) if isinstance(x, tuple) else x)
     lengths = {len(leaf) if leaf.ndim else None for leaf in keras.tree.flatten(x)}
@@ -57,6 +58,17 @@ def arrays(x: Any) -> Any:
             f"arrays of shapes {[leaf.shape for leaf in keras.tree.flatten(x)]}."
         )
     return x
+
+
+def _check_one_shape(batches: list[Any]) -> None:
+    """Raise if batches have samples of different shapes, which cannot be collected."""
+    shapes = [[leaf.shape[1:] for leaf in keras.tree.flatten(batch)] for batch in batches]
+    other = [shape for shape in shapes if shape != shapes[0]]
+    if other:
+        raise ShapeError(
+            "Batches should have samples of one shape to be studied together. Received: samples of "
+            f"shapes {shapes[0]} and {other[0]}. Pad the inputs to one length."
+        )
 
 
 def length(x: Any) -> int:
@@ -100,7 +112,7 @@ def predict_edited(
     bar = keras.utils.Progbar(-(-rows // size), verbose=verbose, unit_name="batch")
     outputs = []
     for batch in _batches(x, edits, size):
-        outputs.append(model.predict_on_batch(batch))
+        outputs.append(predicted(model, batch))
         bar.add(1)
 
     def join(*parts: Any) -> Any:

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from kedit._run import ops
+from kedit.testing._report import check_assertions_run
 
 Factory = Callable[..., keras.layers.Layer]
 
@@ -67,6 +68,7 @@ def check_layer(
     >>> x = np.array([[-1.0, 2.0], [3.0, -4.0]], "float32")
     >>> kedit.testing.check_layer(keras.layers.ReLU, x, np.maximum(x, 0.0), jit_compile=())
     """
+    check_assertions_run()
     layer = factory(name="checked")
     assert layer.name == "checked", "`name` is not handed to the base class"
     first = _called(layer, x)

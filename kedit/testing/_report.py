@@ -122,10 +122,20 @@ def _counted(found: dict[str, int]) -> str:
     return ", ".join([f"{number} {words[status]}" for status, number in found.items()]) or "-"
 
 
+def check_assertions_run() -> None:
+    """Raise if Python leaves assertions out, with which every check would pass."""
+    if not __debug__:
+        raise OperandError(
+            "Checks should be run by a Python that runs assertions. Received: one that leaves them "
+            "out, as `python -O` does. Write `python`, and drop `PYTHONOPTIMIZE`."
+        )
+
+
 class Checks:
     """Runs the checks of the kinds that are wanted, and collects what they find."""
 
     def __init__(self, kinds: Sequence[str], only: Any, skip: Any) -> None:
+        check_assertions_run()
         self.wanted = chosen_kinds(kinds, only, skip)
         self.outcomes: list[Outcome] = []
 

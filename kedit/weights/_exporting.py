@@ -54,6 +54,22 @@ def spec_of(x: Any) -> Any:
     return keras.KerasTensor(tuple(x.shape), dtype=dtype, name=name)
 
 
+def is_like(inputs: Any, spec: Any) -> bool:
+    """Whether inputs have the structure of `KerasTensor`s, and their sizes if these are known."""
+    try:
+        keras.tree.assert_same_structure(inputs, spec)
+        leaves = [keras.tree.flatten(xs) for xs in (inputs, spec)]
+        return all([_fits(x.shape, known.shape) for x, known in zip(*leaves, strict=True)])
+    except (AttributeError, TypeError, ValueError):  # of leaves that are no tensors of known rank
+        return False
+
+
+def _fits(shape: Any, known: Any) -> bool:
+    return len(shape) == len(known) and all(
+        [m is None or n == m for n, m in zip(shape[1:], known[1:], strict=True)]
+    )
+
+
 def _of_shapes(shape: Any) -> Any:
     if isinstance(shape, dict):
         return {name: _of_shapes(part) for name, part in shape.items()}
