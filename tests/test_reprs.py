@@ -36,6 +36,8 @@ from kedit.layers import ConditionalModifier, Editing, IndexGuide, RandomEditing
 from kedit.losses import IndexPenalty, MaskedLoss, WeightedSum
 from kedit.metrics import IndexViolation
 from kedit.studies import Ablation, Counterfactual, Sweep, ablate, sweep
+from kedit.testing import IndexCase, Report
+from kedit.testing._report import Outcome
 
 pytestmark = pytest.mark.once
 
@@ -221,6 +223,11 @@ RESULTS = {
             Path(tempfile.mkdtemp()) / "acts.h5", np.ones((4, 3)), verbose=0
         ),
         "Activations({'h': <array of shape (4, 3)>})",
+    ),
+    IndexCase: (lambda: IndexCase((2, 3), (0, slice(1, None))), "(2,3)[0,1:]"),
+    Report: (
+        lambda: Report("check_loss(mine)", [Outcome("dtype", "", False, "passes")]),
+        "check_loss(mine)\nkind   eager\ndtype  1 pass",
     ),
 }
 
