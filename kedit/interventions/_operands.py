@@ -249,10 +249,15 @@ class BatchMean(RunOperand):
         return ops.broadcast_to(ops.mean(x, axis=0, keepdims=True), ops.shape(x))
 
 
+def operands_in(edit: Edit | EditSequence) -> list[RunOperand]:
+    """Return the operands in an edit that get their value in a run, with those that recur."""
+    held = [placeholder for part in edit.edits for placeholder in part.placeholders()]
+    return [placeholder for placeholder in held if isinstance(placeholder, RunOperand)]
+
+
 def names_in(edit: Edit | EditSequence) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of the other runs and of the extra inputs that an edit needs, sorted."""
-    held = [placeholder for part in edit.edits for placeholder in part.placeholders()]
-    names = [placeholder.names() for placeholder in held if isinstance(placeholder, RunOperand)]
+    names = [operand.names() for operand in operands_in(edit)]
     runs = {name for of_one, _ in names for name in of_one}
     fed = {name for _, of_one in names for name in of_one}
     return tuple(sorted(runs)), tuple(sorted(fed))

@@ -19,7 +19,7 @@ from kedit._plan.bind import bind
 from kedit._run import ops
 from kedit.errors import PositionError, ShapeError
 from kedit.interventions._noise import Draws
-from kedit.interventions._operands import Fed, RunOperand, names_in
+from kedit.interventions._operands import Fed, RunOperand, names_in, operands_in
 from kedit.interventions._positions import apply_from, read_from
 from kedit.layers import Editing
 
@@ -73,9 +73,8 @@ class SiteEditing(Editing):
         super().__init__(edit, autocast=False, **kwargs)
         self.site_dtype = "float32"
         self.site_shape: Shape | None = None
-        owners = {id(leaf): leaf for one in edit.edits for leaf in one.placeholders()}
-        operands = [leaf for leaf in owners.values() if isinstance(leaf, RunOperand)]
-        made = [(id(leaf), leaf.part()) for leaf in operands]
+        operands = {id(operand): operand for operand in operands_in(edit)}
+        made = [(key, operand.part()) for key, operand in operands.items()]
         self.parts = [part for _, part in made if part is not None]
         self._part_of = dict(made).get  # a function, as Keras copies dicts
 
@@ -179,18 +178,17 @@ class SiteEditing(Editing):
 
     def inputs(self) -> list[int | str]:
         """Return the numbers or names of the inputs of the layer that its operands need."""
-        return sorted({leaf for _, held in self._operands() for leaf in held.inputs()}, key=str)
+        return sorted(
+            {leaf for one in operands_in(self.original) for leaf in one.inputs()}, key=str
+        )
 
     def check_inputs(self, shapes: dict[int | str, Shape]) -> None:
         """Raise if inputs of these shapes do not fit the activation."""
-        for part, held in self._operands():
-            for leaf in held.inputs():
-                if leaf in shapes:
-                    held.check_input(part, self._shape, tuple(shapes[leaf]))
-
-    def _operands(self) -> list[tuple[Edit, RunOperand]]:
-        held = [(part, leaf) for part in self.original.edits for leaf in part.placeholders()]
-        return [(part, leaf) for part, leaf in held if isinstance(leaf, RunOperand)]
+        for part in self.original.edits:
+            for operand in operands_in(part):
+                for leaf in operand.inputs():
+                    if leaf in shapes:
+                        operand.check_input(part, self._shape, tuple(shapes[leaf]))
 
     def draws(self) -> list[Draws]:
         """Return where the series of draws of its operands are."""

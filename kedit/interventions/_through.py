@@ -10,7 +10,7 @@ from kedit._language.types import Shape, Tensor
 from kedit._run import ops
 from kedit.errors import OperandError, ShapeError
 from kedit.interventions._kept_layer import KeptLayer, without_settings
-from kedit.interventions._operands import RunOperand
+from kedit.interventions._operands import RunOperand, names_in, operands_in
 from kedit.interventions._site_editing import SiteEditing
 
 _FIELDS: dict[str, Any] = {"layers": list, "edit": (dict, type(None))}
@@ -89,8 +89,7 @@ class Through(RunOperand):
                     f"Received: decoder={decoder!r}, `{edit!r}`. Write "
                     "`Through(encoder, decoder, sample[17].set(0.0))`."
                 )
-            held = [leaf for part in edit.edits for leaf in part.placeholders()]
-            if any([isinstance(leaf, RunOperand) and leaf.inputs() for leaf in held]):
+            if any([operand.inputs() for operand in operands_in(edit)]):
                 raise OperandError(
                     "An edit of features should not be given the input of a layer, which has none. "
                     f"Received: `{edit!r}`. Write `sample[...].set(LayerInput())` at the layer."
@@ -125,13 +124,8 @@ class Through(RunOperand):
             return made
 
     def names(self) -> tuple[list[str], list[str]]:
-        names = [held.names() for held in self._operands()]
-        return [n for runs, _ in names for n in runs], [n for _, fed in names for n in fed]
-
-    def _operands(self) -> list[RunOperand]:
-        edits = () if self.edit is None else self.edit.edits
-        held = [placeholder for part in edits for placeholder in part.placeholders()]
-        return [placeholder for placeholder in held if isinstance(placeholder, RunOperand)]
+        runs, fed = ((), ()) if self.edit is None else names_in(self.edit)
+        return [*runs], [*fed]
 
     def part(self) -> "Coder":
         return Coder(self)
