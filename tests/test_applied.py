@@ -420,7 +420,7 @@ def test_activations_and_gradients_are_those_of_inference():
 @pytest.mark.gradient
 @pytest.mark.parametrize("place", ["wrapped/encode", "wrapped", site("read", "input")], ids=str)
 def test_gradients_where_positions_are_masked(place):
-    """Of the sum of what a model reads at the positions that are not masked: ones there."""
+    """The score sums the positions that are not masked, so the gradient is 1 there."""
     inputs = keras.Input((4,), dtype="int32")
     encode = keras.layers.Embedding(5, 2, mask_zero=True, name="encode")
     encoded = keras.Sequential([inputs, encode], name="wrapped")(inputs)

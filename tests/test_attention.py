@@ -366,7 +366,7 @@ def test_a_patch_from_another_run(word):
 
 @pytest.mark.gradient
 def test_gradients_in_closed_form():
-    """Of one output, with respect to what the heads give, their pattern and the scores."""
+    """The gradient of one output in the heads, their pattern and the scores."""
     layer = multi()
     model = attending(layer, causal=True)
     acts = capture(model, [site("attn", w) for w in ("heads", "pattern", "scores")])

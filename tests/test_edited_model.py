@@ -550,7 +550,7 @@ def test_other_runs_of_an_edited_model_have_its_edits(tmp_path):
 
 
 def test_export_is_told_what_a_model_takes(monkeypatch):
-    """Of models of other models, Keras would say that they were never called."""
+    """Without a signature, Keras refuses such models: they were never called."""
     told = []
     monkeypatch.setattr(keras.Model, "export", lambda self, *given, **more: told.append(given))
     base = keras.Sequential([keras.Input((6,), name="x"), keras.layers.Dense(4, name="hidden")])

@@ -337,7 +337,7 @@ def test_a_subspace_that_is_known_is_exchanged_and_not_trained(tmp_path):
 
 
 def test_a_subspace_is_exchanged_between_numbers_far_apart():
-    """Of half precision, in which their difference is infinite."""
+    """In half precision their difference is infinite."""
     base = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(1.0, dtype="float16")])
     exchanged = sample[...].set(Rotated(initializer=[[1.0], [0.0]], trainable=False))
     edited = edit_model(base, {"rescaling": exchanged})

@@ -28,8 +28,7 @@ def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
 
     `model` is shared, left unchanged, and runs in inference mode, no further than the
     last of the sites if each is called once for inputs of the shapes that it was built
-    for. The activations of an edited model are
-    those after its edits.
+    for. The activations of an edited model are those after its edits.
 
     Args:
         model: Model of any kind, or a layer.

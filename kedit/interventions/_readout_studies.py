@@ -214,7 +214,7 @@ def _read_out(
     x = arrays(x)
     rows = length(x)
     targets = checked_targets(targets, rows)
-    (place,) = _one(capture(model, into).patterns)
+    place = _one(capture(model, into).patterns)
     chosen = capture(model, sites).patterns
     names = [str(one) for one in chosen]
     acts = capture(model, [*chosen, place])
@@ -238,13 +238,14 @@ def _read_out(
     return names, labels, every[0], every[1:]
 
 
-def _one(found: list[Any]) -> list[Any]:
+def _one(found: list[Any]) -> Any:
+    """Return the only site, or raise."""
     if len(found) != 1:
         raise OperandError(
             "`into` should be one site, where the stream enters the last layers. Received: "
             f"{[str(one) for one in found]}. Write `into=site('final_norm', 'input')`."
         )
-    return found
+    return found[0]
 
 
 def _check_same_shape(seen: dict[str, Any], place: str) -> None:

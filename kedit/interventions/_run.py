@@ -141,7 +141,7 @@ class Run:
         return handler
 
     @contextmanager
-    def stopping(self, stops: bool = True) -> Iterator[None]:
+    def stopping(self, stops: bool) -> Iterator[None]:
         """Run a block; if it `stops`, only until each of what is placed was reached once."""
         self.stops = stops
         try:

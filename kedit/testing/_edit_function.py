@@ -97,7 +97,7 @@ def check_edit_function(
         kedit.errors.OperandError: If `op` or a kind is unknown.
 
     Gradient:
-        Of `set`, `x` gets the upstream gradient `g` with zeros at the index, and `value`
+        In `set`, `x` gets the upstream gradient `g` with zeros at the index, and `value`
         gets `g[index]`, summed over the axes that it was broadcast on. Of `add`, `x` gets
         `g`. The others have those of `kedit.at(x)[index]`. Ties of `min` and `max` are not
         checked.
