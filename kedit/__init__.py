@@ -13,9 +13,9 @@ except ModuleNotFoundError as missing:
         "starts, as in `KERAS_BACKEND=jax python script.py`.",
         name=missing.name,
     ) from missing
-if tuple(map(int, _keras.__version__.split(".")[:2])) < (3, 14):
+if tuple(map(int, _keras.__version__.split(".")[:2])) < (3, 13):
     raise ImportError(
-        f"kedit needs Keras 3.14 or later. Received: Keras {_keras.__version__}. Install a newer "
+        f"kedit needs Keras 3.13 or later. Received: Keras {_keras.__version__}. Install a newer "
         "one: `pip install --upgrade keras`."
     )
 

@@ -173,8 +173,8 @@ def test_says_which_backend_is_missing(tmp_path):
 
 @pytest.mark.once
 def test_says_which_keras_is_needed(monkeypatch):
-    monkeypatch.setattr(keras, "__version__", "3.13.2")
-    with pytest.raises(ImportError, match=r"needs Keras 3.14.*Received: Keras 3.13.2.*upgrade"):
+    monkeypatch.setattr(keras, "__version__", "3.12.4")
+    with pytest.raises(ImportError, match=r"needs Keras 3.13.*Received: Keras 3.12.4.*upgrade"):
         runpy.run_path(kedit.__file__)
 
 

@@ -122,6 +122,11 @@ class NumPy:
         np.maximum.at(found, segments, x)
         return found.astype(x.dtype)
 
+    def segment_sum(self, x, segments, count):
+        found = np.zeros((count, *x.shape[1:]), x.dtype)
+        np.add.at(found, segments, x)
+        return found
+
     def shape(self, x):
         return np.asarray(np.shape(x), "int32")
 
@@ -430,7 +435,9 @@ def of_scatter(name, dtypes):
     nothing = np.zeros(0 if adds else (0, 1), "int32")
     arrays = (plain("float32", (4, 3)), nothing, plain("float32", (0, 3)))
     made.append(Case("nothing", call, arrays))
-    if not adds:
+    if adds:
+        made += [Case("beside special", call, (special(F), places[:1] * 0, np.ones(1, F)))]
+    else:
         two = np.array([[2, 0], [0, 1]], "int32")
         made.append(Case("of two axes", call, (plain("float32", (3, 3)), two, np.ones(2, "f"))))
         special_ones = special("float32")
@@ -440,13 +447,13 @@ def of_scatter(name, dtypes):
     return made
 
 
-def of_segment_max():
+def of_segments(name, dtypes):
     def call(ops, x, segments):
-        return ops.segment_max(x, segments, 3)
+        return getattr(ops, name)(x, segments, 3)
 
     segments = np.array([0, 2, 2, 0, 1], "int32")
     made = []
-    for dtype in REAL:
+    for dtype in dtypes:
         for shape in [(5,), (5, 5), (5, 2, 2)] if dtype == "float32" else [(5, 5)]:
             made.append(Case(f"{dtype} {shape}", call, (plain(dtype, shape), segments)))
     return made
@@ -721,7 +728,8 @@ CASES = {
             np.arange(3, dtype=I),
         ),
     ),
-    "segment_max": of_segment_max(),
+    "segment_max": of_segments("segment_max", REAL),
+    "segment_sum": of_segments("segment_sum", NUMBERS),
     "shape": [
         Case(
             f"{shape}",
@@ -789,6 +797,7 @@ DIFFERENT = {
     ("torch", "mod", "float32 special", ""): "NaN for 0.0, if the quotient overflows",
     ("torch", "mod", "float64 special", ""): "NaN for 0.0, if the quotient overflows",
     ("torch", "mod", "bfloat16 special", ""): "NaN for 0.0, if the quotient overflows",
+    ("torch", "segment_sum", "complex64", ""): "wrong: kedit adds with torch itself",
     ("torch", "power", "complex64 special", ""): "0.0 for -0.0: computed by logarithms",
     ("jax", "power", "complex64 special", ""): "0.0 for -0.0: computed by logarithms",
     ("torch", "max", "", "compiled"): "refused: Keras asks for `.values`, which torch cannot trace",
@@ -846,6 +855,12 @@ def test_values(name, way):
     cases = [case for case in cases if not different(name, case, way)]
     found = faults(name, cases, WAYS[way])
     assert not found, "\n".join([f"{label}: {wrong}" for label, wrong in found.items()])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_scatter_add_before_keras_could_add(way, monkeypatch):
+    monkeypatch.setattr(ledger, "_CAN_ADD", False)
+    assert faults("scatter_add", CASES["scatter_add"], WAYS[way]) == {}
 
 
 def differs(name, case, way):
@@ -1217,6 +1232,10 @@ LINEAR = {
         SQUARE,
         SQUARE[:2],
     ),
+    "segment_sum": (
+        lambda ops, x: ops.segment_sum(x, ops.convert_to_tensor([2, 0, 2], I), 3),
+        SQUARE,
+    ),
     "split": (
         lambda ops, x: ops.concatenate(ops.split(x, [1, 2], axis=1)[::2], axis=0),
         SQUARE,
@@ -1245,6 +1264,16 @@ def test_gradients_of_linear_functions(compile):
                 expected[number] = (call(REFERENCE, *given) * upstream).sum()
             np.testing.assert_allclose(gradient.ravel(), expected, rtol=1e-5, err_msg=name)
             assert gradient.shape == arrays[place].shape
+
+
+@pytest.mark.gradient
+@pytest.mark.parametrize("compile", [False, True])
+def test_gradients_of_scatter_add_before_keras_could_add(compile, monkeypatch):
+    monkeypatch.setattr(ledger, "_CAN_ADD", False)
+    call, *arrays = LINEAR["scatter_add"]
+    [([of_x, of_values], upstream)] = pulled([(call, arrays)], compile)
+    np.testing.assert_array_equal(of_x, upstream)
+    np.testing.assert_array_equal(of_values, upstream[[2, 0, 2]])
 
 
 @pytest.mark.gradient

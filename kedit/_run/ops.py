@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from inspect import signature
 from typing import Any
 
 import keras
@@ -51,6 +52,7 @@ AS_THEY_ARE = frozenset(
         "relu",
         "round",
         "searchsorted",
+        "segment_sum",
         "shape",
         "sigmoid",
         "softplus",
@@ -477,6 +479,8 @@ def scatter_add(x: Any, places: Any, values: Any) -> Any:
     fastest of them is used in each case.
     """
     if not _is_torch(x):
+        if not (_CAN_ADD or _ops.is_used_otherwise()):
+            return _added_in_segments(x, places, values)
         return _ops.keras_scatter_update(x, _ops.expand_dims(places, 1), values, "add")
     places = _of_64_bits(places)
     if not reads_bytecode():
@@ -487,6 +491,19 @@ def scatter_add(x: Any, places: Any, values: Any) -> Any:
     # Compiled, PyTorch 2.13 changes the bits of NaN where nothing is added. Not reported.
     named = places.new_zeros(x.shape[:1]).scatter(0, places, 1).bool()
     return added.where(named.reshape((-1, *[1] * (len(x.shape) - 1))), x)
+
+
+_CAN_ADD = "reduction" in signature(keras_ops.scatter_update).parameters
+"""Whether `scatter_update` can add, which it cannot before Keras 3.14."""
+
+
+def _added_in_segments(x: Any, places: Any, values: Any) -> Any:
+    """`scatter_add` by sums that begin with the rows of `x`; what gets nothing keeps its bits."""
+    count, places = _ops.shape(x)[0], _ops.cast(places, "int32")
+    segments = _ops.concatenate([_ops.arange(count, dtype="int32"), places])
+    added = _ops.segment_sum(_ops.concatenate([x, values]), segments, count)
+    named = _ops.greater(_ops.segment_sum(_ops.ones_like(places), places, count), 0)
+    return _ops.where(_ops.reshape(named, (-1, *[1] * (len(x.shape) - 1))), added, x)
 
 
 def scatter_update(x: Any, places: Any, values: Any) -> Any:
