@@ -30,6 +30,42 @@ APART = ("carriers", "models", "peers", "beyond")
 CARRIERS = ("tensorflow-cpu", "jax", "torch", "grain", "datasets", "captum")
 KERAS_HUB = ("keras-hub", "kagglehub", "kagglesdk", "regex", "tokenizers", "sentencepiece")
 MODELS = Path(".nox", "models").absolute()
+# What `versions` runs of the tests: edits of tensors, in models and in files, and each function of
+# Keras that kedit calls. It takes some minutes.
+SELECTION = (
+    "tests/test_edit.py",
+    "tests/test_ops.py",
+    "tests/test_layers.py",
+    "tests/test_losses.py",
+    "tests/test_saving.py",
+    "tests/test_edited_model.py",
+    "README.md",
+)
+OLDEST = ("keras==3.13.0", "numpy==2.0.0")
+COLAB = ("keras==3.13.2", "numpy==2.1.3")
+NEWEST = ("keras", "numpy")
+NIGHTLY = ("keras-nightly", "numpy")
+# What people have, by name: the Python, the backend, the packages, and why these. The oldest of
+# everything come together, and so do the newest; what is not named is the newest that fits.
+VERSIONS = {
+    "jax-oldest": ("3.11", "jax", (*OLDEST, "jax==0.5.0"), "the oldest"),
+    "jax-colab": ("3.13", "jax", (*COLAB, "jax==0.7.2"), "as in Google Colab"),
+    "jax-newest": ("3.13", "jax", (*NEWEST, "jax"), "the newest"),
+    "jax-python": ("3.14", "jax", (*NEWEST, "jax"), "the newest Python"),
+    "jax-nightly": ("3.12", "jax", (*NIGHTLY, "jax"), "the next Keras"),
+    "tensorflow-oldest": (
+        *("3.11", "tensorflow", (*OLDEST, "tensorflow-cpu==2.18.0")),
+        "the oldest",
+    ),
+    "tensorflow-colab": (
+        *("3.13", "tensorflow", (*COLAB, "tensorflow-cpu==2.20.0")),
+        "as in Google Colab",
+    ),
+    "tensorflow-newest": ("3.13", "tensorflow", (*NEWEST, "tensorflow-cpu"), "the newest"),
+    "tensorflow-nightly": ("3.12", "tensorflow", (*NIGHTLY, "tensorflow-cpu"), "the next Keras"),
+    "torch-oldest": ("3.11", "torch", (*OLDEST, "torch==2.13.0"), "the oldest Keras"),
+    "torch-nightly": ("3.11", "torch", (*NIGHTLY, "torch==2.13.0"), "the next Keras"),
+}
 # On JAX every operation is compiled for every shape: what one process compiles others may load.
 JAX_CACHE = {
     "JAX_COMPILATION_CACHE_DIR": str(Path(".nox", "compiled").absolute()),
@@ -124,13 +160,22 @@ def properties(session, backend):
 
 
 @nox.session
-@nox.parametrize("backend", DIFFERENTIATING)
-def nightly(session, backend):
-    """The tests with tomorrow's Keras."""
-    install(session, PACKAGES[backend])
-    session.run("python", "-m", "pip", "uninstall", "--yes", "--quiet", "keras")
-    session.install("--upgrade", "--pre", "keras-nightly")
-    run_pytest(session, backend, *session.posargs)
+@nox.parametrize("python,row", [nox.param(row[0], name, id=name) for name, row in VERSIONS.items()])
+def versions(session, row):
+    """Write into the documentation which versions work; after `--` other tests, for no table."""
+    _, backend, packages, reason = VERSIONS[row]
+    session.install(*packages, *group("tests"), "-e", ".")
+    if "keras-nightly" in packages:  # it is the same module as what it takes the place of
+        session.run("python", "-m", "pip", "uninstall", "--yes", "--quiet", "keras")
+        session.install("--force-reinstall", "--no-deps", "--pre", "keras-nightly")
+    environment = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # see `tests`
+    if session.posargs:
+        return run_pytest(session, backend, *session.posargs, **environment)
+    report = str(Path(session.create_tmp(), f"{row}.xml").absolute())
+    try:
+        return run_pytest(session, backend, *SELECTION, f"--junitxml={report}", **environment)
+    finally:
+        session.run("python", "docs/versions.py", row, backend, reason, report)
 
 
 @nox.session
