@@ -18,6 +18,12 @@ if tuple(map(int, _keras.__version__.split(".")[:2])) < (3, 13):
         f"kedit needs Keras 3.13 or later. Received: Keras {_keras.__version__}. Install a newer "
         "one: `pip install --upgrade keras`."
     )
+if _keras.config.backend() not in ("tensorflow", "jax", "torch", "numpy"):
+    raise ImportError(
+        "kedit runs on TensorFlow, JAX and PyTorch, and without gradients on NumPy. Received: the "
+        f"backend {_keras.config.backend()!r}. Name another one before Python starts, as in "
+        "`KERAS_BACKEND=jax python script.py`."
+    )
 
 from kedit import (
     callbacks,

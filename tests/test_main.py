@@ -172,9 +172,17 @@ def test_says_which_backend_is_missing(tmp_path):
 
 
 @pytest.mark.once
-def test_says_which_keras_is_needed(monkeypatch):
-    monkeypatch.setattr(keras, "__version__", "3.12.4")
-    with pytest.raises(ImportError, match=r"needs Keras 3.13.*Received: Keras 3.12.4.*upgrade"):
+@pytest.mark.parametrize("version", ["2.15.0", "3.12.4"])
+def test_says_which_keras_is_needed(version, monkeypatch):
+    monkeypatch.setattr(keras, "__version__", version)
+    with pytest.raises(ImportError, match=rf"needs Keras 3.13.*Received: Keras {version}.*upgrade"):
+        runpy.run_path(kedit.__file__)
+
+
+@pytest.mark.once
+def test_says_which_backends_there_are(monkeypatch):
+    monkeypatch.setattr(keras.config, "backend", lambda: "openvino")
+    with pytest.raises(ImportError, match=r"Received: the backend 'openvino'.*KERAS_BACKEND=jax"):
         runpy.run_path(kedit.__file__)
 
 

@@ -9,6 +9,7 @@ from keras import ops
 from kedit import X, at, draft, position, sample
 from kedit.errors import DTypeError, EditError, OperandError, OperationError, PositionError
 from kedit.inputs import InputEditing, RandomEdit
+from kedit.interventions import sites
 from kedit.layers import Editing
 from kedit.losses import MaskedLoss
 
@@ -19,6 +20,17 @@ def assign(place):
 
 def add_to(place):
     place[0] += 1.0
+
+
+@pytest.mark.once
+def test_a_model_of_keras_2_is_named():
+    of_keras_2 = type("Functional", (), {"__module__": "tf_keras.src.engine.functional"})
+    with pytest.raises(
+        OperandError, match=r"Functional.* of Keras 2\. Unset `TF_USE_LEGACY_KERAS`"
+    ):
+        sites(of_keras_2())
+    with pytest.raises(OperandError, match=r"of type list\.$"):
+        sites([])
 
 
 @pytest.fixture

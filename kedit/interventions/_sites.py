@@ -119,6 +119,11 @@ def is_looped(layer: Any) -> bool:
 
 def check_model(model: Any) -> None:
     """Raise if `model` is not a model or a layer."""
+    if type(model).__module__.startswith("tf_keras."):
+        raise OperandError(
+            f"A model should be of Keras 3. Received: {model!r} of Keras 2. Unset "
+            "`TF_USE_LEGACY_KERAS`, and make the model by `import keras`."
+        )
     if not isinstance(model, keras.layers.Layer):
         raise OperandError(
             f"A model should be a `keras.Model`. Received: {model!r} of type "
