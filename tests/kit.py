@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -236,7 +237,7 @@ def model_files(name, tmp_path, model=None, suffix=".keras"):
 
     `KEDIT_MODELS` names a directory that several backends write to, one after the other. There
     `model` is saved, or its weights alone as the suffix says, if it is given, whole from one
-    moment to the next.
+    moment to the next. Models that a newer Keras wrote are left out, which Keras does not read.
     """
     directory = pathlib.Path(os.environ.get("KEDIT_MODELS", tmp_path)) / name
     file, part = f"{keras.backend.backend()}{suffix}", directory / "part"
@@ -246,7 +247,21 @@ def model_files(name, tmp_path, model=None, suffix=".keras"):
         os.replace(part / file, directory / file)
     kept = sorted((pathlib.Path(__file__).parent / "models" / name).glob(f"*{suffix}"))
     assert len(kept) == 3
-    return [*kept, *sorted(directory.glob(f"*{suffix}"))]
+    files = [*kept, *sorted(directory.glob(f"*{suffix}"))]
+    return [path for path in files if suffix != ".keras" or keras_of(path) <= RELEASE]
+
+
+def keras_of(path):
+    """The release of Keras that wrote a model."""
+    with zipfile.ZipFile(path) as archive:
+        return release(json.loads(archive.read("metadata.json"))["keras_version"])
+
+
+def release(version):
+    return tuple(map(int, version.split(".")[:2]))
+
+
+RELEASE = release(keras.__version__)
 
 
 def on_devices(module, name, count):
