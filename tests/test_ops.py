@@ -511,7 +511,13 @@ def numbered(call, dtypes=REAL):
 
 def beside(name, numbers, dtypes, call=None):
     """Cases of a tensor beside a Python number, or beside an array that the call holds."""
-    call = call or (lambda ops, x, other: getattr(ops, name)(x, other))
+
+    def by_name(ops, x, other):
+        if ops is REFERENCE:  # NumPy 2.0 makes bfloat16 wider beside an int
+            other = np.asarray(other, x.dtype)
+        return getattr(ops, name)(x, other)
+
+    call = call or by_name
     made = []
     for dtype in dtypes:
         x = special(dtype)
