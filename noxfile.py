@@ -54,7 +54,7 @@ VERSIONS = {
     "jax-python": ("3.14", "jax", (*NEWEST, "jax"), "the newest Python"),
     "jax-nightly": ("3.12", "jax", (*NIGHTLY, "jax"), "the next Keras"),
     "tensorflow-oldest": (
-        *("3.11", "tensorflow", (*OLDEST, "tensorflow-cpu==2.18.0")),
+        *("3.11", "tensorflow", (*OLDEST, "tensorflow-cpu==2.20.0")),
         "the oldest",
     ),
     "tensorflow-colab": (
@@ -63,7 +63,10 @@ VERSIONS = {
     ),
     "tensorflow-newest": ("3.13", "tensorflow", (*NEWEST, "tensorflow-cpu"), "the newest"),
     "tensorflow-nightly": ("3.12", "tensorflow", (*NIGHTLY, "tensorflow-cpu"), "the next Keras"),
-    "torch-oldest": ("3.11", "torch", (*OLDEST, "torch==2.13.0"), "the oldest Keras"),
+    "torch-oldest": (
+        *("3.11", "torch", ("keras==3.15.0", OLDEST[1], "torch==2.13.0")),
+        "the oldest Keras that `torch.compile` reads",
+    ),
     "torch-nightly": ("3.11", "torch", (*NIGHTLY, "torch==2.13.0"), "the next Keras"),
 }
 # On JAX every operation is compiled for every shape: what one process compiles others may load.

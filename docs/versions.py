@@ -6,6 +6,7 @@ python docs/versions.py ROW BACKEND REASON REPORT
 a file for each row, and writes the table of all of them.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import pathlib
@@ -23,8 +24,10 @@ PACKAGES = {"tensorflow": "tensorflow-cpu", "jax": "jax", "torch": "torch"}
 
 def installed(*packages):
     """The version of the first of some packages that is installed."""
-    found = {each.name: each.version for each in importlib.metadata.distributions()}
-    return next(found[package] for package in packages if package in found)
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(package)
+    raise importlib.metadata.PackageNotFoundError(packages[-1])
 
 
 def result(row, backend, reason, report):
