@@ -29,6 +29,7 @@ SELECTED = {
 APART = ("carriers", "models", "peers", "beyond")
 CARRIERS = ("tensorflow-cpu", "jax", "torch", "grain", "datasets", "captum")
 KERAS_HUB = ("keras-hub", "kagglehub", "kagglesdk", "regex", "tokenizers", "sentencepiece")
+ENGINES = ("ray", "dask", "apache-beam", "pyspark", "pandas", "pyarrow")  # Spark needs Java
 MODELS = Path(".nox", "models").absolute()
 # What `versions` runs of the tests: edits of tensors, in models and in files, and each function of
 # Keras that kedit calls. It takes some minutes.
@@ -138,7 +139,7 @@ def models(session):
 @nox.session
 def beyond(session):
     """Edits in engines that carry data to other processes."""
-    install(session, PACKAGES["jax"], "ray", "pandas", "pyarrow", "dask")
+    install(session, PACKAGES["jax"], *ENGINES)
     run_pytest(session, "jax", "tests/test_beyond.py", *session.posargs, marked="beyond")
 
 

@@ -12,6 +12,13 @@ author = "the kedit developers"
 copyright = "2026, the kedit developers"
 version = release = kedit.__version__
 
+# Sphinx reads the order of members, and what is written about them, in the file of the class.
+for package in [kedit, *[getattr(kedit, name) for name in kedit.__all__]]:
+    for thing in [getattr(package, name) for name in getattr(package, "__all__", ())]:
+        if inspect.isclass(thing):
+            inside = [part for part in vars(thing).values() if inspect.isfunction(part)]
+            thing.__module__ = inside[0].__globals__["__name__"]
+
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",

@@ -43,6 +43,8 @@ from kedit._draft import draft
 from kedit._edit import Edit, EditSequence
 from kedit._language.expression import X, position
 from kedit._language.items import block, each
+from kedit._language.pickling import publish as _publish
+from kedit._language.pickling import unpickled as _unpickled  # noqa: F401
 from kedit._language.trainable import Trainable
 
 __all__ = [
@@ -69,3 +71,5 @@ __all__ = [
     "errors",
 ]
 __version__ = "0.2.0"
+
+_publish(__name__)

@@ -18,6 +18,7 @@ from kedit._language.mistakes import (
     changed_in_place,
     name_mistakes,
 )
+from kedit._language.pickling import pickled
 from kedit._language.selection import Selection, freeze_operand
 from kedit._language.spelling import index_of, spell_index, spell_value, value_of
 from kedit._language.types import Casting, Coordinates, Mode, Tensor
@@ -34,6 +35,7 @@ class _LATER:
     """Placeholder for the tensor of an edit that is applied later. A class survives copying."""
 
 
+@pickled
 class At(Generic[Made]):
     """`at(x)[index]` edits a tensor now; `at[index]` makes an edit to apply later.
 
@@ -74,6 +76,9 @@ class At(Generic[Made]):
         """Bind a tensor, so that operations apply at once."""
         return At(self._coordinates, x)
 
+    def __reduce__(self) -> Any:
+        return (At, (self._coordinates, *(() if self._x is _LATER else (self._x,))))
+
     def __getitem__(self, index: Any) -> "Place[Made]":
         if self._x is not _LATER:
             leaves: list[Any] = []
@@ -99,6 +104,7 @@ class At(Generic[Made]):
         return self._coordinates if self._x is _LATER else f"{self._coordinates}({self._x!r})"
 
 
+@pickled
 class Place(NotATensor, Generic[Made]):
     """Selected elements, waiting for an operation.
 
@@ -137,6 +143,9 @@ class Place(NotATensor, Generic[Made]):
         coordinates = self.selection.coordinates
         x = to_code(self._x) if is_tensor(self._x) else f"<{_described(self._x)}>"
         return f"{coordinates}({x}){code.removeprefix(coordinates)}"
+
+    def __reduce__(self) -> Any:
+        return (Place, (self.selection, *(() if self._x is _LATER else (self._x,))))
 
     def __setitem__(self, index: Any, values: Any) -> None:
         assigned(self.selection.coordinates)

@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NoReturn
 
 import keras
@@ -15,6 +15,7 @@ from kedit._language.constants import is_tensor
 from kedit._language.expression import Expression, X
 from kedit._language.mistakes import NotATensor
 from kedit._language.operations import OPERATIONS
+from kedit._language.pickling import pickled
 from kedit.errors import OperandError, ShapeError
 
 _IN_PLACE = ("add", "sub", "mul", "truediv", "pow", "and_", "or_")
@@ -23,6 +24,7 @@ _SIMPLE = (int, slice, type(None), type(...))  # items of an index that compare 
 _UNARY = ("neg", "pos", "abs", "invert")
 
 
+@pickled
 class Draft(NotATensor):
     """A tensor to assign to, as to a NumPy array; the tensor itself stays as it is.
 
@@ -58,7 +60,7 @@ class Draft(NotATensor):
 
     __slots__ = ("__weakref__", "_edits", "_value")
 
-    def __init__(self, x: Any) -> None:
+    def __init__(self, x: Any, edits: Sequence[Edit | None] = ()) -> None:
         x = plain(x)
         if isinstance(x, STRUCTURES) and is_batch(x):
             raise OperandError(
@@ -67,7 +69,10 @@ class Draft(NotATensor):
             )
         # Arrays, and tensors of PyTorch, can be changed by others: they are copied once.
         self._value = x if isinstance(x, keras.KerasTensor) else at(x)[...].get()
-        self._edits: list[Edit | None] = []  # None for an edit with tensors, which it would keep
+        self._edits = [*edits]  # None for an edit with tensors, which it would keep
+
+    def __reduce__(self) -> Any:
+        return (Draft, (self._value, self._edits))
 
     @property
     def value(self) -> Any:

@@ -14,11 +14,13 @@ import keras
 from kedit._edit import Edit
 from kedit._language.constants import Array, freeze, is_array
 from kedit._language.expression import Expression
+from kedit._language.pickling import pickled
 from kedit._language.selection import Selection
 from kedit._language.types import Shape
 from kedit.errors import OperandError, ShapeError
 
 
+@pickled
 @dataclass(frozen=True, slots=True)
 class Draw:
     """How positions are drawn; see `kedit.inputs.RandomEdit` for the attributes."""

@@ -285,6 +285,20 @@ def test_padding_masks(tmp_path):
     assert picture.stat().st_size > 10_000
 
 
+def test_who_edits_right(tmp_path):
+    picture = tmp_path / "picture.png"
+    only = ["integers", "steps", "special values", "gradients of duplicates"]
+    reports = [*load("who_edits_right").main(picture, only).values()]
+    passes = [report.passes for report in reports]
+    assert passes == [True, False, False, False]
+    for report in reports[1:3]:
+        assert "fails" in report.count("steps")
+        assert report.count("integers")["passes"] > 3
+    assert "fails" in reports[1].count("special values")  # 0 times NaN
+    assert "fails" not in reports[2].count("special values")
+    assert picture.stat().st_size > 10_000
+
+
 def test_look_at_an_edit(tmp_path):
     picture = tmp_path / "picture.png"
     assert load("look_at_an_edit").main(picture) == [17, 137, 8]

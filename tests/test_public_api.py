@@ -1,8 +1,12 @@
 """What is public, and that its prose says what the house demands."""
 
 import ast
+import doctest
+import importlib
 import inspect
+import pkgutil
 import re
+import sys
 
 import pytest
 
@@ -182,9 +186,26 @@ def test_importing_looks_at_no_arguments():
     assert [type(node) for node in version.body] == [ast.Raise]
     kinds = {type(node) for node in tree.body}
     assert kinds == {ast.Expr, ast.ImportFrom, ast.Assign, ast.Try, ast.If}
-    assert {
-        alias.name for n in tree.body if isinstance(n, ast.ImportFrom) for alias in n.names
-    } <= {*kedit.__all__}
+    names = [name for n in tree.body if isinstance(n, ast.ImportFrom) for name in n.names]
+    hidden = [name.asname for name in names if name.name not in kedit.__all__]
+    assert hidden == ["_publish", "_unpickled"]
+
+
+def test_every_example_is_run():
+    """Those of methods are found only if a method says that it is where its class is."""
+    found, written = [], []
+    for info in pkgutil.walk_packages(kedit.__path__, "kedit."):
+        if info.name == "kedit.__main__":
+            continue
+        module = importlib.import_module(info.name)
+        found += [test.docstring for test in doctest.DocTestFinder().find(module)]
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+                written.append(ast.get_docstring(node, clean=False) or "")
+    found += [test.docstring for test in doctest.DocTestFinder().find(kedit)]
+    examples = [text for text in written if ">>> " in text]
+    assert len(examples) > 70
+    assert [text for text in examples if text not in found] == []
 
 
 def test_version():
@@ -268,9 +289,10 @@ def test_what_is_public_says_where_it_lives():
     for package, names in PACKAGES.items():
         for name in names:
             thing = getattr(package, name)
-            if inspect.isclass(thing):
+            if inspect.isclass(thing) or inspect.isfunction(thing):
                 assert thing.__name__ == name
-                assert thing.__module__.startswith("kedit.")
+                assert getattr(sys.modules[thing.__module__], name) is thing
+                assert "._" not in thing.__module__
     assert repr(kedit.at) == "at"
     assert repr(kedit.sample) == "sample"
     assert repr(kedit.X) == "X"

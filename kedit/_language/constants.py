@@ -27,6 +27,7 @@ from kedit._language.decoding import (
     received,
     refused,
 )
+from kedit._language.pickling import pickled
 from kedit._language.types import Shape
 from kedit.errors import OperandError, SavingError, ShapeError
 
@@ -50,6 +51,7 @@ class Frozen:
         raise AttributeError(f"{type(self).__name__} cannot be changed: make a new one.")
 
 
+@pickled
 class Array(Frozen):
     """A constant array, compared by dtype, shape and contents.
 
@@ -110,6 +112,7 @@ class Array(Frozen):
         return (Array, (self.dtype, self.shape, self.numbers, self._array))
 
 
+@pickled
 class Slot(NamedTuple):
     """Takes the place of tensor number `number` of an edit."""
 

@@ -26,6 +26,7 @@ from kedit._language.decoding import NESTING, TERMS, check_fields, refused
 from kedit._language.dtypes import check_operation, check_values, dtype_name, kind
 from kedit._language.items import Each, Positions, Traced
 from kedit._language.operations import OPERATIONS
+from kedit._language.pickling import pickled
 from kedit.errors import DTypeError, OperandError, SavingError
 
 COMPARISONS = {
@@ -189,6 +190,7 @@ def _is_affine(name: str, args: list[Any]) -> bool:
     )
 
 
+@pickled
 class Expression(Operators, Frozen):
     """A function of the elements of a tensor, written with `X` for an element.
 

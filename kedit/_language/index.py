@@ -22,12 +22,14 @@ from kedit._language.items import (
     map_item,
     shape_of_item,
 )
+from kedit._language.pickling import pickled
 from kedit.errors import PositionError
 
 _SINGLE = (Positions, Slot, TracedSlot)
 """Items that are tuples in Python, but each a single item."""
 
 
+@pickled
 class Index(Frozen):
     """One index expression in canonical form; `Index(index.items)` equals `index`.
 

@@ -31,6 +31,7 @@ from kedit._language.decoding import (
     check_whole,
     refused,
 )
+from kedit._language.pickling import pickled
 from kedit._language.types import Shape
 from kedit.errors import PositionError, SliceError
 
@@ -39,6 +40,7 @@ Item: TypeAlias = Any
 or a `Slot`."""
 
 
+@pickled
 class Positions(NamedTuple):
     """An integer array: its shape, and its numbers in C order."""
 
@@ -50,6 +52,7 @@ class Positions(NamedTuple):
         return np.array(self.numbers, object).reshape(self.shape).tolist()
 
 
+@pickled
 class Traced(Frozen):
     """A tensor as an index: positions or a mask whose values are known only at run time."""
 
@@ -84,6 +87,7 @@ class TracedSlot(NamedTuple):
     is_mask: bool
 
 
+@pickled
 @dataclass(frozen=True, slots=True)
 class Each:
     """Different positions for each sample; created by `each`.
@@ -98,6 +102,7 @@ class Each:
         return item_code(self)
 
 
+@pickled
 @dataclass(frozen=True, slots=True)
 class Block:
     """Consecutive positions from a start that may be a tensor; created by `block`."""

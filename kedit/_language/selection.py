@@ -16,10 +16,12 @@ from kedit._language.constants import (
 from kedit._language.expression import Expression, per_sample
 from kedit._language.index import Index
 from kedit._language.items import Each
+from kedit._language.pickling import pickled
 from kedit._language.types import Coordinates
 from kedit.errors import CoordinateError
 
 
+@pickled
 @dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Selection:
     """The elements that an edit changes.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kedit._language.pickling import pickled
 from kedit._show import html
 from kedit._show.code import outline
 from kedit._show.plots import draw_map
@@ -25,6 +26,7 @@ from kedit.interventions._points import (
 from kedit.studies._predict import arrays, length
 
 
+@pickled
 @dataclass(frozen=True, eq=False)
 class AblationStudy:
     """Results of `ablation_study`.

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kedit._language.pickling import pickled
 from kedit._run import ops
 from kedit._show.plots import axes
 from kedit.errors import OperandError
@@ -18,6 +19,7 @@ from kedit.studies._batches import predicted
 from kedit.studies._predict import length
 
 
+@pickled
 @dataclass(frozen=True, eq=False, repr=False)
 class AttributionStudy(SiteMap):
     """Results of `attribution_study`.

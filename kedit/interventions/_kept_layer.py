@@ -20,6 +20,7 @@ from kedit._language.decoding import (
     received,
     refused,
 )
+from kedit._language.pickling import pickled
 from kedit._run import ops
 from kedit.errors import OperandError, SavingError
 
@@ -66,6 +67,7 @@ _REFUSED = tuple(
 """Layers that hold code of their own, or read files."""
 
 
+@pickled
 class KeptLayer(Frozen):
     """A layer of Keras as a value.
 

@@ -50,6 +50,9 @@ class Activations(Mapping[str, Any]):
         self.rows = int(self._file.attrs[_ROWS])
         self._found = _datasets(self._file)
 
+    def __reduce__(self) -> Any:
+        return (Activations, (str(Path(self._file.filename).absolute()),))
+
     def __getitem__(self, name: str) -> Any:
         return self._found[name]
 

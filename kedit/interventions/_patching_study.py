@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kedit._language.pickling import pickled
 from kedit.interventions._operands import OtherRun
 from kedit.interventions._points import (
     activations,
@@ -21,6 +22,7 @@ from kedit.interventions._site_map import SiteMap
 from kedit.studies._predict import length
 
 
+@pickled
 @dataclass(frozen=True, eq=False, repr=False)
 class PatchingStudy(SiteMap):
     """Results of `patching_study`.

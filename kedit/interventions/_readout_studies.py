@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from kedit._at import sample
+from kedit._language.pickling import pickled
 from kedit._run import ops
 from kedit.errors import OperandError, ShapeError
 from kedit.interventions._capture import batches_of, capture, rows_of
@@ -19,6 +20,7 @@ from kedit.studies._batches import predicted
 from kedit.studies._predict import arrays, length
 
 
+@pickled
 @dataclass(frozen=True, eq=False, repr=False)
 class LogitLensStudy(SiteMap):
     """Results of `logit_lens_study`.
@@ -43,6 +45,7 @@ class LogitLensStudy(SiteMap):
         return self.values.mean(axis=2)
 
 
+@pickled
 @dataclass(frozen=True, eq=False, repr=False)
 class DirectEffectStudy(SiteMap):
     """Results of `direct_effect_study`.

@@ -10,6 +10,7 @@ import keras
 from kedit._addresses import Located, find_layers, located, spelling, spellings
 from kedit._edit import check_one_of
 from kedit._language.decoding import check_fields, check_same, loading
+from kedit._language.pickling import pickled
 from kedit._show.code import created
 from kedit.errors import OperandError, PositionError, SavingError
 from kedit.interventions._attention import WORDS, inner_of, kind_of
@@ -24,6 +25,7 @@ _FIELDS: dict[str, Any] = {
 }
 
 
+@pickled
 @dataclass(frozen=True)
 class Site:
     """A value of one or several layers; made with `kedit.interventions.site`.

@@ -106,7 +106,7 @@ class Through(RunOperand):
         return f"Through({', '.join([repr(part) for part in given])})"
 
     def __reduce__(self) -> Any:
-        return (_through, (self.layers, self.edit))
+        return (Through, (*self.layers, *([None] * (2 - len(self.layers))), self.edit))
 
     def get_config(self) -> dict[str, Any]:
         edit = None if self.edit is None else keras.saving.serialize_keras_object(self.edit)

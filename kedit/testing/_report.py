@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 
 import keras
 
+from kedit._language.pickling import pickled
 from kedit.errors import OperandError
 
 _MOST_SHOWN = 3
 
 
+@pickled
 class Outcome(NamedTuple):
     """What one case of a check has found.
 

@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from kedit._language.pickling import pickled
 from kedit._show import html
 
 
+@pickled
 class WeightSparsity(NamedTuple):
     """The zeros in one weight.
 
@@ -24,6 +26,7 @@ class WeightSparsity(NamedTuple):
     share: float
 
 
+@pickled
 class Sparsity(tuple[WeightSparsity, ...]):
     """The zeros in the edited weights of a model; prints as a table.
 
