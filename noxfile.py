@@ -41,6 +41,9 @@ SELECTION = (
     "tests/test_saving.py",
     "tests/test_edited_model.py",
     "README.md",
+    # The faults of Keras are those of one version.
+    "--deselect=tests/test_ops.py::test_keras_still_errs",
+    "--deselect=tests/test_ops.py::test_what_is_said_to_differ_differs",
 )
 OLDEST = ("keras==3.13.0", "numpy==2.0.0")
 COLAB = ("keras==3.13.2", "numpy==2.1.3")
