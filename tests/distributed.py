@@ -1,5 +1,8 @@
 """A model with all of kedit that learns, and what comes of it, as numbers to compare."""
 
+import pathlib
+import re
+
 import keras
 import numpy as np
 from _backend import to_numpy
@@ -99,3 +102,38 @@ def check_same(found, expected, rtol=1e-4, atol=1e-5):
     assert found.keys() == expected.keys()
     for name, numbers in expected.items():
         np.testing.assert_allclose(found[name], numbers, rtol=rtol, atol=atol, err_msg=name)
+
+
+# --- What the guide shows ------------------------------------------------------------------------
+
+GUIDE = pathlib.Path(__file__).parent.parent / "docs" / "guides" / "export.md"
+
+
+def small_model():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((4, 4))
+    h = Editing(sample[..., 2].add(Trainable("zeros")))(keras.layers.Dense(4, "tanh")(x))
+    return keras.Model(x, keras.layers.Dense(2)(keras.layers.Flatten()(h)))
+
+
+def recipe(number, **given):
+    """Run a recipe of the guide, and return the weights of the model that it leaves behind."""
+    text = GUIDE.read_text().split("## Several devices\n")[1].split("\n## ")[0]
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[number]
+    names = {"keras": keras, "IndexPenalty": IndexPenalty, "make_model": small_model, **given}
+    exec(code, names)
+    return [to_numpy(variable).tolist() for variable in names["model"].trainable_variables]
+
+
+def after_one_epoch(**options):
+    """The weights that the recipes should leave behind: those of one device."""
+    model = small_model()
+    loss = IndexPenalty(1, upper=0.5, base_loss="mse")
+    model.compile(keras.optimizers.SGD(0.01), loss, **options)
+    model.fit(GIVEN["x"], WANTED, batch_size=16, shuffle=False, verbose=0)
+    return [to_numpy(variable) for variable in model.trainable_variables]
+
+
+def check_weights(found, expected):
+    for value, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(value, wanted, rtol=1e-4, atol=1e-5)

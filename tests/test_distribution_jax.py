@@ -70,6 +70,15 @@ def test_a_model_learns_and_tells_what_it_does_on_one_device(find, distribution)
     check_same(found, one)
 
 
+def test_the_recipe():
+    expected = distributed.after_one_epoch()
+    try:
+        found = distributed.recipe(0, x=distributed.GIVEN["x"], y=distributed.WANTED)
+    finally:
+        keras.distribution.set_distribution(None)
+    distributed.check_weights(found, expected)
+
+
 # --- Tensors split over a mesh -------------------------------------------------------------------
 
 SHAPE = (8, 8, 8)
@@ -250,7 +259,7 @@ def test_shard_map_edits_each_part_by_itself():
     assert collectives(mapped, x, place) == collectives(slope, x) == {}
 
 
-def test_xla_adds_at_an_unevenly_split_index_wrongly_also_without_kedit():
+def test_xla_adds_what_is_split_unevenly_wrongly_also_without_kedit():
     """If not, the entry in `docs/limits.md` can go."""
     import jax
 
@@ -264,5 +273,5 @@ def test_xla_adds_at_an_unevenly_split_index_wrongly_also_without_kedit():
     np.testing.assert_array_equal(added(place, values), expected)
     wrong = jax.jit(added)(put(place, "data"), put(values, "data"))
     assert (to_numpy(wrong) != expected).any()
-    whole = jax.jit(added)(put(place), put(values, "data"))
+    whole = jax.jit(added)(put(place), put(values))
     np.testing.assert_array_equal(whole, expected)

@@ -65,3 +65,11 @@ def test_keras_predicts_a_batch_once_for_each_replica_also_without_kedit(strateg
     with strategy.scope():
         model = keras.Sequential([keras.Input((3,)), keras.layers.Rescaling(2.0)])
     assert model.predict_on_batch(np.ones((4, 3))).shape == (4 * COUNT, 3)
+
+
+def test_the_recipe(strategy):
+    import tensorflow as tf
+
+    devices = [f"CPU:{n}" for n in range(COUNT)]
+    found = distributed.recipe(1, tf=tf, devices=devices, x=GIVEN["x"], y=distributed.WANTED)
+    distributed.check_weights(found, distributed.after_one_epoch())

@@ -14,7 +14,16 @@ import keras
 import numpy as np
 import pytest
 from _backend import to_numpy
-from distributed import BATCH, GIVEN, SAMPLES, WANTED, made
+from distributed import (
+    BATCH,
+    GIVEN,
+    SAMPLES,
+    WANTED,
+    after_one_epoch,
+    check_weights,
+    made,
+    recipe,
+)
 from keras import ops
 
 from kedit.losses import IndexPenalty
@@ -83,6 +92,11 @@ def run_one_of_them(name, wrapper, rank, port):
     import torch
 
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    if name == "recipe":
+        os.environ |= {"RANK": rank, "WORLD_SIZE": str(COUNT)}
+        given = {"x": torch.tensor(GIVEN["x"]), "y": torch.tensor(WANTED)}
+        print("FOUND" + json.dumps(recipe(2, torch=torch, **given)))
+        return
     torch.distributed.init_process_group("gloo", rank=int(rank), world_size=COUNT)
     model = MODELS[name]()
     train(WRAPPERS[wrapper](model), int(rank), COUNT)
@@ -131,6 +145,13 @@ def test_two_processes_learn_what_one_does(name):
     for weights in found:
         for value, expected in zip(weights, alone(name), strict=True):
             np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_recipe():
+    found = in_processes("recipe", "")
+    assert isinstance(found, list), found
+    for weights in found:
+        check_weights(weights, after_one_epoch())
 
 
 def test_fully_shard_does_not_train_layers_of_keras_also_without_kedit():
