@@ -26,7 +26,7 @@ SELECTED = {
     "numpy": "not once and not gradient and not tensors",
 }
 # Marks of tests that need an environment of their own.
-APART = ("carriers", "models", "peers", "beyond")
+APART = ("carriers", "models", "peers", "beyond", "distribution")
 CARRIERS = ("tensorflow-cpu", "jax", "torch", "grain", "datasets", "captum")
 KERAS_HUB = ("keras-hub", "kagglehub", "kagglesdk", "regex", "tokenizers", "sentencepiece")
 ENGINES = ("ray", "dask", "apache-beam", "pyspark", "pandas", "pyarrow")  # Spark needs Java
@@ -151,6 +151,16 @@ def peers(session):
     """The same interventions by other libraries, on equal weights."""
     install(session, PACKAGES["torch"], "nnsight")
     run_pytest(session, "torch", "tests/test_peers.py", *session.posargs, marked="peers")
+
+
+@nox.session
+@nox.parametrize("backend", DIFFERENTIATING)
+def distribution(session, backend):
+    """Several devices, which one CPU pretends to be, and several processes."""
+    install(session, PACKAGES[backend])
+    devices = "--xla_force_host_platform_device_count=8"
+    file = f"tests/test_distribution_{backend}.py"
+    run_pytest(session, backend, file, *session.posargs, marked="distribution", XLA_FLAGS=devices)
 
 
 @nox.session

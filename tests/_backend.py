@@ -266,3 +266,140 @@ def to_numpy(value: Any) -> Any:
 
 def is_array(value: Any) -> bool:
     return isinstance(value, (np.ndarray, np.generic))
+
+
+# --- Loops, recomputation and derivatives, as each framework has them ---------------------------
+
+Step = Callable[[Any, Any], Any]
+
+
+def loops() -> dict[str, Callable[[Step, Any, int], Any]]:
+    """Every way to repeat `state = step(n, state)`, for n from 0 to below a count."""
+
+    def while_loop(step: Step, state: Any, count: int) -> Any:
+        start = ops.zeros((), "int32")
+        body = lambda n, state: (n + 1, step(n, state))  # noqa: E731
+        return ops.while_loop(lambda n, state: n < count, body, (start, state))[1]
+
+    found = {
+        "fori_loop": lambda step, state, count: ops.fori_loop(0, count, step, state),
+        "while_loop": while_loop,
+    }
+    if BACKEND != "tensorflow":  # where Keras's `scan` fails, also without edits
+
+        def keras_scan(step: Step, state: Any, count: int) -> Any:
+            body = lambda state, n: (step(n, state), n)  # noqa: E731
+            return ops.scan(body, state, ops.arange(count))[0]
+
+        found["ops.scan"] = keras_scan
+    if BACKEND == "jax":
+        import jax
+
+        def scan(step: Step, state: Any, count: int) -> Any:
+            body = lambda state, n: (step(n, state), None)  # noqa: E731
+            return jax.lax.scan(body, state, ops.arange(count))[0]
+
+        def lax_while_loop(step: Step, state: Any, count: int) -> Any:
+            body = lambda both: (both[0] + 1, step(*both))  # noqa: E731
+            return jax.lax.while_loop(lambda both: both[0] < count, body, (0, state))[1]
+
+        found |= {"scan": scan, "lax.while_loop": lax_while_loop}
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        def tf_loop(step: Step, state: Any, count: int) -> Any:
+            body = lambda n, state: (n + 1, step(n, state))  # noqa: E731
+            return tf.while_loop(lambda n, state: n < count, body, (0, state), maximum_iterations=9)
+
+        for name, is_xla in (("graph", False), ("xla", True)):
+            found[f"tf.while_loop {name}"] = lambda step, state, count, is_xla=is_xla: tf.function(
+                lambda state: tf_loop(step, state, count)[1], jit_compile=is_xla
+            )(state)
+    return found
+
+
+def differentiable_loops() -> list[tuple[str, bool]]:
+    """Those of `loops` that have gradients: their names, and whether to compile them.
+
+    XLA on TensorFlow has none of a loop whose number of steps it does not know, and torch's
+    compiler does not follow one that asks a tensor whether to go on.
+    """
+    without = {
+        "jax": {(loop, how) for loop in ("while_loop", "lax.while_loop") for how in (False, True)},
+        "tensorflow": {("tf.while_loop xla", False), *[(loop, True) for loop in loops()]},
+        "torch": {("while_loop", True)},
+    }
+    both = [(loop, how) for loop in loops() for how in (False, True)]
+    return [one for one in both if one not in without.get(BACKEND, ())]
+
+
+REMATERIALIZES_KEYWORDS = BACKEND != "tensorflow"
+"""Whether layers that are called with keywords, as `Dropout` is, work under `RematScope`."""
+
+
+def maps() -> dict[str, Callable[..., Any]]:
+    """Every way to run a function on rows one after the other; see `vectorizers`."""
+    found = {"keras": lambda fn, *given: ops.map(lambda row: fn(*row), given)}
+    if BACKEND == "jax":
+        import jax
+
+        found["lax.map"] = lambda fn, *given: jax.lax.map(lambda row: fn(*row), given)
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        def map_fn(fn: Callable[..., Any], *given: Any) -> Any:
+            return tf.map_fn(lambda row: fn(*row), given, fn_output_signature=given[0].dtype)
+
+        found["map_fn"] = tf.function(map_fn)
+    return found
+
+
+def recomputed(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn`, whose backward pass computes it again instead of keeping what it made."""
+    if BACKEND == "jax":
+        import jax
+
+        return jax.checkpoint(fn)
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return tf.recompute_grad(fn)
+    import torch
+
+    return lambda *given: torch.utils.checkpoint.checkpoint(fn, *given, use_reentrant=False)
+
+
+def jacobians() -> dict[str, Callable[..., Any]]:
+    """Every way to get the Jacobian of a function of one tensor."""
+    if BACKEND == "jax":
+        import jax
+
+        return {"jacrev": jax.jacrev, "jacfwd": jax.jacfwd}
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        def backward(fn: Callable[..., Any]) -> Callable[..., Any]:
+            def jacobian(x: Any) -> Any:
+                with tf.GradientTape() as tape:
+                    tape.watch(x)
+                    y = fn(x)
+                return tape.jacobian(y, x)
+
+            return jacobian
+
+        def forward(fn: Callable[..., Any]) -> Callable[..., Any]:
+            def jacobian(x: Any) -> Any:
+                columns = []
+                for unit in np.eye(int(np.prod(x.shape)), dtype="float32"):
+                    tangent = ops.reshape(ops.convert_to_tensor(unit), x.shape)
+                    with tf.autodiff.ForwardAccumulator(x, tangent) as accumulator:
+                        y = fn(x)
+                    columns.append(accumulator.jvp(y))
+                return ops.reshape(ops.stack(columns, axis=-1), (*y.shape, *x.shape))
+
+            return jacobian
+
+        return {"jacobian": backward, "forward": forward}
+    import torch
+
+    return {"jacrev": torch.func.jacrev, "jacfwd": torch.func.jacfwd}

@@ -145,6 +145,9 @@ class NumPy:
     def sum(self, x, axis=None):
         return np.sum(x, axis, dtype=x.dtype)
 
+    def take_along_axis(self, x, places):
+        return x[np.arange(len(x)), places]
+
     def where(self, condition, x1, x2):
         """A number is of the dtype of the other one."""
         dtype = [x.dtype for x in (x1, x2) if hasattr(x, "dtype")][:1]
@@ -416,6 +419,17 @@ def of_take():
             )
     nothing = (plain("float32", (0, 3)), np.zeros(0, "int32"))
     return [*made, Case("of nothing", functools.partial(call, axis=0), nothing)]
+
+
+def of_take_along_axis():
+    def call(ops, x, places):
+        return ops.take_along_axis(x, places)
+
+    places = np.array([2, 0, 2], "int32")
+    arrays = {dtype: np.resize(special(dtype), (3, 3)) for dtype in ALL}
+    arrays |= {str(shape): plain(F, shape) for shape in [(3, 3, 3), (3, 4, 1, 2)]}
+    made = [Case(name, call, (array, places)) for name, array in arrays.items()]
+    return [*made, Case("no rows", call, (plain(F, (0, 3)), places[:0]))]
 
 
 def of_scatter(name, dtypes):
@@ -766,6 +780,7 @@ CASES = {
     "subtract": binary("subtract", NUMBERS) + beside_arrays("subtract", NUMBERS),
     "sum": along("sum", [I, *FLOATS], steps=1) + unary("sum", [I, F])[2:],
     "take": of_take(),
+    "take_along_axis": of_take_along_axis(),
     "transpose": moving(lambda ops, x: ops.transpose(x), shapes=[(3, 3), (3, 0)])
     + moving(lambda ops, x: ops.transpose(x, (2, 0, 1)), [F, I], [(3, 1, 3), (2, 3, 0)], "moved "),
     "where": of_where()
@@ -1019,6 +1034,9 @@ MOVING = {
     "stack": lambda ops, x: ops.stack([x, x]),
     "stop_gradient": lambda ops, x: ops.stop_gradient(x),
     "take": lambda ops, x: ops.take(x, ops.convert_to_tensor([1, 0, 1], I), axis=0),
+    "take_along_axis": lambda ops, x: ops.take_along_axis(
+        ops.stack([x, x], axis=1), ops.convert_to_tensor([1, 0], I)
+    ),
     "transpose": lambda ops, x: ops.transpose(ops.reshape(x, (2, 1)), (1, 0)),
     "where": lambda ops, x: ops.where(ops.equal(x, x), x, ops.zeros_like(x)),
 }
@@ -1251,6 +1269,10 @@ LINEAR = {
     "sum": (lambda ops, x: ops.sum(x, axis=0), SQUARE),
     "sum all": (lambda ops, x: ops.sum(x), SQUARE),
     "take": (lambda ops, x: ops.take(x, ops.convert_to_tensor([2, 0, 2], I), axis=1), SQUARE),
+    "take_along_axis": (
+        lambda ops, x: ops.take_along_axis(x, ops.convert_to_tensor([2, 0], I)),
+        CUBE,
+    ),
     "transpose": (lambda ops, x: ops.transpose(x, (2, 0, 1)), CUBE),
 }
 """Linear functions and what they are given; how they grow, NumPy says of unit vectors."""
@@ -1461,6 +1483,7 @@ def test_keras_still_errs(name):
 def test_every_replacement_is_justified():
     # Sums by several threads differ from run to run, but not in every run: see the next test.
     are_long = {"broadcast_to", "equal", "expand_dims", "not_equal", "reshape", "split", "take"}
+    are_long |= {"take_along_axis"}
     assert ledger.REPLACED == {*ERRS, *are_long} - ledger.BY_OPERATORS
 
 

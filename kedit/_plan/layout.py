@@ -144,6 +144,8 @@ class Computed:
         named: If they are seen: the positions in bounds, each once.
         row_start: If there is one position in each row of the axis, the first place
             of each row, of shape `(count,)`. Else None.
+        rows: Number and size of these rows, if positions are hidden: then each row reads and
+            writes by itself. Else None.
         may_be_empty: Whether the axis may turn out to be empty.
         has_duplicates: Whether a position may occur more than once.
         is_sorted: Whether the user promises that the positions ascend.
@@ -161,6 +163,7 @@ class Computed:
     inside: Any
     named: Any
     row_start: Any
+    rows: tuple[Any, Any] | None
     may_be_empty: bool
     has_duplicates: bool
     is_sorted: bool
@@ -180,6 +183,10 @@ class Computed:
 
     def to_all(self, values_u: Tensor, axis: int) -> Tensor:
         """For each pick, the value of its unique position."""
+        raise NotImplementedError
+
+    def to_rows(self, values: Tensor) -> Tensor:
+        """Spread the value of each row over the places of the row."""
         raise NotImplementedError
 
     def number(self) -> Any:

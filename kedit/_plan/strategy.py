@@ -80,11 +80,14 @@ def _is_short(plan: Any, how: How) -> bool:
 
     Otherwise the winners must be found, which costs as much as spreading the values; or, with one
     value for all, a choice by a mask takes one pass. It also pays if a compiler cannot fuse the
-    spreading, or if there is one place in each row, since these cannot coincide.
+    spreading, or if there is one place in each row, since these cannot coincide: unless rows may be
+    on several devices.
     """
     layout = plan.layout
     if layout.few_positions is not None or how == "seen":
         return True
+    if not _stays_in_rows(plan, how):
+        return False
     several = _has_several(plan)
     if how == "known":
         return several
@@ -94,6 +97,14 @@ def _is_short(plan: Any, how: How) -> bool:
         return False
     differ = not plan.may_drop and not pick.has_duplicates
     return differ or (one_each and not plan.may_be_empty) or (how == "traced" and not one_each)
+
+
+def _stays_in_rows(plan: Any, how: How) -> bool:
+    """Whether a scatter costs no communication where rows are split among devices.
+
+    A compiler cannot see that each row writes to itself, and gathers what all devices hold.
+    """
+    return how != "hidden" or not has_one_each(plan.layout.picks[0].positions)
 
 
 def _has_several(plan: Any) -> bool:
@@ -119,7 +130,7 @@ STRATEGIES: dict[str, Strategy] = {
     "copy": Strategy(lambda plan, how: plan.layout.is_empty or 0 in plan.shape),
     "choose": Strategy(_can_choose, _are_many),
     "whole": Strategy(lambda plan, how: plan.layout.is_whole),
-    "add": Strategy(_can_add),
+    "add": Strategy(_can_add, _stays_in_rows),
     "scatter": Strategy(_can_scatter, _is_short),
     "spread": Strategy(lambda plan, how: not plan.layout.is_whole),
 }

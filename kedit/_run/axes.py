@@ -83,6 +83,15 @@ def merge(layout: Layout, x: Tensor) -> Tensor:
     return ops.reshape(x, (*shape[:start], -1 if size is None else size, *shape[stop:]))
 
 
+def merged_sizes(layout: Layout, x: Tensor) -> tuple[Any, ...]:
+    """The sizes of a tensor in canonical form."""
+    shape = tuple([sizes(x)[axis] for axis in layout.order])
+    if len(layout.picks) == len(layout.shape):
+        return shape
+    start, stop = layout.start, layout.start + layout.merged
+    return (*shape[:start], math.prod(shape[start:stop]), *shape[stop:])
+
+
 def split(layout: Layout, x: Tensor, like: Tensor) -> Tensor:
     """Undo `merge`; `like` is the tensor before it."""
     if len(layout.picks) != len(layout.shape):
@@ -91,6 +100,42 @@ def split(layout: Layout, x: Tensor, like: Tensor) -> Tensor:
     if layout.order != tuple(range(len(layout.order))):
         x = ops.transpose(x, _inverse(layout.order))
     return x
+
+
+def choose(layout: Layout, values: Any, x: Tensor) -> Tensor:
+    """`values`, which broadcast to the canonical form, at the picked places; elsewhere `x`.
+
+    It is not `x` that is brought into that form and back, since merging an axis that is split among
+    devices would gather the tensor.
+    """
+    mask = places(layout, x)
+    here, there = as_axes(layout, mask, x), as_axes(layout, values, x)
+    if here is None or there is None:
+        return split(layout, ops.where(mask, values, merge(layout, x)), x)
+    return ops.where(here, there, x)
+
+
+def as_axes(layout: Layout, values: Any, like: Tensor) -> Any:
+    """Undo `merge` for what broadcasts to the canonical form.
+
+    Returns:
+        What broadcasts to the tensor; None if it is not known along which axes.
+    """
+    if not len(values.shape):
+        return values
+    shape, start = sizes(values), layout.start
+    if len(layout.picks) != len(layout.shape):
+        if values.shape[start] is None and layout.picks[start].is_whole:
+            return None
+        stop = start + layout.merged
+        joint = [sizes(like)[axis] for axis in layout.order[start:stop]]
+        joint = [1] * layout.merged if values.shape[start] == 1 else joint
+        values = ops.reshape(values, (*shape[:start], *joint, *shape[start + 1 :]))
+    if layout.order == tuple(range(len(layout.order))):
+        return values
+    inverse = _inverse(layout.order)
+    is_array = isinstance(values, np.ndarray)
+    return values.transpose(inverse) if is_array else ops.transpose(values, inverse)
 
 
 # --- Between NumPy's layout of a selection and the canonical one -------------------------------
@@ -245,14 +290,14 @@ def _slice(pick: Picked) -> Any:
 
 
 def places(layout: Layout, x: Tensor) -> Tensor:
-    """Whether each place of `x`, in canonical form, is picked; broadcasts to `x`."""
+    """Whether each place of `x` is picked; broadcasts to its canonical form."""
     known = None if reads_bytecode() else layout.places
     if known is not None:
         return known
-    mask = None
+    mask, shape = None, merged_sizes(layout, x)
     for axis, pick in enumerate(layout.picks):
         if not pick.is_whole:
-            here = along(_picked(pick, sizes(x)[axis]), axis, len(x.shape))
+            here = along(_picked(pick, shape[axis]), axis, len(shape))
             mask = here if mask is None else ops.logical_and(mask, here)
     return mask
 

@@ -17,12 +17,10 @@ def run(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
             found = kept(plan, x, lambda: _tensors(plan, x), plan.mask)
         mask, number = found
         return ops.where(mask, number, x)
-    canonical = axes.merge(layout, x)
-    number = cast.constant_like(plan.operand, canonical, plan.dtype)
+    number = cast.constant_like(plan.operand, x, plan.dtype)
     if not plan.operation.writes:
-        number = pair(plan.operation, canonical, number)
-    edited = ops.where(axes.places(layout, canonical), number, canonical)
-    return axes.split(layout, edited, x)
+        number = pair(plan.operation, x, number)
+    return ops.where(axes.as_axes(layout, axes.places(layout, x), x), number, x)
 
 
 def _tensors(plan: Plan, x: Tensor) -> tuple[Tensor, Tensor]:

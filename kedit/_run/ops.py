@@ -113,6 +113,7 @@ REPLACED = frozenset(
         "split",
         "subtract",
         "take",
+        "take_along_axis",
         "where",
     ]
 )
@@ -469,6 +470,15 @@ def take(x: Any, places: Any, axis: int = 0) -> Any:
     if len(places.shape) == 1:
         return taken
     return taken.reshape((*x.shape[:axis], *places.shape, *x.shape[axis:][1:]))
+
+
+def take_along_axis(x: Any, places: Any) -> Any:
+    """One entry of each row, `x[n, places[n]]`, at places of shape `(n,)`, none out of bounds.
+
+    XLA sees that no row reads from another one, so rows may be on several devices.
+    """
+    places = _ops.reshape(places, (-1, *[1] * (len(x.shape) - 1)))
+    return _ops.squeeze(_ops.keras_take_along_axis(x, places, axis=1), 1)
 
 
 def scatter_add(x: Any, places: Any, values: Any) -> Any:

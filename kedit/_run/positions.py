@@ -81,8 +81,11 @@ class ComputedPositions(Computed):
                 inside = None
         flat = library.reshape(flat, (-1,))
         self.row_start: Any = None
+        self.rows: Any = None
         if has_one_each(positions):
             self.row_start = library.arange(sizes[0], dtype="int32") * row_size
+            if not (self.is_seen or reads_bytecode()):
+                self.rows = sizes[0], row_size
         flat = flat if inside is None else library.where(inside, flat, total)
         self.flat = flat.astype("int32") if self.is_seen else flat
         self.inside = inside
@@ -120,12 +123,21 @@ class ComputedPositions(Computed):
         """The elements at the positions; arbitrary ones at positions out of bounds."""
         if unique and self.is_seen:
             return ops.take(x, self.named, axis=axis)
+        if self.rows is not None and not self.may_be_empty:
+            return self._read_rows(x)
         if self.inside is None:
             return ops.take(x, self.flat, axis=axis)
         if self.may_be_empty:
             return ops.take(pad(x, axis), self.flat, axis=axis)
         last = self.size - 1  # a size that a compiler leaves open allows only arithmetic
         return ops.take(x, ops.minimum(self.flat - last, 0) + last, axis=axis)
+
+    def _read_rows(self, x: Tensor) -> Tensor:
+        """Read one element of each row from that row, so that rows can be split among devices."""
+        by_row = ops.reshape(x, (*self.rows, *sizes(x)[1:]))
+        # Some element of the row, also for those out of bounds.
+        places = ops.minimum(self.flat - self.row_start, self.rows[1] - 1)
+        return ops.take_along_axis(by_row, places)
 
     def winners(self, values: Tensor, axis: int) -> Tensor:
         """For each unique position, the value that was given last."""
@@ -200,7 +212,16 @@ class ComputedPositions(Computed):
             return number_of(self.named, self.size)
         if self.count == 1:
             return ops.where(ops.arange(self.size, dtype="int32") == self.flat, 0, -1)
+        if self.rows is not None:
+            place = ops.arange(self.size, dtype="int32")
+            return ops.where(place == self.to_rows(self.flat), self.to_rows(self.picks()), -1)
         return self._last()[:-1]
+
+    def to_rows(self, values: Tensor) -> Tensor:
+        """Spread the value of each row over the places of the row."""
+        rest = sizes(values)[1:]
+        spread = ops.broadcast_to(ops.expand_dims(values, 1), (*self.rows, *rest))
+        return ops.reshape(spread, (self.size, *rest))
 
     def _last(self) -> Tensor:
         """For each place on the axis, and the one past it, the last pick that names it, else -1."""

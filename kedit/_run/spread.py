@@ -12,16 +12,16 @@ from kedit.errors import ShapeError
 
 def run(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
     values = new_values(plan, layout, x, leaves)
-    canonical = axes.merge(layout, x)
+    shape = axes.merged_sizes(layout, x)
     for axis, pick in enumerate(layout.picks):
         if pick.is_whole:
             continue
-        size = axes.sizes(canonical)[axis]
+        size = shape[axis]
         if not pick.is_computed:
             _check_length(pick, size, values.shape[axis])
         if values.shape[axis] != 1:
             values = _spread(values, pick, size, axis)
-    return axes.split(layout, ops.where(axes.places(layout, canonical), values, canonical), x)
+    return axes.choose(layout, values, x)
 
 
 def _check_length(pick: Pick, size: Any, given: Any) -> None:
@@ -40,6 +40,8 @@ def _spread(values: Tensor, pick: Picked, size: Any, axis: int) -> Tensor:
     placed: Any = None if isinstance(pick, Computed) else pick.positions
     if isinstance(placed, range) and placed.step == 1:
         return axes.pad(values, axis, placed.start, (pick.size or 0) - placed.stop)
+    if isinstance(pick, Computed) and pick.rows is not None:
+        return pick.to_rows(values)
     number = axes.pick_at(pick, size)
     if pick.count is None:  # there may turn out to be one value for all, or none to take
         number = number * ops.cast(ops.not_equal(axes.sizes(values)[axis], 1), "int32")

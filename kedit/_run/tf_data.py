@@ -114,6 +114,9 @@ class TensorFlowOps:
     def take(self, x: Any, places: Any, axis: int = 0) -> Any:
         return self._tf.gather(x, places, axis=axis)
 
+    def take_along_axis(self, x: Any, places: Any) -> Any:
+        return self._tf.gather(x, places, axis=1, batch_dims=1)
+
 
 @lru_cache(maxsize=1)
 def _library() -> TensorFlowOps:

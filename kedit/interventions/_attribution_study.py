@@ -15,7 +15,7 @@ from kedit.interventions._capture import Gradients, batches_of, capture, rows_of
 from kedit.interventions._patching_study import PatchingStudy
 from kedit.interventions._points import activations, checked_targets, masks_of, measured, pairs
 from kedit.interventions._site_map import SiteMap
-from kedit.studies._batches import predicted
+from kedit.studies._batches import predict_on_batch, predicted
 from kedit.studies._predict import length
 
 
@@ -169,7 +169,7 @@ def attribution_study(
     effects, outputs = [], []
     for at in numbers:
         batches = [rows_of(x, at) for x in (clean, corrupted)]
-        then, now = [acts.predict_on_batch(x) for x in batches]
+        then, now = [predict_on_batch(acts, x) for x in batches]
         if model_of_gradients is None:
             model_of_gradients = Gradients(acts, now, metric, targets is not None)
         slopes = model_of_gradients.of_batch(batches[1], rows_of(targets, at))

@@ -1,6 +1,7 @@
 """A model that returns the activations of another model."""
 
 from collections.abc import Callable
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -21,6 +22,7 @@ from kedit.interventions._run import Placed
 from kedit.interventions._safe_running import SafelyRun
 from kedit.interventions._site import Site, as_site
 from kedit.interventions._sites import SiteInfo
+from kedit.studies._batches import predict_on_batch
 
 
 def capture(model: keras.Model, patterns: Any, **kwargs: Any) -> "Capture":
@@ -137,7 +139,7 @@ class Capture(SafelyRun):
         """
         rows = len(keras.tree.flatten(x)[0])
         size = min(batch_size, rows)
-        first = self.predict_on_batch(rows_of(x, np.arange(size)))
+        first = predict_on_batch(self, rows_of(x, np.arange(size)))
         model = Gradients(self, first, score)
         found: list[dict[str, Any]] = []
         for at in batches_of(rows, size):
@@ -178,7 +180,7 @@ class Capture(SafelyRun):
         ...     stored["h"][7:9].tolist()
         [[0.0, 0.0], [3.0, 3.0]]
         """
-        write(self.predict_on_batch, path, x, batch_size, verbose)
+        write(partial(predict_on_batch, self), path, x, batch_size, verbose)
         return Activations(path)
 
     def get_config(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from kedit.interventions._points import (
     predict_points,
 )
 from kedit.interventions._site import Site
+from kedit.studies._batches import predict_on_batch
 from kedit.studies._predict import length
 
 
@@ -129,10 +130,10 @@ class _Paths:
         self.second = edit_model(model, edits)
 
     def predict_on_batch(self, batch: dict[str, Any]) -> Any:
-        found = self.first.predict_on_batch(batch)
+        found = predict_on_batch(self.first, batch)
         check_called_once(found, self.names)
         fed = {_fed(n): found[name] for n, name in enumerate(self.names)}
-        return self.second.predict_on_batch({"inputs": batch["inputs"], **fed})
+        return predict_on_batch(self.second, {"inputs": batch["inputs"], **fed})
 
 
 def _fed(number: int) -> str:

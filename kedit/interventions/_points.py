@@ -13,7 +13,7 @@ from kedit.interventions._capture import batches_of, capture
 from kedit.interventions._edited_model import EditedModel, edit_model
 from kedit.interventions._operands import Fed
 from kedit.interventions._site import Site
-from kedit.studies._batches import predicted
+from kedit.studies._batches import predict_on_batch, predicted
 from kedit.studies._predict import arrays, length, selected
 
 _MOST_ROWS, _MOST_NUMBERS = 1024, 2**20
@@ -34,7 +34,7 @@ def pairs(clean: Any, corrupted: Any) -> tuple[Any, Any]:
 def activations(model: Any, x: Any, sites: Any) -> list[tuple[Site, Any]]:
     """Return sites of single layers, with their activations for the first example, `(1, ...)`."""
     found = capture(model, sites)
-    seen = found.predict_on_batch(keras.tree.map_structure(lambda leaf: leaf[:1], x))
+    seen = predict_on_batch(found, keras.tree.map_structure(lambda leaf: leaf[:1], x))
     return [(site, seen[str(site)]) for site in found.patterns]
 
 

@@ -16,7 +16,7 @@ from kedit.interventions._edited_model import edit_model
 from kedit.interventions._operands import Fed
 from kedit.interventions._points import check_called_once, checked_targets
 from kedit.interventions._site_map import SiteMap
-from kedit.studies._batches import predicted
+from kedit.studies._batches import predict_on_batch, predicted
 from kedit.studies._predict import arrays, length
 
 
@@ -228,7 +228,7 @@ def _read_out(
     found: list[list[Any]] = []
     for at in batches:
         batch, answers = rows_of(x, at), rows_of(targets, at)
-        seen = acts.predict_on_batch(batch)
+        seen = predict_on_batch(acts, batch)
         check_called_once(seen, [*names, str(place)])
         _check_same_shape(seen, str(place))
         found.append([_numbers(metric, predicted(plain, batch), answers, len(at))])

@@ -50,7 +50,21 @@ def as_array(x: Any) -> Any:
 
 def predicted(model: Any, batch: Any) -> Any:
     """Return predictions for a batch, as arrays whose dtypes NumPy has."""
-    return keras.tree.map_structure(widened, model.predict_on_batch(batch))
+    return keras.tree.map_structure(widened, predict_on_batch(model, batch))
+
+
+def predict_on_batch(model: Any, batch: Any) -> Any:
+    """Return `model.predict_on_batch(batch)`, with each row once.
+
+    With several replicas of TensorFlow's `tf.distribute`, Keras 3.15.1 gives the whole batch to
+    each of them, and concatenates what they return. Not reported.
+    """
+    found = model.predict_on_batch(batch)
+    strategy = getattr(model, "distribute_strategy", None)
+    replicas = getattr(strategy, "num_replicas_in_sync", 1)
+    if replicas == 1:
+        return found
+    return keras.tree.map_structure(lambda y: y[: len(y) // replicas], found)
 
 
 def widened(x: Any) -> Any:

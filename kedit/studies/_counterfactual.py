@@ -12,6 +12,7 @@ from kedit._show import html
 from kedit._show.code import outline
 from kedit._show.plots import axes
 from kedit.errors import DTypeError, OperandError
+from kedit.studies._batches import predict_on_batch
 from kedit.studies._predict import arrays, change_leaf, check_model, leaf_of, selected
 from kedit.studies._search import Goal, Search
 
@@ -203,7 +204,7 @@ def counterfactual(
             f"of dtype {leaf.dtype.name!r}. Cast it, as in `x.astype('float32')`."
         )
     mask = selected(free, leaf)
-    before = model.predict_on_batch(given)
+    before = predict_on_batch(model, given)
     if not isinstance(before, np.ndarray):
         raise OperandError(
             "A counterfactual should be given a model with one output. Received: one with "
@@ -216,7 +217,7 @@ def counterfactual(
     def added(delta: Any) -> Any:
         """Return the input after a change, exactly within its bounds, and its prediction."""
         edited = np.where(mask, np.clip(leaf + delta, low, high), leaf).astype(leaf.dtype)
-        return edited, model.predict_on_batch(change_leaf(lambda _: edited, given, path))
+        return edited, predict_on_batch(model, change_leaf(lambda _: edited, given, path))
 
     def project(delta: Any) -> Any:
         return ops.where(ops.convert_to_tensor(mask), ops.clip(delta, low - leaf, high - leaf), 0.0)
