@@ -185,8 +185,8 @@ class Computed:
         """For each pick, the value of its unique position."""
         raise NotImplementedError
 
-    def to_rows(self, values: Tensor) -> Tensor:
-        """Spread the value of each row over the places of the row."""
+    def is_in_row(self) -> Any:
+        """Whether each place on the axis is the one that is picked from its row."""
         raise NotImplementedError
 
     def number(self) -> Any:

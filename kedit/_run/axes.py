@@ -105,18 +105,26 @@ def split(layout: Layout, x: Tensor, like: Tensor) -> Tensor:
 def choose(layout: Layout, values: Any, x: Tensor) -> Tensor:
     """`values`, which broadcast to the canonical form, at the picked places; elsewhere `x`.
 
+    Of a pick with `rows`, there is one value for each row.
+
     It is not `x` that is brought into that form and back, since merging an axis that is split among
     devices would gather the tensor.
     """
     mask = places(layout, x)
-    here, there = as_axes(layout, mask, x), as_axes(layout, values, x)
+    here, there = as_axes(layout, mask, x), as_axes(layout, values, x, by_row=True)
     if here is None or there is None:
         return split(layout, ops.where(mask, values, merge(layout, x)), x)
     return ops.where(here, there, x)
 
 
-def as_axes(layout: Layout, values: Any, like: Tensor) -> Any:
+def as_axes(layout: Layout, values: Any, like: Tensor, *, by_row: bool = False) -> Any:
     """Undo `merge` for what broadcasts to the canonical form.
+
+    Args:
+        layout: Where an index lands.
+        values: What broadcasts.
+        like: The tensor.
+        by_row: Whether there is one value for each row if the pick has `rows`.
 
     Returns:
         What broadcasts to the tensor; None if it is not known along which axes.
@@ -125,10 +133,13 @@ def as_axes(layout: Layout, values: Any, like: Tensor) -> Any:
         return values
     shape, start = sizes(values), layout.start
     if len(layout.picks) != len(layout.shape):
-        if values.shape[start] is None and layout.picks[start].is_whole:
+        pick = layout.picks[start]
+        if values.shape[start] is None and pick.is_whole:
             return None
         stop = start + layout.merged
         joint = [sizes(like)[axis] for axis in layout.order[start:stop]]
+        if by_row and isinstance(pick, Computed) and pick.rows is not None:
+            joint = [joint[0], *[1] * (layout.merged - 1)]
         joint = [1] * layout.merged if values.shape[start] == 1 else joint
         values = ops.reshape(values, (*shape[:start], *joint, *shape[start + 1 :]))
     if layout.order == tuple(range(len(layout.order))):
@@ -304,6 +315,8 @@ def places(layout: Layout, x: Tensor) -> Tensor:
 
 def _picked(pick: Picked, size: Any) -> Tensor:
     """Whether each place on the axis is picked."""
+    if isinstance(pick, Computed) and pick.rows is not None:
+        return pick.is_in_row()
     if pick.is_array or isinstance(pick, Computed) or pick.size is None:
         return pick_at(pick, size) >= 0
     ascending = pick.positions if pick.positions.step > 0 else pick.positions[::-1]

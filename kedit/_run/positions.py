@@ -212,16 +212,12 @@ class ComputedPositions(Computed):
             return number_of(self.named, self.size)
         if self.count == 1:
             return ops.where(ops.arange(self.size, dtype="int32") == self.flat, 0, -1)
-        if self.rows is not None:
-            place = ops.arange(self.size, dtype="int32")
-            return ops.where(place == self.to_rows(self.flat), self.to_rows(self.picks()), -1)
         return self._last()[:-1]
 
-    def to_rows(self, values: Tensor) -> Tensor:
-        """Spread the value of each row over the places of the row."""
-        rest = sizes(values)[1:]
-        spread = ops.broadcast_to(ops.expand_dims(values, 1), (*self.rows, *rest))
-        return ops.reshape(spread, (self.size, *rest))
+    def is_in_row(self) -> Tensor:
+        """Whether each place on the axis is the one that is picked from its row."""
+        own = ops.expand_dims(self.flat - self.row_start, 1)  # past the row if out of bounds
+        return ops.reshape(own == ops.arange(self.rows[1], dtype="int32"), (self.size,))
 
     def _last(self) -> Tensor:
         """For each place on the axis, and the one past it, the last pick that names it, else -1."""

@@ -41,7 +41,7 @@ def _spread(values: Tensor, pick: Picked, size: Any, axis: int) -> Tensor:
     if isinstance(placed, range) and placed.step == 1:
         return axes.pad(values, axis, placed.start, (pick.size or 0) - placed.stop)
     if isinstance(pick, Computed) and pick.rows is not None:
-        return pick.to_rows(values)
+        return values  # one for each row: they broadcast
     number = axes.pick_at(pick, size)
     if pick.count is None:  # there may turn out to be one value for all, or none to take
         number = number * ops.cast(ops.not_equal(axes.sizes(values)[axis], 1), "int32")
