@@ -371,9 +371,14 @@ def finite(x: Any) -> Any:
 def clip(x: Any, low: Any, high: Any) -> Any:
     """`x` clipped to two bounds.
 
-    Keras 3.15.1 on PyTorch returns int32 for int8 and int16. Not reported.
+    Keras 3.15.1 on PyTorch returns int32 for int8 and int16. XLA on TensorFlow before 2.21 returns
+    a bound for NaN. Not reported.
     """
-    return x.clip(low, high) if _is_torch(x) else _ops.keras_clip(x, low, high)
+    if _is_torch(x):
+        return x.clip(low, high)
+    clipped = _ops.keras_clip(x, low, high)
+    is_float = _is_tensorflow(x) and "float" in str(x.dtype)
+    return _ops.where(_ops.isnan(x), x, clipped) if is_float else clipped
 
 
 def where(condition: Any, x1: Any, x2: Any) -> Any:
