@@ -16,7 +16,7 @@ def run(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
     for axis, pick in enumerate(layout.picks):
         if pick.is_whole:
             continue
-        size = axes.sizes(canonical)[axis]
+        size = None if pick.is_computed else axes.length(canonical, axis)  # it knows its own
         if not pick.is_computed:
             _check_length(pick, size, values.shape[axis])
         if values.shape[axis] != 1:
@@ -42,6 +42,6 @@ def _spread(values: Tensor, pick: Picked, size: Any, axis: int) -> Tensor:
         return axes.pad(values, axis, placed.start, (pick.size or 0) - placed.stop)
     number = axes.pick_at(pick, size)
     if pick.count is None:  # there may turn out to be one value for all, or none to take
-        number = number * ops.cast(ops.not_equal(axes.sizes(values)[axis], 1), "int32")
+        number = number * ops.cast(ops.not_equal(axes.length(values, axis), 1), "int32")
         values = axes.pad(values, axis)
     return ops.take(values, ops.maximum(number, 0), axis=axis)
