@@ -195,16 +195,11 @@ def known_shape(x: Tensor, built: Shape) -> Shape:
     size when the model runs. Where a tracer keeps all sizes as tensors, those that the
     model was built with are known.
     """
+    given = [size if isinstance(size, int) else None for size in tuple(x.shape)]
     return tuple(
         [
-            None
-            if built_size is None
-            else size
-            if isinstance(size, int)
-            else built_size
-            if isinstance(built_size, int)
-            else None
-            for size, built_size in zip(tuple(x.shape), built, strict=True)
+            size if size is None or here is None else here
+            for here, size in zip(given, built, strict=True)
         ]
     )
 
