@@ -26,7 +26,7 @@ SELECTED = {
     "numpy": "not once and not gradient and not tensors",
 }
 # Marks of tests that need an environment of their own.
-APART = ("carriers", "models", "peers", "beyond", "distribution")
+APART = ("carriers", "models", "peers", "beyond", "distribution", "export")
 CARRIERS = ("tensorflow-cpu", "jax", "torch", "grain", "datasets", "captum")
 KERAS_HUB = ("keras-hub", "kagglehub", "kagglesdk", "regex", "tokenizers", "sentencepiece")
 ENGINES = ("ray", "dask", "apache-beam", "pyspark", "pandas", "pyarrow")  # Spark needs Java
@@ -144,6 +144,26 @@ def beyond(session):
     """Edits in engines that carry data to other processes."""
     install(session, PACKAGES["jax"], *ENGINES)
     run_pytest(session, "jax", "tests/test_beyond.py", *session.posargs, marked="beyond")
+
+
+# What exports a model from a backend, and what runs the result.
+EXPORTERS = {
+    "tensorflow": ("tf2onnx", "onnx", "onnxruntime", "openvino"),
+    "torch": ("onnx", "onnxruntime", "onnxscript", "openvino"),
+    "jax": ("tensorflow-cpu",),
+}
+
+
+@nox.session
+@nox.parametrize("backend", DIFFERENTIATING)
+def export(session, backend):
+    """Exported models, compared with what they were made of; the outcome goes into the guide."""
+    install(session, PACKAGES[backend], *EXPORTERS[backend])
+    results = str(Path(session.create_tmp()).absolute() / f"{backend}.xml")
+    options = ["--junitxml", results, *session.posargs]
+    run_pytest(session, backend, "tests/test_export.py", *options, marked="export")
+    if not session.posargs:
+        session.run("python", "docs/export.py", results, env={"KERAS_BACKEND": backend})
 
 
 @nox.session

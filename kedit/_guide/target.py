@@ -160,17 +160,24 @@ class Target:
         mode: Mode | None = None if None in shape[1:] else "raise"
         return Edit(self.selection.inside_sample(), op, operand, mode=mode)
 
-    def choose(self, y_pred: Any, y_true: Any = None, *, dtype: str) -> "Chosen":
-        """Choose the elements of a batch, and of `y_true` if that is the target, as `dtype`."""
+    def choose(
+        self, y_pred: Any, y_true: Any = None, *, dtype: str, built: Shape | None = None
+    ) -> "Chosen":
+        """Choose the elements of a batch, and of `y_true` if that is the target, as `dtype`.
+
+        A tensor that is traced may not know its sizes; `built` is the shape that a layer knows.
+        """
         x = as_tensor(y_pred, dtype)
-        layout = self.bind(tuple(x.shape), dtype)
+        shape = tuple(x.shape) if built is None else _run.known_shape(x, built)
+        layout = self.bind(shape, dtype)
         wanted = None
         if self.from_y_true:
-            wanted = self._get(in_shape_of(as_tensor(y_true, dtype), x))
-        return Chosen(self, x, self._get(x), wanted, _rows(layout))
+            wanted = self._get(in_shape_of(as_tensor(y_true, dtype), x), shape)
+        return Chosen(self, x, self._get(x, shape), wanted, _rows(layout))
 
-    def _get(self, x: Tensor) -> Tensor:
-        return _run.apply(self._edit(tuple(x.shape), "get"), x)
+    def _get(self, x: Tensor, shape: Shape | None = None) -> Tensor:
+        shape = tuple(x.shape) if shape is None else shape
+        return _run.apply(self._edit(shape, "get"), x, shape)
 
     def residual(self, chosen: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Any]:
         """By how much elements exceed their target; negative if they are below it.

@@ -108,9 +108,11 @@ def _choose(args: tuple[Any, ...], of: Elements, dtype: str) -> Any:
     condition, *branches = args
     chosen = _value(condition, of, dtype, None, "bool")
     values = []
-    for branch, here in zip(branches, (chosen, of.library.logical_not(chosen)), strict=True):
-        computes = isinstance(branch, Expression) and not branch.is_affine
-        values.append(_value(branch, of.where(here) if computes else of, dtype, None))
+    for number, branch in enumerate(branches):
+        here = of
+        if isinstance(branch, Expression) and not branch.is_affine:
+            here = of.where(of.library.logical_not(chosen) if number else chosen)
+        values.append(_value(branch, here, dtype, None))
     return of.library.where(chosen, *values)
 
 

@@ -378,9 +378,11 @@ class Layout:
 
         A boolean NumPy array that broadcasts to the canonical form.
         """
+        if self.is_computed:
+            return None
         sizes = [1 if pick.is_whole else pick.size for pick in self.picks]
         count = size_of(tuple(sizes))
-        if self.is_computed or count is None or count > FEW:
+        if count is None or count > FEW:
             return None
         places = np.ones(sizes, bool)
         for axis, pick in enumerate(self.picks):

@@ -13,7 +13,7 @@ from kedit._run.cast import constant, limited
 from kedit._run.node import call_node, fill
 from kedit._run.tensors import carry_out, is_plain, known_shape
 
-__all__ = ["Edit", "apply", "apply_to_rows", "check", "constant", "fill", "limited"]
+__all__ = ["Edit", "apply", "apply_to_rows", "check", "constant", "fill", "known_shape", "limited"]
 
 
 def apply(said: Any, x: Any, shape: Shape | None = None) -> Any:

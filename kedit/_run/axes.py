@@ -38,6 +38,17 @@ def sizes(x: Tensor) -> tuple[Any, ...]:
     return tuple(ops.shape(x)) if any([size is None for size in known]) else known
 
 
+def length(x: Tensor, axis: int) -> Any:
+    """Size of one axis: an int, or a scalar tensor if a graph does not know it.
+
+    What `sizes` takes apart and nobody needs stays in a graph, and some exporters return it.
+    """
+    given = x.shape[axis]
+    if reads_bytecode():
+        return as_numbers((given,))[0]
+    return ops.shape(x)[axis] if given is None else given
+
+
 def known(numbers: Sequence[int]) -> Tensor:
     """Convert integers that are known beforehand to a tensor."""
     dtype = "int32" if max(numbers, default=0) < 2**31 else "int64"
@@ -77,19 +88,20 @@ def merge(layout: Layout, x: Tensor) -> Tensor:
         x = ops.transpose(x, layout.order)
     if len(layout.picks) == len(layout.shape):
         return x
-    start, stop = layout.start, layout.start + layout.merged
-    shape = sizes(x)
-    size = layout.picks[start].size
-    return ops.reshape(x, (*shape[:start], -1 if size is None else size, *shape[stop:]))
+    start, stop, rank = layout.start, layout.start + layout.merged, len(layout.shape)
+    joint = layout.picks[start].size
+    before, after = [[length(x, a) for a in part] for part in (range(start), range(stop, rank))]
+    return ops.reshape(x, (*before, -1 if joint is None else joint, *after))
 
 
-def merged_sizes(layout: Layout, x: Tensor) -> tuple[Any, ...]:
-    """The sizes of a tensor in canonical form."""
-    shape = tuple([sizes(x)[axis] for axis in layout.order])
-    if len(layout.picks) == len(layout.shape):
-        return shape
+def merged_length(layout: Layout, x: Tensor, axis: int) -> Any:
+    """Size of one axis of a tensor in canonical form; see `length`."""
     start, stop = layout.start, layout.start + layout.merged
-    return (*shape[:start], math.prod(shape[start:stop]), *shape[stop:])
+    if len(layout.picks) == len(layout.shape) or axis < start:
+        return length(x, layout.order[axis])
+    if axis == start:
+        return math.prod([length(x, joint) for joint in layout.order[start:stop]])
+    return length(x, layout.order[axis + layout.merged - 1])
 
 
 def split(layout: Layout, x: Tensor, like: Tensor) -> Tensor:
@@ -131,17 +143,20 @@ def as_axes(layout: Layout, values: Any, like: Tensor, *, by_row: bool = False) 
     """
     if not len(values.shape):
         return values
-    shape, start = sizes(values), layout.start
     if len(layout.picks) != len(layout.shape):
-        pick = layout.picks[start]
+        start, stop = layout.start, layout.start + layout.merged
+        pick, joined = layout.picks[start], layout.order[start:stop]
         if values.shape[start] is None and pick.is_whole:
             return None
-        stop = start + layout.merged
-        joint = [sizes(like)[axis] for axis in layout.order[start:stop]]
-        if by_row and isinstance(pick, Computed) and pick.rows is not None:
-            joint = [joint[0], *[1] * (layout.merged - 1)]
-        joint = [1] * layout.merged if values.shape[start] == 1 else joint
-        values = ops.reshape(values, (*shape[:start], *joint, *shape[start + 1 :]))
+        if values.shape[start] == 1:
+            joint: list[Any] = [1] * layout.merged
+        elif by_row and isinstance(pick, Computed) and pick.rows is not None:
+            joint = [length(like, joined[0]), *[1] * (layout.merged - 1)]
+        else:
+            joint = [length(like, axis) for axis in joined]
+        rest = range(start), range(start + 1, len(values.shape))
+        before, after = [[length(values, axis) for axis in part] for part in rest]
+        values = ops.reshape(values, (*before, *joint, *after))
     if layout.order == tuple(range(len(layout.order))):
         return values
     inverse = _inverse(layout.order)
@@ -161,21 +176,23 @@ def to_picks(layout: Layout, values: Tensor) -> Tensor:
         values = ops.transpose(values, layout.dims)
     if layout.is_plain:
         return values
-    given, static, start = sizes(values), tuple(values.shape), 0
+    static, start = tuple(values.shape), 0
     written_out = False
     spread: list[Any] = []
     merged: list[Any] = []
     for pick in layout.picks:
         stop = start + len(pick.dims)
-        group = given[start:stop]
-        if len(group) > 1 and any([size != 1 for size in static[start:stop]]):
+        if len(pick.dims) > 1 and any([size != 1 for size in static[start:stop]]):
             # Dimensions that become one must be broadcast first.
             group, written_out = _dim_sizes(layout, pick), True
+        else:
+            group = tuple([length(values, dim) for dim in range(start, stop)])
         start = stop
         spread.extend(group)
         merged.append(group[0] if len(group) == 1 else math.prod(group))
     if written_out:
-        values = ops.broadcast_to(values, (*spread, *given[start:]))
+        spread.extend([length(values, dim) for dim in range(start, len(static))])
+        values = ops.broadcast_to(values, spread)
     return ops.reshape(values, merged)
 
 
@@ -192,10 +209,10 @@ def from_picks(layout: Layout, picked: Tensor) -> Tensor:
     rank = len(layout.result)
     if not layout.is_plain:
         shape: list[Any] = []
-        for axis, (pick, size) in enumerate(zip(layout.picks, sizes(picked), strict=True)):
+        for axis, pick in enumerate(layout.picks):
             one_for_all = picked.shape[axis] == 1
             several = [1] * len(pick.dims) if one_for_all else _dim_sizes(layout, pick)
-            shape.extend([size] if len(pick.dims) == 1 else several)
+            shape.extend([length(picked, axis)] if len(pick.dims) == 1 else several)
         picked = ops.reshape(picked, (*shape, *[1] * (rank - len(shape))))
     if layout.dims != tuple(range(rank)):
         picked = ops.transpose(picked, _inverse(layout.dims))
@@ -244,15 +261,15 @@ def positions(layout: Layout, x: Tensor, axis: int) -> Tensor:
         elif number >= stop:
             number -= layout.merged - 1
     pick = layout.picks[number]
-    shape = sizes(x)
-    size = shape[axis]
-    if len(layout.picks) != len(layout.shape) and number == layout.start:
-        size = math.prod([shape[a] for a in layout.order[layout.start :][: layout.merged]])
-    check_countable(size)
-    here = ops.arange(size, dtype="int32")
-    if size is not shape[axis]:
-        stride, length = math.prod([shape[a] for a in inner]), shape[axis]
-        here = here // _at_least_one(stride) % _at_least_one(length)
+    total = own = length(x, axis)
+    is_joint = len(layout.picks) != len(layout.shape) and number == layout.start
+    if is_joint:
+        total = math.prod([length(x, a) for a in layout.order[layout.start :][: layout.merged]])
+    check_countable(total)
+    here = ops.arange(total, dtype="int32")
+    if is_joint:
+        stride = math.prod([length(x, a) for a in inner])
+        here = here // _at_least_one(stride) % _at_least_one(own)
     picked = read_picks((pick,), here)
     return from_picks(layout, along(picked, number, len(layout.picks)))
 
@@ -305,10 +322,11 @@ def places(layout: Layout, x: Tensor) -> Tensor:
     known = None if reads_bytecode() else layout.places
     if known is not None:
         return known
-    mask, shape = None, merged_sizes(layout, x)
+    mask = None
     for axis, pick in enumerate(layout.picks):
         if not pick.is_whole:
-            here = along(_picked(pick, shape[axis]), axis, len(shape))
+            size = None if pick.is_computed else merged_length(layout, x, axis)  # it knows its own
+            here = along(_picked(pick, size), axis, len(layout.picks))
             mask = here if mask is None else ops.logical_and(mask, here)
     return mask
 
@@ -352,7 +370,8 @@ def scatter(x: Tensor, places: Any, values: Tensor) -> Tensor:
         indices = places[:, None] if is_array else ops.expand_dims(places, 1)
     shape = (places.shape[0], *x.shape[indices.shape[1] :])
     if None in shape or tuple(values.shape) != shape:
-        shape = (sizes(places)[0], *sizes(x)[indices.shape[1] :])
+        rest = [length(x, axis) for axis in range(indices.shape[1], len(x.shape))]
+        shape = (length(places, 0), *rest)
         values = ops.broadcast_to(values, shape)
     if None in tuple(x.shape):
         indices, values = _in_what_exists(x, indices, values)
@@ -361,7 +380,8 @@ def scatter(x: Tensor, places: Any, values: Tensor) -> Tensor:
 
 def scatter_add(x: Tensor, places: Any, values: Tensor) -> Tensor:
     """Add values at places on the first axis, which may repeat; see `scatter`."""
-    values = ops.broadcast_to(values, (sizes(places)[0], *sizes(x)[1:]))
+    rest = [length(x, axis) for axis in range(1, len(x.shape))]
+    values = ops.broadcast_to(values, (length(places, 0), *rest))
     if None in tuple(x.shape):
         places, values = _in_what_exists(x, places, values)
     return ops.scatter_add(x, places, values)
@@ -373,7 +393,7 @@ def _in_what_exists(x: Tensor, places: Any, values: Tensor) -> tuple[Any, Tensor
     TensorFlow refuses places in an empty tensor, even if nothing would be written there.
     """
     exists = reduce(ops.minimum, sizes(x), constant(1, "int32"))
-    return tuple([given[: sizes(places)[0] * exists] for given in (places, values)])
+    return tuple([given[: length(places, 0) * exists] for given in (places, values)])
 
 
 def along(values: Any, axis: int, rank: int) -> Tensor:
@@ -421,7 +441,7 @@ def number_of(places: Tensor, size: Any) -> Tensor:
         number[places] = np.arange(len(places))
         return number
     nowhere = ops.broadcast_to(constant(-1, "int32"), (size,))
-    return scatter(nowhere, places, ops.arange(sizes(places)[0], dtype="int32"))
+    return scatter(nowhere, places, ops.arange(length(places, 0), dtype="int32"))
 
 
 def _number_in_slice(pick: Pick, place: Tensor, size: Any) -> Tensor:

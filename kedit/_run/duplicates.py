@@ -12,7 +12,7 @@ from kedit._language.compiler import reads_bytecode
 from kedit._language.types import Tensor
 from kedit._plan.layout import Computed, Layout, Pick, Picked, merging_of
 from kedit._run import ops
-from kedit._run.axes import along, known, known_of, pad, sizes
+from kedit._run.axes import along, known, known_of, length, pad, sizes
 from kedit._run.cast import dtype_of, neutral
 from kedit.errors import ShapeError
 
@@ -45,8 +45,9 @@ def _last_of(pick: Picked, values: Tensor, axis: int) -> Tensor:
 
 def _one_each(pick: Picked, values: Tensor, axis: int) -> Tensor:
     """The values, one for each pick; raise if there are too many or too few."""
-    count = sizes(pick.flat)[0] if isinstance(pick, Computed) else pick.count
-    given = sizes(values)[axis]
+    given, count = values.shape[axis], pick.count
+    if count is None and isinstance(pick, Computed):
+        count = length(pick.flat, 0)
     if count is None or (isinstance(given, int) and isinstance(count, int) and given == count):
         return values  # a slice of unknown length is checked later
     if isinstance(given, int) and isinstance(count, int):
@@ -54,9 +55,7 @@ def _one_each(pick: Picked, values: Tensor, axis: int) -> Tensor:
             f"Values should broadcast to the selection. Received: {given} values for {count} "
             "positions."
         )
-    shape = list(sizes(values))
-    shape[axis] = count
-    return ops.broadcast_to(values, shape)  # which raises if it cannot
+    return _to_length(values, axis, count)  # which raises if it cannot
 
 
 def to_all(layout: Layout, values_u: Tensor) -> Tensor:
@@ -75,10 +74,17 @@ def repeat(layout: Layout, values: Tensor) -> Tensor:
     """Values that broadcast along picks with duplicates, written out for each of them."""
     for axis, pick in enumerate(layout.picks):
         if pick.has_duplicates and values.shape[axis] == 1:
-            shape = list(sizes(values))
-            shape[axis] = sizes(pick.flat)[0] if pick.is_computed else pick.count
-            values = ops.broadcast_to(values, shape)
+            count = length(pick.flat, 0) if pick.is_computed else pick.count
+            values = _to_length(values, axis, count)
     return values
+
+
+def _to_length(values: Tensor, axis: int, count: Any) -> Tensor:
+    """Values, broadcast along one axis."""
+    rank = len(values.shape)
+    return ops.broadcast_to(
+        values, [count if a == axis else length(values, a) for a in range(rank)]
+    )
 
 
 def reduced(layout: Layout, values: Tensor, op: str) -> Tensor:
@@ -160,7 +166,7 @@ def scan(values: Tensor, follows: Tensor, depth: int) -> Tensor:
 
     if depth == 0:  # a run spans at most two neighbours
         return joined(behind(values), values, follows)
-    count, *rest = ops.shape(values)
+    count, *rest = sizes(values)
     odd = count % 2
     if not isinstance(odd, int) or odd:
         values, follows = pad(values, 0, after=odd), pad(follows, 0, after=odd)

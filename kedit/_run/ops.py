@@ -365,15 +365,22 @@ def extreme(op: str, x1: Any, x2: Any) -> Any:
 
 def finite(x: Any) -> Any:
     """Floats with finite numbers in place of infinities, which get no gradient; NaN stays."""
-    return x.nan_to_num(nan=math.nan) if _is_torch(x) else _ops.where(_ops.isinf(x), 0, x)
+    if _is_torch(x) and not _is_jit(x):  # which OpenVINO does not convert
+        return x.nan_to_num(nan=math.nan)
+    return _ops.where(_ops.isinf(x), 0, x)
 
 
 def clip(x: Any, low: Any, high: Any) -> Any:
     """`x` clipped to two bounds.
 
-    Keras 3.15.1 on PyTorch returns int32 for int8 and int16. Not reported.
+    Keras 3.15.1 on PyTorch returns int32 for int8 and int16. XLA on TensorFlow before 2.21 returns
+    a bound for NaN. Not reported.
     """
-    return x.clip(low, high) if _is_torch(x) else _ops.keras_clip(x, low, high)
+    if _is_torch(x):
+        return x.clip(low, high)
+    clipped = _ops.keras_clip(x, low, high)
+    is_float = _is_tensorflow(x) and "float" in str(x.dtype)
+    return _ops.where(_ops.isnan(x), x, clipped) if is_float else clipped
 
 
 def where(condition: Any, x1: Any, x2: Any) -> Any:
@@ -520,11 +527,12 @@ def scatter_update(x: Any, places: Any, values: Any) -> Any:
     """Write values at places on the first axes, of shape `(n, axes)`, that each occur once.
 
     On PyTorch, Keras 3.15.1 writes into a copy, which `torch.func.vmap` refuses if the values are
-    mapped and `x` is not. Not reported.
+    mapped and `x` is not. Not reported. OpenVINO converts a trace only with such a copy.
     """
     if not _is_torch(x):
         return _ops.keras_scatter_update(x, places, values)
-    return x.index_put(_of_64_bits(places).unbind(1), values)
+    where = _of_64_bits(places).unbind(1)
+    return x.clone().index_put_(where, values) if _is_jit(x) else x.index_put(where, values)
 
 
 def segment_max(x: Any, segments: Any, count: Any) -> Any:
@@ -563,6 +571,11 @@ def _is_tensorflow(x: Any) -> bool:
 def _is_torch(x: Any) -> bool:
     """Whether `x` is a PyTorch tensor, by a method that only those have."""
     return hasattr(x, "index_add")
+
+
+def _is_jit(x: Any) -> bool:
+    """Whether a PyTorch tensor is traced by `torch.jit.trace`, where sizes are tensors."""
+    return len(x.shape) > 0 and _is_torch(x.shape[0])
 
 
 def _of_64_bits(places: Any) -> Any:

@@ -23,6 +23,7 @@ from kedit._run import ops
 from kedit._run.axes import (
     check_countable,
     known,
+    length,
     number_of,
     pad,
     scatter_add,
@@ -46,10 +47,11 @@ class ComputedPositions(Computed):
         self.is_sorted = plan.is_sorted
         flat: Any = None
         inside: Any = None
-        total: Any = 1
+        self._sizes: list[Any] = []
         row_size: Any = 1
         self.may_be_empty = False
-        check_countable(math.prod([sizes[axis] for part in positions.parts for axis in part.axes]))
+        together = [sizes[axis] for part in positions.parts for axis in part.axes]
+        check_countable(math.prod([size for size in together if isinstance(size, int)]))
         for part in positions.parts:
             size = math.prod([sizes[axis] for axis in part.axes])
             known = isinstance(size, int) and size > 0
@@ -60,11 +62,11 @@ class ComputedPositions(Computed):
             flat = place if flat is None else flat * size + place
             row_size = row_size if part.kind == "rows" else row_size * size
             inside = _both(inside, here, library)
-            total = total * size
-        given = tuple(library.shape(flat))
+            self._sizes.append(size)
+        given = tuple(flat.shape)
         self.dim_sizes = tuple(
             [
-                given[dim - len(positions.shape)] if size is None else size
+                library.shape(flat)[dim - len(positions.shape)] if size is None else size
                 for dim, size in enumerate(positions.shape)
             ]
         )
@@ -80,18 +82,28 @@ class ComputedPositions(Computed):
             if self.is_seen and inside.all():
                 inside = None
         flat = library.reshape(flat, (-1,))
-        self.row_start: Any = None
         self.rows: Any = None
-        if has_one_each(positions):
-            self.row_start = library.arange(sizes[0], dtype="int32") * row_size
-            if not (self.is_seen or reads_bytecode()):
-                self.rows = sizes[0], row_size
-        flat = flat if inside is None else library.where(inside, flat, total)
+        if has_one_each(positions) and not (self.is_seen or reads_bytecode()):
+            self.rows = sizes[0], row_size
+        self._row: Any = (library, sizes[0], row_size) if has_one_each(positions) else None
+        flat = flat if inside is None else library.where(inside, flat, self.size)
         self.flat = flat.astype("int32") if self.is_seen else flat
         self.inside = inside
-        self.size = total
         self._picks: Tensor | None = None
         self._numbers: Tensor | None = None
+
+    @property
+    def size(self) -> Any:
+        """See `Computed`; made when it is needed, like `row_start`."""
+        return math.prod(self._sizes)
+
+    @property
+    def row_start(self) -> Any:
+        """See `Computed`; not made before it is needed, or it would be left over in a graph."""
+        if self._row is None:
+            return None
+        library, rows, row_size = self._row
+        return library.arange(rows, dtype="int32") * row_size
 
     @property
     def named(self) -> Any:
@@ -164,7 +176,7 @@ class ComputedPositions(Computed):
             return _swapped(self._products(_swapped(values, axis)), axis)
         else:
             segments = self.winner()
-            count = sizes(segments)[0]
+            count = length(segments, 0)
         values = _swapped(values, axis)
         if op == "add":
             shape = (count, *sizes(values)[1:])
@@ -203,7 +215,7 @@ class ComputedPositions(Computed):
         values = ops.take(values, order, axis=0)
         values = scan(values, follows, (longest - 1).bit_length())
         # The last pick of each run holds the combined value.
-        rank = number_of(order, ops.shape(order)[0])
+        rank = number_of(order, length(order, 0))
         return ops.take(values, ops.take(rank, self.winner()), axis=0)
 
     def number(self) -> Tensor:
@@ -234,7 +246,7 @@ class ComputedPositions(Computed):
     def picks(self) -> Any:
         """The numbers of the picks."""
         if self._picks is None:
-            self._picks = ops.arange(sizes(self.flat)[0], dtype="int32")
+            self._picks = ops.arange(length(self.flat, 0), dtype="int32")
         return self._picks
 
     def winner(self) -> Any:

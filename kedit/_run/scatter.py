@@ -17,7 +17,7 @@ from kedit._run import axes, ops
 from kedit._run.axes import scatter, scatter_add, sizes
 from kedit._run.cast import dtype_of, has_value, neutral
 from kedit._run.kept import kept
-from kedit._run.values import chosen_and_values, negative, new_values
+from kedit._run.values import negative, new_values, operands
 
 
 def run(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
@@ -63,11 +63,12 @@ def _at_computed(pick: Computed, x: Tensor, values: Tensor) -> Tensor:
         return scatter(x, pick.named, values)
     if pick.inside is None and not pick.has_duplicates:
         return scatter(x, pick.flat, values)
-    if pick.row_start is not None and not pick.may_be_empty:
+    row_start = pick.row_start
+    if row_start is not None and not pick.may_be_empty:
         # A dropped position writes the first element of its row again.
         places = pick.flat
         if pick.inside is not None:
-            places = ops.where(pick.inside, pick.flat, pick.row_start)
+            places = ops.where(pick.inside, pick.flat, row_start)
             inside = axes.along(pick.inside, 0, len(x.shape))
             values = ops.where(inside, values, ops.take(x, places, axis=0))
         return scatter(x, places, values)
@@ -85,7 +86,7 @@ def run_add(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
 
     A scatter that adds can be trusted with duplicates, and with its gradient.
     """
-    _, values = chosen_and_values(plan, layout, x, leaves)
+    values = operands(plan, layout, x, leaves)
     values = axes.to_picks(layout, values)
     if plan.operation.negates:
         values = negative(values)

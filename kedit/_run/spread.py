@@ -12,11 +12,10 @@ from kedit.errors import ShapeError
 
 def run(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
     values = new_values(plan, layout, x, leaves)
-    shape = axes.merged_sizes(layout, x)
     for axis, pick in enumerate(layout.picks):
         if pick.is_whole:
             continue
-        size = shape[axis]
+        size = None if pick.is_computed else axes.merged_length(layout, x, axis)  # it knows its own
         if not pick.is_computed:
             _check_length(pick, size, values.shape[axis])
         if values.shape[axis] != 1:
@@ -44,6 +43,6 @@ def _spread(values: Tensor, pick: Picked, size: Any, axis: int) -> Tensor:
         return values  # one for each row: they broadcast
     number = axes.pick_at(pick, size)
     if pick.count is None:  # there may turn out to be one value for all, or none to take
-        number = number * ops.cast(ops.not_equal(axes.sizes(values)[axis], 1), "int32")
+        number = number * ops.cast(ops.not_equal(axes.length(values, axis), 1), "int32")
         values = axes.pad(values, axis)
     return ops.take(values, ops.maximum(number, 0), axis=axis)

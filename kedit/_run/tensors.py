@@ -48,6 +48,7 @@ def apply(said: Any, x: Any, shape: Shape | None = None, already_checked: bool =
         forms = tuple([form and (as_numbers(form[0]), form[1]) for form in forms])
         bound = (as_numbers(known), cast.dtype_of(x), already_checked)
         return carry_out(said._plan_when_traced(forms, bound), x, leaves)
+    forms = tuple([form and (_known_sizes(form[0]), form[1]) for form in forms])
     key: Any = (said._spelling, known, x.dtype, forms)
     if already_checked or ops.is_used_otherwise():
         key = (*key, already_checked, ops.is_used_otherwise())
@@ -77,11 +78,26 @@ def carry_out(plan: Plan, x: Tensor, leaves: Any) -> Tensor:
     if not layout.is_computed:
         name = plan.strategies["known"]
     else:
-        layout, how = positions.resolve(plan, axes.sizes(x), leaves)
+        layout, how = positions.resolve(plan, _sizes(plan, x), leaves)
         name = plan.strategies[how]
     if 0 in tuple(x.shape) and name != "read":  # an axis whose size was not known
         name = "copy"
     return RUN[name](plan, layout, x, leaves)
+
+
+def _sizes(plan: Plan, x: Tensor) -> tuple[Any, ...]:
+    """The sizes of a tensor; None for one that is unknown, and on which nothing is computed."""
+    given: Any = tuple(x.shape)
+    if all([isinstance(size, int) for size in given]):
+        return as_numbers(given) if reads_bytecode() else given
+    picks = [pick.positions.parts for pick in plan.layout.picks if pick.is_computed]
+    needed = {axis for parts in picks for part in parts for axis in part.axes}
+    return tuple(
+        [
+            size if size is not None else axes.length(x, axis) if axis in needed else None
+            for axis, size in enumerate(plan.shape)
+        ]
+    )
 
 
 _PLAIN: dict[type, tuple[str, ...]] = {}
@@ -176,11 +192,18 @@ def known_shape(x: Tensor, built: Shape) -> Shape:
     """Shape of `x` with None wherever the model was built without a size.
 
     Such an axis means the same on every backend, even on those that know its
-    size when the model runs.
+    size when the model runs. Where a tracer keeps all sizes as tensors, those that the
+    model was built with are known.
     """
+    given = [size if isinstance(size, int) else None for size in tuple(x.shape)]
     return tuple(
         [
-            size if isinstance(size, int) and built_size is not None else None
-            for size, built_size in zip(tuple(x.shape), built, strict=True)
+            size if size is None or here is None else here
+            for here, size in zip(given, built, strict=True)
         ]
     )
+
+
+def _known_sizes(shape: Any) -> Shape:
+    """A shape with None for sizes that a graph or a tracer does not know."""
+    return tuple([size if isinstance(size, int) else None for size in shape])

@@ -53,6 +53,12 @@ def chosen_and_values(
     return chosen, _values(plan, layout, x, leaves, chosen)
 
 
+def operands(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor:
+    """The operands of the selected elements; any number for those that do not exist."""
+    chosen = _chosen(plan, layout, x, leaves) if plan.computes else None
+    return _values(plan, layout, x, leaves, chosen)
+
+
 def _chosen(plan: Plan, layout: Layout, x: Tensor, leaves: Any) -> Tensor | None:
     condition = given(plan.condition, leaves)
     # Values that are only written need no check for dropped positions: these are not written.
@@ -157,7 +163,7 @@ def _counted(plan: Plan, layout: Layout, leaves: Any) -> tuple[int, Any] | None:
     if axis < 0 or shape[axis] == 1:
         return None
     count = shape[axis]
-    return axis, axes.sizes(operand)[axis] if count is None else count
+    return axis, axes.length(operand, axis) if count is None else count
 
 
 def _and(left: Tensor | None, right: Tensor) -> Tensor:
@@ -316,9 +322,11 @@ def _accumulate_extreme(
     share_u = ops.divide(
         ops.subtract(count_u, found_u), ops.where(some, count_u, cast.constant(1, dtype))
     )
-    # If there is NaN, the best may be any number, but the count is NaN. Nothing is found if all are
-    # infinite and the backend took the smallest finite number for the best.
-    return ops.where(some, ops.subtract(best_u, share_u), ops.add(count_u, worst))
+    # Nothing is found if all are infinite and the backend took the smallest finite number for the
+    # best. If there is NaN, the best may be any number, but the count is NaN. Not as one choice: an
+    # infinity that is computed and not chosen becomes NaN where a converter multiplies by 0 and 1.
+    best_u = ops.where(some, ops.subtract(best_u, share_u), worst)
+    return ops.where(ops.isnan(count_u), count_u, best_u)
 
 
 def _found(values: Tensor, ties: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def _with_surrogate(edit: Edit, x: Tensor, shape: Shape, dtype: str, temperature
     everywhere = replace(edit, selection=Selection(selection.coordinates, selection.index))
     if choice is not None:
         everywhere = replace(everywhere, operand=choice.args[1])
-    if _run.check(everywhere, tuple(x.shape), dtype).layout.has_duplicates:
+    if _run.check(everywhere, _run.known_shape(x, shape), dtype).layout.has_duplicates:
         raise OperandError(
             "An edit with a surrogate gradient should name every element once. Received: "
             f"`{selection!r}`. Drop the repeated positions, or promise that there are none: "

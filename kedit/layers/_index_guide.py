@@ -112,6 +112,7 @@ class IndexGuide(keras.layers.Layer):
         self.supports_masking = True
 
     def build(self, input_shape: Shape) -> None:
+        self._built_for: Shape = tuple(input_shape)
         dtype = wide(self.variable_dtype)
         shape = self.wanted.bind(tuple(input_shape), dtype).result[1:]
         if None in shape:
@@ -137,7 +138,7 @@ class IndexGuide(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape))
 
     def call(self, inputs: Tensor, mask: Any = None, training: Any = False) -> Tensor:
-        chosen = self.wanted.choose(inputs, dtype=wide(self.variable_dtype))
+        chosen = self.wanted.choose(inputs, dtype=wide(self.variable_dtype), built=self._built_for)
         x = chosen.elements
         kept = ops.ones_like(x)
         if mask is not None:

@@ -33,9 +33,9 @@ class Step:
     def __hash__(self) -> int:
         return hash((self.edit, id(self.mask)))
 
-    def apply(self, weight: Any) -> Any:
+    def apply(self, weight: Any, shape: Any = None) -> Any:
         for part in () if self.edit is None else self.edit.edits:
-            weight = _run.apply(part, weight)
+            weight = _run.apply(part, weight, shape)
         if self.mask is not None:
             weight = ops.convert_to_tensor(weight)
             kept = ops.cast(ops.convert_to_tensor(self.mask), "bool")
@@ -113,10 +113,10 @@ class _Frame(NamedTuple):
     placed: dict[int, Any]
 
 
-def edited(stored: Any, chain: Chain) -> Any:
-    """Return a weight after its edits."""
+def edited(stored: Any, chain: Chain, shape: Any = None) -> Any:
+    """Return a weight after its edits; a tensor that is traced may not know its shape."""
     for step in chain:
-        stored = step.apply(stored)
+        stored = step.apply(stored, shape)
     return stored
 
 

@@ -151,7 +151,8 @@ class WeightEditing(Exporting, EditsWeights):
         passed = [passed_on(v, targets.get(id(v))) for v in variables]
         takes_training = "training" in inspect.signature(self.base.call).parameters
         options = {"training": training} if takes_training else {}
-        scope = Scope(variables, [edited(*weight) for weight in passed])
+        weights = [edited(*p, tuple(v.shape)) for p, v in zip(passed, variables, strict=True)]
+        scope = Scope(variables, weights)
         with scope, passing_on(scope, variables, passed):
             outputs = self.base(inputs, **options)
         scope.hand_over(self)
