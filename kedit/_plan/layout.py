@@ -144,8 +144,8 @@ class Computed:
         named: If they are seen: the positions in bounds, each once.
         row_start: If there is one position in each row of the axis, the first place
             of each row, of shape `(count,)`. Else None.
-        rows: Number and size of these rows, if positions are hidden: then each row reads and
-            writes by itself. Else None.
+        rows: Number and size of these rows, if they may be split among devices: then each row
+            reads and writes by itself. Else None.
         may_be_empty: Whether the axis may turn out to be empty.
         has_duplicates: Whether a position may occur more than once.
         is_sorted: Whether the user promises that the positions ascend.

@@ -19,8 +19,9 @@ the axes, not as large as the tensor. All that fit give the same values and grad
 `tests/test_strategies.py` forces each of them.
 
 When an edit is carried out, positions in tensors are of one of three kinds: "seen" if their values
-were read, in eager mode; "hidden" if they were not, as under a compiler; "traced" if the compiler
-reads bytecode, as torch's does, which fuses what others do not. Constants are "known".
+were read, in eager mode; "hidden" if they were not, as under a compiler; "split" if they were not,
+and a compiler may split tensors among devices, as JAX's does; "traced" if the compiler reads
+bytecode, as torch's does, which fuses what others do not. Constants are "known".
 """
 
 from collections.abc import Callable
@@ -29,8 +30,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from kedit._language.constants import is_scalar, shape_of
 from kedit._plan.layout import has_one_each
 
-How: TypeAlias = Literal["known", "seen", "hidden", "traced"]
-COMPUTED: tuple[How, ...] = ("seen", "hidden", "traced")
+How: TypeAlias = Literal["known", "seen", "hidden", "split", "traced"]
+COMPUTED: tuple[How, ...] = ("seen", "hidden", "split", "traced")
 
 
 class Strategy(NamedTuple):
@@ -104,7 +105,7 @@ def _stays_in_rows(plan: Any, how: How) -> bool:
 
     A compiler cannot see that each row writes to itself, and gathers what all devices hold.
     """
-    return how != "hidden" or not has_one_each(plan.layout.picks[0].positions)
+    return how != "split" or not has_one_each(plan.layout.picks[0].positions)
 
 
 def _has_several(plan: Any) -> bool:

@@ -141,6 +141,14 @@ def is_used_otherwise() -> bool:
     return _library.get() is not keras_ops
 
 
+_IS_JAX = keras.config.backend() == "jax"
+
+
+def may_split() -> bool:
+    """Whether a compiler may split tensors among devices, as JAX's does."""
+    return _IS_JAX and not is_used_otherwise()
+
+
 @contextmanager
 def using(library: Any) -> Iterator[None]:
     """Compute with the functions of `library` inside the context."""

@@ -83,7 +83,7 @@ class ComputedPositions(Computed):
                 inside = None
         flat = library.reshape(flat, (-1,))
         self.rows: Any = None
-        if has_one_each(positions) and not (self.is_seen or reads_bytecode()):
+        if has_one_each(positions) and ops.may_split() and not self.is_seen:
             self.rows = sizes[0], row_size
         self._row: Any = (library, sizes[0], row_size) if has_one_each(positions) else None
         flat = flat if inside is None else library.where(inside, flat, self.size)
@@ -307,7 +307,7 @@ def resolve(plan: Plan, sizes: tuple[Any, ...], leaves: Any) -> tuple[Layout, Ho
             if all([not pick.is_computed or len(pick.named) for pick in found.picks]):
                 return found, "seen"
     found = computed(plan, sizes, leaves, ops)
-    return found, "traced" if reads_bytecode() else "hidden"
+    return found, "traced" if reads_bytecode() else "split" if ops.may_split() else "hidden"
 
 
 def computed(plan: Plan, sizes: tuple[Any, ...], tensors: Any, library: Any) -> Layout:
