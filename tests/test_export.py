@@ -272,8 +272,8 @@ EXPECTED: dict[str, dict[str, dict[str, Any]]] = {
         },
         "OpenVINO": {
             "both branches": FINITE,
-            **in_all(MORE, "each, max", "Editing, sigmoid"),
-            **in_all(MORE, "ConditionalModifier, Trainable", "IndexGuide"),
+            "Editing, sigmoid": FINITE,
+            **in_all(MORE, "each, max", "ConditionalModifier, Trainable", "IndexGuide"),
         },
     },
     "jax": {how: in_all(UNEVEN, "each of two, multiply") for how in ("SavedModel", "jax.export")},

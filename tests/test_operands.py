@@ -42,6 +42,7 @@ from kedit.interventions import (
 )
 from kedit.interventions._positions import Piece
 from kedit.interventions._site_editing import SiteEditing
+from kedit.layers import Editing
 
 RNG = np.random.default_rng(7)
 
@@ -682,6 +683,16 @@ def test_layers_are_copied_once_for_each_site_and_not_changed_later():
 
 
 @pytest.mark.gradient
+def test_layers_and_edits_that_have_moved_to_another_module_load():
+    """What is registered is found by its name."""
+    layers = [keras.layers.Dense(2, name="d"), Editing(sample[0].set(0.0), name="e")]
+    one = Through(*layers, sample[0].set(X))
+    config = one.get_config()
+    for part in (config["layers"][1]["layer"], config["edit"]):
+        part["module"] = "kedit._where_it_was"
+    assert Through.from_config(config) == one
+
+
 def test_gradients_through_an_autoencoder_in_closed_form():
     """To the activation, to an operand of features, and to the weights of the decoder."""
     x, up = RNG.normal(size=(2, 6, WIDTH)).astype("float32")

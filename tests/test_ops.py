@@ -942,7 +942,11 @@ def used_names():
         for node in nodes(tree, ast.Attribute):
             if isinstance(node.value, ast.Name) and node.value.id in ("ops", "_ops", "library"):
                 names.add(node.attr)
-    return {name.removeprefix("keras_") for name in names} - {"using", "is_used_otherwise"}
+    return {name.removeprefix("keras_") for name in names} - {
+        "using",
+        "is_used_otherwise",
+        "may_split",
+    }
 
 
 def test_every_function_is_tested():

@@ -48,6 +48,8 @@ class ComputedPositions(Computed):
         flat: Any = None
         inside: Any = None
         self._sizes: list[Any] = []
+        self._size: Any = None
+        self._row_start: Any = None
         row_size: Any = 1
         self.may_be_empty = False
         together = [sizes[axis] for part in positions.parts for axis in part.axes]
@@ -94,16 +96,18 @@ class ComputedPositions(Computed):
 
     @property
     def size(self) -> Any:
-        """See `Computed`; made when it is needed, like `row_start`."""
-        return math.prod(self._sizes)
+        """See `Computed`; made when it is needed, and once, or it would be left over in a graph."""
+        if self._size is None:
+            self._size = math.prod(self._sizes)
+        return self._size
 
     @property
     def row_start(self) -> Any:
-        """See `Computed`; not made before it is needed, or it would be left over in a graph."""
-        if self._row is None:
-            return None
-        library, rows, row_size = self._row
-        return library.arange(rows, dtype="int32") * row_size
+        """See `Computed`; made as `size` is."""
+        if self._row_start is None and self._row is not None:
+            library, rows, row_size = self._row
+            self._row_start = library.arange(rows, dtype="int32") * row_size
+        return self._row_start
 
     @property
     def named(self) -> Any:

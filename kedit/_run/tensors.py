@@ -195,12 +195,9 @@ def known_shape(x: Tensor, built: Shape) -> Shape:
     size when the model runs. Where a tracer keeps all sizes as tensors, those that the
     model was built with are known.
     """
-    given = [size if isinstance(size, int) else None for size in tuple(x.shape)]
-    return tuple(
-        [
-            size if size is None or here is None else here
-            for here, size in zip(given, built, strict=True)
-        ]
+    sizes = zip(tuple(x.shape), built, strict=True)
+    return _known_sizes(
+        [size if size is None or not isinstance(here, int) else here for here, size in sizes]
     )
 
 
