@@ -400,6 +400,8 @@ def jacobians() -> dict[str, Callable[..., Any]]:
             return jacobian
 
         return {"jacobian": backward, "forward": forward}
-    import torch
+    if BACKEND == "torch":
+        import torch
 
-    return {"jacrev": torch.func.jacrev, "jacfwd": torch.func.jacfwd}
+        return {"jacrev": torch.func.jacrev, "jacfwd": torch.func.jacfwd}
+    return {}

@@ -682,7 +682,6 @@ def test_layers_are_copied_once_for_each_site_and_not_changed_later():
     assert (to_numpy(kernels[1]) != 0).any()
 
 
-@pytest.mark.gradient
 def test_layers_and_edits_that_have_moved_to_another_module_load():
     """What is registered is found by its name."""
     layers = [keras.layers.Dense(2, name="d"), Editing(sample[0].set(0.0), name="e")]
@@ -693,6 +692,7 @@ def test_layers_and_edits_that_have_moved_to_another_module_load():
     assert Through.from_config(config) == one
 
 
+@pytest.mark.gradient
 def test_gradients_through_an_autoencoder_in_closed_form():
     """To the activation, to an operand of features, and to the weights of the decoder."""
     x, up = RNG.normal(size=(2, 6, WIDTH)).astype("float32")
