@@ -18,7 +18,7 @@ The first one that fits and pays is used; `_is_short` says when a scatter pays. 
 the axes, not as large as the tensor. All that fit give the same values and gradients:
 `tests/test_strategies.py` forces each of them.
 
-When an edit is carried out, positions in tensors are of one of three kinds: "seen" if their values
+When an edit is carried out, positions in tensors are of one of four kinds: "seen" if their values
 were read, in eager mode; "hidden" if they were not, as under a compiler; "split" if they were not,
 and a compiler may split tensors among devices, as JAX's does; "traced" if the compiler reads
 bytecode, as torch's does, which fuses what others do not. Constants are "known".

@@ -117,7 +117,7 @@ def split(layout: Layout, x: Tensor, like: Tensor) -> Tensor:
 def choose(layout: Layout, values: Any, x: Tensor) -> Tensor:
     """`values`, which broadcast to the canonical form, at the picked places; elsewhere `x`.
 
-    Of a pick with `rows`, there is one value for each row.
+    If a pick has `rows`, each row has one value.
 
     It is not `x` that is brought into that form and back, since merging an axis that is split among
     devices would gather the tensor.
@@ -136,7 +136,7 @@ def as_axes(layout: Layout, values: Any, like: Tensor, *, by_row: bool = False) 
         layout: Where an index lands.
         values: What broadcasts.
         like: The tensor.
-        by_row: Whether there is one value for each row if the pick has `rows`.
+        by_row: Whether each row has one value, if the pick has `rows`.
 
     Returns:
         What broadcasts to the tensor; None if it is not known along which axes.
@@ -261,15 +261,12 @@ def positions(layout: Layout, x: Tensor, axis: int) -> Tensor:
         elif number >= stop:
             number -= layout.merged - 1
     pick = layout.picks[number]
-    total = own = length(x, axis)
-    is_joint = len(layout.picks) != len(layout.shape) and number == layout.start
-    if is_joint:
-        total = math.prod([length(x, a) for a in layout.order[layout.start :][: layout.merged]])
+    total = merged_length(layout, x, number)
     check_countable(total)
     here = ops.arange(total, dtype="int32")
-    if is_joint:
+    if len(layout.picks) != len(layout.shape) and number == layout.start:
         stride = math.prod([length(x, a) for a in inner])
-        here = here // _at_least_one(stride) % _at_least_one(own)
+        here = here // _at_least_one(stride) % _at_least_one(length(x, axis))
     picked = read_picks((pick,), here)
     return from_picks(layout, along(picked, number, len(layout.picks)))
 

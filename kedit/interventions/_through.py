@@ -98,6 +98,11 @@ class Through(RunOperand):
         kept = [layer if isinstance(layer, KeptLayer) else KeptLayer.of(layer) for layer in given]
         self._init(layers=tuple(kept), edit=edit)
 
+    @classmethod
+    def _of(cls, layers: tuple[KeptLayer, ...], edit: Any) -> "Through":
+        decoder = layers[1] if len(layers) > 1 else None
+        return cls(layers[0], decoder, edit)
+
     def key(self) -> Any:
         return ("Through", tuple([layer.key() for layer in self.layers]), self.edit)
 
@@ -106,7 +111,7 @@ class Through(RunOperand):
         return f"Through({', '.join([repr(part) for part in given])})"
 
     def __reduce__(self) -> Any:
-        return (Through, (*self.layers, *([None] * (2 - len(self.layers))), self.edit))
+        return (Through._of, (self.layers, self.edit))
 
     def get_config(self) -> dict[str, Any]:
         edit = None if self.edit is None else keras.saving.serialize_keras_object(self.edit)
@@ -119,7 +124,7 @@ class Through(RunOperand):
             fields = check_fields("A saved Through", config, _FIELDS)
             layers = tuple([KeptLayer.from_config(layer) for layer in fields["layers"]])
             edit = None if fields["edit"] is None else edit_from_json(fields["edit"])
-            made = _through(layers, edit)
+            made = cls._of(layers, edit)
             check_same("A saved Through", made.get_config(), config)
             return made
 
@@ -145,17 +150,13 @@ class Through(RunOperand):
         coder: Coder = weight
         given = zip(self.layers, coder.layers, coder.shapes, strict=True)
         kept = tuple([layer.now(made, shape) for layer, made, shape in given])
-        return _through(kept, None if coder.editing is None else coder.editing.current())
+        return self._of(kept, None if coder.editing is None else coder.editing.current())
 
     def without_weights(self) -> "Through":
-        return _through(tuple([layer.without_weights() for layer in self.layers]), self.edit)
+        return self._of(tuple([layer.without_weights() for layer in self.layers]), self.edit)
 
     def value(self, x: Tensor, given: dict[str, Tensor], weight: Any, piece: Any = None) -> Tensor:
         return weight(x, given, piece=piece)
-
-
-def _through(layers: tuple[KeptLayer, ...], edit: Any) -> Through:
-    return Through(*layers, *([None] * (2 - len(layers)) if edit is None else [edit]))
 
 
 class Coder(keras.layers.Layer):
